@@ -1,0 +1,5 @@
+"""`python -m ban` is `ban`."""
+
+from ban.cli import main
+
+main()

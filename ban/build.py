@@ -1,0 +1,107 @@
+"""Objects from a stage's plain data: where configuration ends."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ban.errors import UserError
+from ban.interfaces import Batch, Output, Progress, Step, Teacher
+from ban.plan import Stage, label
+from ban.schedules import Constant
+from ban.train import Learner, Objective
+
+NOT_ARGUMENTS = frozenset({"name", "title", "weight", "source_sha256"})
+
+
+def build(node: Mapping[str, Any], *arguments: Any, **options: Any) -> Any:
+    """An object from its part of the configuration and from what only the running program has.
+
+    Raises:
+        UserError: the options do not fit.
+    """
+    kept = {key: value for key, value in node.items() if key not in NOT_ARGUMENTS}
+    try:
+        return instantiate(kept, _partial_=True, _convert_="all")(*arguments, **options)
+    except (InstantiationException, TypeError, ValueError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise UserError(f"{node['_target_']}: {reason}.") from error
+
+
+def network(stage: Stage) -> nn.Module:
+    """The stage's network with freshly drawn weights, from torch's global generator."""
+    channels = stage.dataset["shape"][0]
+    return build(stage.model, classes=stage.dataset["classes"], channels=channels)
+
+
+def objective(stage: Stage) -> Objective:
+    """The method's named, weighted terms."""
+    nodes = stage.method["terms"]
+    terms = {name: build(node) for name, node in nodes.items()}
+    return Objective(terms, {name: _weight(node["weight"]) for name, node in nodes.items()})
+
+
+def _weight(value: Any) -> Any:
+    return build(value) if isinstance(value, Mapping) else Constant(value)
+
+
+def learner(stage: Stage, device: torch.device) -> Learner:
+    """A network in training, on its device, in the memory layout that convolutions like."""
+    student, loss = network(stage).to(device, memory_format=torch.channels_last), objective(stage).to(device)  # pyright: ignore[reportCallIssue]
+    parameters = [p for p in [*student.parameters(), *loss.parameters()] if p.requires_grad]
+    optimizer = build(stage.recipe["optimizer"], parameters)
+    return Learner(student, loss, optimizer, stage.recipe["optimizer"]["lr"])
+
+
+def teacher(stage: Stage, networks: Sequence[nn.Module]) -> Teacher:
+    """Who teaches: the method's answer, with the trained networks of the stage's parents."""
+    return build(stage.method["teacher"], networks) if networks else Teacher()
+
+
+class Rehearsal(NamedTuple):
+    """What one step on imagined data tells about a stage."""
+
+    parameters: int
+    training_flops: float
+    """Floating-point operations per training image: the student forward and backward, its teachers forward."""
+
+
+def rehearse(stage: Stage) -> Rehearsal:
+    """One forward pass and one loss without data, memory or time: on torch's meta device.
+
+    Raises:
+        UserError: the parts do not fit together, for example DKPP and two classes.
+    """
+    kinds = [stage.model, stage.method, [parent.stage.model for parent in stage.teachers]]
+    shape = [stage.dataset["classes"], stage.dataset["shape"]]
+    kind = json.dumps([kinds, shape], sort_keys=True)  # stages of one kind are rehearsed once
+    if kind not in _REHEARSED:
+        try:
+            _REHEARSED[kind] = _imagine(stage)
+        except ValueError as error:
+            raise UserError(f"{label(stage)} ({stage.model['title']} on {stage.dataset['title']}): {error}.") from error
+    return _REHEARSED[kind]
+
+
+_REHEARSED: dict[str, Rehearsal] = {}
+
+
+def _imagine(stage: Stage) -> Rehearsal:
+    size = 2
+    with torch.device("meta"):
+        student, loss = network(stage).train(), objective(stage)
+        guides = [network(parent.stage) for parent in stage.teachers]
+        inputs = torch.empty(size, *stage.dataset["shape"])
+        batch = Batch((inputs,), torch.zeros(size, dtype=torch.long), torch.zeros(size, dtype=torch.long))
+        with FlopCounterMode(display=False) as own, torch.no_grad():
+            output: Output = student(inputs)
+        with FlopCounterMode(display=False) as taught, torch.no_grad():
+            lesson = teacher(stage, guides).lesson(Step(batch, [], [output], 0, Progress(0, 0, 1, 1)))
+        loss(output, lesson, batch, Progress(0, 0, 1, 1))
+    parameters = sum(parameter.numel() for parameter in student.parameters())
+    return Rehearsal(parameters, (3 * own.get_total_flops() + taught.get_total_flops()) / size)

@@ -1,0 +1,204 @@
+"""Compose the configuration with Hydra, check it, and freeze it into plain data."""
+
+import difflib
+import hashlib
+import importlib.util
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ban.errors import UserError
+
+_INSTALLED = Path(__file__).parent / "conf"
+CONF = _INSTALLED if _INSTALLED.exists() else Path(__file__).parents[1] / "conf"
+"""The YAML files: inside the package in a wheel, at the top level in a checkout."""
+
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
+
+# The schema: types and no values; those live in conf/. hydra needs typing.Optional.
+
+
+@dataclass
+class Recipe:
+    """How one network is trained."""
+
+    name: str = MISSING
+    epochs: int = MISSING
+    batch_size: int = MISSING
+    steps_per_epoch: Optional[int] = None  # noqa: UP045
+    optimizer: dict[str, Any] = MISSING
+    schedule: dict[str, Any] = MISSING
+    precision: str = MISSING
+    evaluate_every: int = MISSING
+
+
+@dataclass
+class Teacher:
+    """How generation 0 is trained."""
+
+    seed: int = MISSING
+    model: Any = MISSING
+    method: Any = MISSING
+    recipe: Any = MISSING
+
+
+@dataclass
+class Machine:
+    """Where and how to run: never part of a signature."""
+
+    device: str = MISSING
+    threads: Optional[int] = MISSING  # noqa: UP045
+    outputs: str = MISSING
+    data_dir: str = MISSING
+    download: bool = MISSING
+    checkpoint_seconds: float = MISSING
+    log_seconds: float = MISSING
+    compile: bool = MISSING
+    tensorboard: bool = MISSING
+
+
+@dataclass
+class Schema:
+    """The skeleton of the configuration."""
+
+    seed: int = MISSING
+    generations: int = MISSING
+    replica: int = MISSING
+    dry_run: bool = MISSING
+    yes: bool = MISSING
+    table: Optional[dict[str, Any]] = MISSING  # noqa: UP045
+    dataset: dict[str, Any] = MISSING
+    model: dict[str, Any] = MISSING
+    method: dict[str, Any] = MISSING
+    recipe: Recipe = field(default_factory=Recipe)
+    teacher: Teacher = field(default_factory=Teacher)
+    machine: Machine = field(default_factory=Machine)
+
+
+ConfigStore.instance().store("schema", Schema)
+
+
+def settings(config: DictConfig) -> dict[str, Any]:
+    """The composed configuration as checked plain data.
+
+    Raises:
+        UserError: a setting is impossible; one sentence says which, and what to do.
+    """
+    plain = {key: value for key, value in config.items() if key != "hydra"}
+    frozen: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)  # pyright: ignore[reportAssignmentType]
+    check(frozen)
+    return _with_sources(frozen)
+
+
+def compose_settings(overrides: Sequence[str]) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """The settings that `ban OVERRIDES` would have, and Hydra's part (the experiment's sweeps).
+
+    Raises:
+        UserError: an override is unknown or impossible.
+    """
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            config = compose("config", list(overrides), return_hydra_config=True)
+        except COMPOSITION_ERRORS as error:
+            raise UserError(sentence(error)) from None
+    return settings(config), config.hydra
+
+
+def check(settings: Mapping[str, Any]) -> None:
+    """Refuses what no part of the program could do.
+
+    Raises:
+        UserError: with the setting, its value and what is possible.
+    """
+    dataset, recipe, machine = settings["dataset"], settings["recipe"], settings["machine"]
+    numbers = {
+        "generations": (settings["generations"], 0),
+        "replica": (settings["replica"], 0),
+        "recipe.epochs": (recipe["epochs"], 1),
+        "recipe.batch_size": (recipe["batch_size"], 1),
+        "recipe.evaluate_every": (recipe["evaluate_every"], 0),
+        "dataset.classes": (dataset["classes"], 2),
+        "dataset.train_size": (dataset["train_size"], 1),
+        "dataset.test_size": (dataset["test_size"], 1),
+        "dataset.validation_size": (dataset["validation_size"], 0),
+        "machine.threads": (machine["threads"] or 1, 1),
+    }
+    for name, (value, least) in numbers.items():
+        if not isinstance(value, int) or value < least:
+            raise UserError(f"{name} is {value}; it must be a whole number, {least} or more.")
+    rate = recipe["optimizer"].get("lr")
+    if not isinstance(rate, int | float) or rate <= 0:
+        raise UserError(f"recipe.optimizer.lr is {rate}; it must be a number above 0.")
+    if recipe["precision"] not in ("fp32", "bf16"):
+        raise UserError(f"recipe.precision is {recipe['precision']}; choose fp32 or bf16.")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(machine["device"])):
+        raise UserError(f"machine.device is {machine['device']}; choose auto, cpu, cuda or cuda:N.")
+    if settings["method"].get("teacher") is None and settings["generations"] > 1:
+        raise UserError(
+            f"method={settings['method']['name']} learns from nobody, so there is no generation "
+            f"{settings['generations']}: leave generations out, or choose a method with a teacher."
+        )
+
+
+def _with_sources(value: Any) -> Any:
+    """Adds to every class from outside the package and torch the hash of its source, so that editing it retrains."""
+    if isinstance(value, list):
+        return [_with_sources(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    node = {key: _with_sources(item) for key, item in value.items()}
+    target = node.get("_target_")
+    if isinstance(target, str) and target.split(".")[0] not in ("ban", "torch"):
+        node["source_sha256"] = _source_hash(target)
+    return node
+
+
+def _source_hash(target: str) -> str:
+    module = target.rpartition(".")[0]
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None:
+        raise UserError(f"_target_: {target} names the module '{module}', which cannot be imported from here.")
+    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+
+
+def sentence(error: Exception) -> str:
+    """What Hydra or OmegaConf refuse, said in one sentence with the choices."""
+    text = str(error).strip()
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        return f"there is no {group} '{name}': choose one of {', '.join(sorted(error.options))}."
+    if unknown := re.match(r"Could not override '([^']+)'", text):
+        return _unknown_setting(unknown[1])
+    if wrong := re.match(r"Error merging override (\S+)", text):
+        return f"{wrong[1]} does not fit: {str(error.__cause__).splitlines()[0]}."
+    if ambiguous := re.match(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{ambiguous[1]} names several values: sweep over them with `ban -m {ambiguous[1]}`."
+    return ": ".join(line.strip() for line in text.splitlines()[:2])
+
+
+def _unknown_setting(key: str) -> str:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        known = _keys(OmegaConf.to_container(compose("config"), resolve=False))
+    known += [folder.name for folder in CONF.iterdir() if folder.is_dir()]
+    if close := difflib.get_close_matches(key, known, n=1):
+        return f"there is no setting '{key}': did you mean '{close[0]}'?"
+    parent = key.rpartition(".")[0]
+    siblings = [name for name in known if name.rpartition(".")[0] == parent] or [n for n in known if "." not in n]
+    return f"there is no setting '{key}': there are {', '.join(dict.fromkeys(siblings))}."
+
+
+def _keys(tree: Any, prefix: str = "") -> list[str]:
+    if not isinstance(tree, dict):
+        return []
+    return [name for key, value in tree.items() for name in (f"{prefix}{key}", *_keys(value, f"{prefix}{key}."))]

@@ -1,0 +1,113 @@
+"""What the parts say to each other.
+
+Shape legend, used in every annotation of the package:
+    `*batch`  any leading axes: `[batch]` for images, `[time, batch]` for text
+    `classes` classes, or words of a vocabulary
+    `channels height width`  one image; networks see `[batch, channels, height, width]`
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from jaxtyping import Float, Integer
+from torch import Tensor, nn
+
+
+class Batch(NamedTuple):
+    """One training or evaluation batch."""
+
+    views: tuple[Tensor, ...]
+    """Inputs; one tensor per augmented view of the same images. The first is the student's."""
+    targets: Integer[Tensor, "*batch"]
+    """Class indices; -1 where there is no label."""
+    indices: Integer[Tensor, "*batch"]
+    """Positions in the training set."""
+
+
+class Output(NamedTuple):
+    """What a network says about a batch."""
+
+    logits: Float[Tensor, "*batch classes"]
+    features: Mapping[str, Tensor]
+    """Hidden activations by name: `stem`, `stage1`, `stage2`, …, `pooled`."""
+    state: Any = None
+    """What a recurrent network carries to the next batch."""
+
+
+class Lesson(NamedTuple):
+    """What a teacher says about a batch. Everything is detached unless the method learns through its teacher."""
+
+    logits: Float[Tensor, "*batch classes"] | None = None
+    """Ready to be softened; an ensemble of probabilities gives the logarithm of their mean."""
+    features: Mapping[str, Tensor] | None = None
+
+
+class Progress(NamedTuple):
+    """Where a training stands. Epochs and steps count from 0."""
+
+    epoch: int
+    step: int
+    steps_per_epoch: int
+    epochs: int
+
+    @property
+    def fraction(self) -> float:
+        """The part of the whole training that is behind us, in [0, 1)."""
+        return (self.epoch + self.step / self.steps_per_epoch) / self.epochs
+
+
+class Learner(Protocol):
+    """A network in training, as a teacher may see it."""
+
+    network: nn.Module
+
+    def __call__(self, inputs: Tensor) -> Output:
+        """The network's output, with its carried state."""
+        ...
+
+
+class Step(NamedTuple):
+    """What a teacher may look at: one learner's turn in one step."""
+
+    batch: Batch
+    learners: Sequence[Learner]
+    outputs: list[Output]
+    turn: int
+    progress: Progress
+
+
+class Teacher(nn.Module):
+    """Who teaches. This one teaches nothing: the neutral answer to every question.
+
+    State that must survive a resume belongs into buffers or `get_extra_state`; networks that come from another stage
+    do not, because they are read from the store again.
+    """
+
+    def lesson(self, step: Step) -> Lesson:
+        """What this teacher says to learner `step.turn`."""
+        return Lesson()
+
+    def after_step(self, step: Step) -> None:
+        """Called after the optimizer step of learner `step.turn`."""
+
+    def after_epoch(self, progress: Progress) -> None:
+        """Called after the last step of an epoch."""
+
+
+class Term(nn.Module):
+    """What is matched: one named, weighted part of a method's loss, as a mean over the batch."""
+
+    def forward(self, output: Output, lesson: Lesson, batch: Batch) -> Float[Tensor, ""]:
+        """The scalar loss of this term."""
+        raise NotImplementedError
+
+
+def logits_of(lesson: Lesson) -> Tensor:
+    """The teacher's logits.
+
+    Raises:
+        ValueError: the method has no teacher that gives any.
+    """
+    if lesson.logits is None:
+        raise ValueError("this term needs a teacher that gives logits, and the method has none")
+    return lesson.logits

@@ -1,0 +1,12 @@
+"""Where Hydra looks for plugins: it wants classes that are defined in this namespace package."""
+
+from ban.launch.local import LocalLauncher as _LocalLauncher
+from ban.launch.union import UnionSweeper as _UnionSweeper
+
+
+class LocalLauncher(_LocalLauncher):
+    """`hydra/launcher=local`."""
+
+
+class UnionSweeper(_UnionSweeper):
+    """`hydra/sweeper=union`."""

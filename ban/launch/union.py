@@ -1,0 +1,71 @@
+"""A sweeper that joins several products of settings into one batch of jobs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from ban.errors import UserError
+
+Sweeps = Mapping[str, Mapping[str, Any]]
+
+
+class UnionSweeper(Sweeper):
+    """The union of Cartesian products, each job once; settings on the command line win over a sweep's.
+
+    `hydra.sweeper.sweeps: {name: {key: value or "value,value,…"}}`; without it there is one product, the command line.
+    """
+
+    def __init__(self, sweeps: Sweeps | None = None) -> None:
+        self.sweeps = sweeps or {}
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Makes the launcher that will run the jobs."""
+        from hydra.core.plugins import Plugins
+
+        self.loader = hydra_context.config_loader
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Launches all jobs as one batch."""
+        return self.launcher.launch(expand(self.sweeps, arguments, self.loader), initial_job_idx=0)
+
+
+def expand(sweeps: Sweeps, arguments: Sequence[str], loader: ConfigLoader | None = None) -> list[list[str]]:
+    """One list of overrides for each job.
+
+    Raises:
+        UserError: several experiments at once, of which Hydra would use the sweeps of none.
+    """
+    parser = OverridesParser.create(config_loader=loader)
+    given = {override.key_or_group: override for override in parser.parse_overrides(list(arguments))}
+    if (experiment := given.get("experiment")) and experiment.is_sweep_override():
+        raise UserError("experiment takes one name: run the experiments one after another, they share their stages.")
+    jobs: dict[tuple[str, ...], list[str]] = {}
+    for product in list(sweeps.values()) or [{}]:
+        lines = [f"{key}={value}" for key, value in OmegaConf.to_container(OmegaConf.create(dict(product))).items()]  # pyright: ignore
+        own = {override.key_or_group: override for override in parser.parse_overrides(lines)}
+        for job in _product([*(own | given).values()]):
+            jobs.setdefault(tuple(sorted(job)), job)
+    return list(jobs.values())
+
+
+def _product(overrides: Sequence[Override]) -> list[list[str]]:
+    jobs: list[list[str]] = [[]]
+    for override in overrides:
+        key = override.get_key_element()
+        if override.is_sweep_override():
+            choices = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            choices = [f"{key}={override.get_value_element_as_str()}"]
+        jobs = [[*job, choice] for job in jobs for choice in choices]
+    return jobs

@@ -1,0 +1,62 @@
+"""The losses as pure functions on `[*batch, classes]`, one value per example: the caller decides how to average.
+
+The target side comes first in the equations H(p, q) and KL(p‖q); here it is the argument `teacher`. Everything is
+computed in fp32, whatever the networks ran in. Nothing here detaches: a teacher's outputs come without gradient.
+"""
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+Logits = Float[Tensor, "*batch classes"]
+Probabilities = Float[Tensor, "*batch classes"]
+PerExample = Float[Tensor, "*batch"]
+
+
+def cross_entropy(student: Logits, targets: Integer[Tensor, "*batch"]) -> PerExample:
+    """−log q_y; zero where the target is -1 (no label)."""
+    picked = student.float().log_softmax(-1).gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return torch.where(targets >= 0, -picked, 0.0)
+
+
+def soft_cross_entropy(student: Logits, teacher: Probabilities, *, temperature: float = 1.0) -> PerExample:
+    """H(p, q) = −Σ_i p_i log q_i, with q = softmax(z / temperature).
+
+    Born-again networks use it at temperature 1 (Furlanello et al. 2018, eq. 4); its gradient is (q − p) / temperature.
+    """
+    return -(teacher.float() * (student.float() / temperature).log_softmax(-1)).sum(-1)
+
+
+def probabilities(logits: Logits, *, temperature: float = 1.0) -> Probabilities:
+    """softmax(v / temperature) in fp32."""
+    return (logits.float() / temperature).softmax(-1)
+
+
+def weighted_mean(values: PerExample, weights: PerExample) -> Float[Tensor, ""]:
+    """Σ_s w_s x_s / Σ_u w_u over the mini-batch (Furlanello et al. 2018, eq. 9 and 10)."""
+    return (weights * values).sum() / weights.sum()
+
+
+def permute_dark_knowledge(
+    teacher: Probabilities, noise: Float[Tensor, "*batch classes"]
+) -> Probabilities:
+    """φ(p): the largest probability stays with its class, the others change places (DKPP).
+
+    The permutation of each example is the order of its `noise`, so independent uniform noise draws each permutation
+    of the remaining C − 1 classes with equal probability. Furlanello et al. 2018, eq. 11.
+
+    Raises:
+        ValueError: with fewer than three classes there is nothing to permute.
+    """
+    if teacher.shape[-1] < 3:
+        raise ValueError(f"DKPP permutes all classes but one, so {teacher.shape[-1]} classes leave nothing to do")
+    largest = teacher.argmax(-1, keepdim=True)
+    sources = noise.scatter(-1, largest, -torch.inf).argsort(-1)
+    classes = torch.arange(teacher.shape[-1], device=teacher.device).expand(teacher.shape)
+    places = classes.scatter(-1, largest, -1).argsort(-1)
+    return torch.empty_like(teacher).scatter(-1, places, teacher.gather(-1, sources))
+
+
+def logit_regression(student: Logits, teacher: Logits) -> PerExample:
+    """½ Σ_i (z_i − v_i)². Ba and Caruana, Do deep nets really need to be deep?, 2014, eq. 1."""
+    return 0.5 * (student.float() - teacher.float()).square().sum(-1)

@@ -1,0 +1,110 @@
+"""Where and how to run: what is never part of a signature."""
+
+import importlib.util
+import os
+import shutil
+import signal
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+
+from ban.errors import Interrupted, UserError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The `machine` settings with everything `auto` decided."""
+
+    device: str
+    threads: int
+    outputs: Path
+    data_dir: Path
+    download: bool
+    checkpoint_seconds: float
+    log_seconds: float
+    compile: bool
+    tensorboard: bool
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Machine":
+        """From the `machine` part of the settings.
+
+        Raises:
+            UserError: the device is not there.
+        """
+        device = settings["device"]
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise UserError(f"machine.device={device}, but torch sees no CUDA device here: use machine.device=cpu.")
+        if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
+            raise UserError(f"machine.device={device}, but there are only {torch.cuda.device_count()} CUDA devices.")
+        threads = settings["threads"] or cores()
+        paths = {name: Path(settings[name]).expanduser() for name in ("outputs", "data_dir")}
+        return cls(**(dict(settings) | {"device": device, "threads": threads} | paths))
+
+    def prepare(self) -> torch.device:
+        """Sets what holds for the whole process."""
+        torch.set_num_threads(self.threads)
+        torch.set_float32_matmul_precision("high")  # TF32 where the device has it
+        torch.backends.cudnn.benchmark = True
+        return torch.device(self.device)
+
+    def precision(self, name: str) -> AbstractContextManager[Any]:
+        """The context in which networks run: autocast for bf16."""
+        if name == "fp32":
+            return nullcontext()
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16)
+
+    def accelerate(self, network: nn.Module) -> None:
+        """Compiles the network if that is asked for and possible; otherwise warns and leaves it as it is."""
+        if not self.compile:
+            return
+        needed = "a C++ compiler" if self.device == "cpu" else "triton"
+        found = shutil.which("c++") if self.device == "cpu" else importlib.util.find_spec("triton")
+        if found is None:
+            warnings.warn(f"machine.compile=true needs {needed}, which is not here: going on without.", stacklevel=2)
+            return
+        network.compile()
+
+
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Signals:
+    """Remembers SIGTERM or SIGINT until the training is between two steps; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    @contextmanager
+    def caught(self) -> Iterator["Signals"]:
+        """While this lasts, signals wait for the training."""
+        before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def check(self) -> None:
+        """To be called where it is safe to stop.
+
+        Raises:
+            Interrupted: a signal has arrived.
+        """
+        if self.number:
+            raise Interrupted(self.number)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        signal.signal(number, signal.SIG_DFL)

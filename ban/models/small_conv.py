@@ -1,0 +1,35 @@
+"""A network for 8×8 digits: small enough that its teacher's outputs hold more than it can learn from 100 labels."""
+
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ban.interfaces import Output
+
+
+class SmallConv(nn.Module):
+    """conv3×3-BN-ReLU-max-pool, conv3×3-BN-ReLU, global average pool, linear; PyTorch's own initialisation.
+
+    Features: `stage1`, `stage2`, `pooled`.
+    """
+
+    def __init__(self, width: int = 8, *, classes: int, channels: int = 1) -> None:
+        super().__init__()
+        self.stage1 = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        self.stage2 = nn.Sequential(
+            nn.MaxPool2d(2),
+            nn.Conv2d(width, 2 * width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(2 * width),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(2 * width, classes)
+
+    def forward(self, inputs: Float[Tensor, "batch channels height width"], state: Any = None) -> Output:
+        """Logits and features."""
+        first = self.stage1(inputs)
+        second = self.stage2(first)
+        pooled = second.mean((2, 3))
+        return Output(self.head(pooled), {"stage1": first, "stage2": second, "pooled": pooled})

@@ -1,0 +1,5 @@
+"""Who teaches."""
+
+from ban.teachers.frozen import Frozen
+
+__all__ = ["Frozen"]

@@ -1,0 +1,49 @@
+"""Terms that match the teacher's outputs."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ban import losses
+from ban.interfaces import Batch, Lesson, Output, Term, logits_of
+
+
+class Probabilities(Term):
+    """Cross-entropy with the teacher's probabilities, both sides softened by `temperature`.
+
+    With `squared_temperature` the loss is multiplied by temperature², which keeps the size of its gradient when the
+    temperature is varied (Hinton et al. 2015, section 2). At temperature 1 this is the born-again loss.
+    """
+
+    def __init__(self, temperature: float = 1.0, squared_temperature: bool = True) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.scale = temperature**2 if squared_temperature else 1.0
+
+    def forward(self, output: Output, lesson: Lesson, batch: Batch) -> Float[Tensor, ""]:
+        """Mean over the batch."""
+        teacher = losses.probabilities(logits_of(lesson), temperature=self.temperature)
+        loss = losses.soft_cross_entropy(output.logits, teacher, temperature=self.temperature)
+        return self.scale * loss.mean()
+
+
+class PermutedProbabilities(Term):
+    """Cross-entropy with the teacher's probabilities after permuting all but the largest (DKPP).
+
+    Each example has its own permutation, drawn anew at each step. No label is used.
+    Furlanello et al. 2018, eq. 11.
+    """
+
+    def forward(self, output: Output, lesson: Lesson, batch: Batch) -> Float[Tensor, ""]:
+        """Mean over the batch."""
+        teacher = losses.probabilities(logits_of(lesson))
+        permuted = losses.permute_dark_knowledge(teacher, torch.rand_like(teacher))
+        return losses.soft_cross_entropy(output.logits, permuted).mean()
+
+
+class Logits(Term):
+    """Half the squared distance of the logits (logit regression). Ba and Caruana 2014, eq. 1."""
+
+    def forward(self, output: Output, lesson: Lesson, batch: Batch) -> Float[Tensor, ""]:
+        """Mean over the batch."""
+        return losses.logit_regression(output.logits, logits_of(lesson)).mean()

@@ -1,0 +1,188 @@
+"""The one training loop: batches → learners and teacher → terms → weights and curves.
+
+It knows neither configuration nor disk. Everything random is reseeded at each step, so a training that was stopped
+between any two steps goes on exactly as if nothing had happened.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ban.errors import UserError
+from ban.interfaces import Batch, Lesson, Output, Progress, Step, Teacher
+from ban.streams import stream
+
+
+class Data(Protocol):
+    """A data set in training."""
+
+    steps_per_epoch: int
+
+    def epoch(self, key: tuple[int, ...], epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from `first_step` on, the same for the same key."""
+        ...
+
+
+class Weight(Protocol):
+    """A value over time: a pure function of the progress, so there is nothing to save."""
+
+    def __call__(self, progress: Progress) -> float:
+        """The value at this step."""
+        ...
+
+
+class Objective(nn.Module):
+    """A method's loss for one learner: named terms and their weights over time."""
+
+    def __init__(self, terms: Mapping[str, nn.Module], weights: Mapping[str, Weight]) -> None:
+        super().__init__()
+        self.terms = nn.ModuleDict(terms)
+        self.weights = weights
+
+    def forward(self, output: Output, lesson: Lesson, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Each term's scalar, weighted."""
+        return {
+            name: self.weights[name](progress) * term(output, lesson, batch)
+            for name, term in self.terms.items()
+        }
+
+
+@dataclass(eq=False)
+class Learner:
+    """A network in training with its own objective and optimizer."""
+
+    network: nn.Module
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    peak_rate: float
+
+    def __call__(self, inputs: Tensor) -> Output:
+        """The network's output."""
+        return self.network(inputs)
+
+    def step(self, loss: Tensor, rate: float) -> None:
+        """One step of the optimizer at a learning rate of `rate` times the peak."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.peak_rate * rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs."""
+        return {
+            "network": self.network.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes back to a checkpoint."""
+        self.network.load_state_dict(state["network"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+@dataclass
+class Position:
+    """Where a training stands, and what it has recorded so far; part of the checkpoint."""
+
+    progress: Progress
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """Running sums of this epoch's losses and errors, on the device."""
+    curves: list[dict[str, float]] = field(default_factory=list)
+    """One record per finished epoch."""
+    seconds: float = 0.0
+    """Time spent training, over all processes that did."""
+
+    def check_finite(self) -> None:
+        """Refuses to go on from, or to save, a training that has diverged. Waits for the device.
+
+        Raises:
+            UserError: a running sum of the losses is not a finite number.
+        """
+        bad = [name for name, total in self.sums.items() if not torch.isfinite(total)]
+        if bad:
+            raise UserError(
+                f"the loss ({', '.join(bad)}) is not a finite number in epoch {self.progress.epoch + 1}: lower "
+                "recipe.optimizer.lr, or use recipe.precision=fp32. The last checkpoint before it is kept."
+            )
+
+
+@dataclass
+class Training:
+    """Everything that a training consists of."""
+
+    key: tuple[int, ...]
+    learners: Sequence[Learner]
+    teacher: Teacher
+    data: Data
+    schedule: Weight
+    precision: Callable[[], AbstractContextManager[Any]]
+    """Autocast for the networks; losses are computed in fp32 outside of it."""
+    evaluate: Callable[[Progress], dict[str, float]]
+    """What to measure after an epoch; it may be nothing."""
+    on_step: Callable[[Position], None]
+    """Called between steps: checkpoints, progress, and stopping by an exception."""
+    on_epoch: Callable[[dict[str, float]], None]
+    position: Position
+
+    def fit(self) -> None:
+        """Trains from the position to the end.
+
+        Raises:
+            UserError: the loss is no longer a finite number.
+        """
+        while (progress := self.position.progress).epoch < progress.epochs:
+            for learner in self.learners:
+                learner.network.train()
+            started = time.monotonic()
+            self.advance()
+            self.teacher.after_epoch(progress)
+            record = self._close_epoch(progress)
+            self.position.progress = progress._replace(epoch=progress.epoch + 1, step=0)
+            record["seconds"] = time.monotonic() - started
+            self.position.curves.append(record)
+            self.on_epoch(record)
+
+    def advance(self) -> None:
+        """The rest of the current epoch."""
+        learners, teacher, position = self.learners, self.teacher, self.position
+        progress = position.progress
+        for batch in self.data.epoch(self.key, progress.epoch, progress.step):
+            torch.manual_seed(stream(*self.key, "noise", progress.epoch, progress.step))
+            with self.precision():
+                outputs = [learner(batch.views[0]) for learner in learners]
+            for turn, learner in enumerate(learners):
+                step = Step(batch, learners, outputs, turn, progress)
+                with self.precision():
+                    lesson = teacher.lesson(step)
+                terms = learner.objective(outputs[turn], lesson, batch, progress)
+                learner.step(torch.stack([*terms.values()]).sum(), self.schedule(progress))
+                teacher.after_step(step)
+                self._record(turn, terms, outputs[turn], batch)
+            progress = position.progress = progress._replace(step=progress.step + 1)
+            self.on_step(position)
+
+    @torch.no_grad()
+    def _record(self, turn: int, terms: Mapping[str, Tensor], output: Output, batch: Batch) -> None:
+        """Adds to the running sums on the device; nothing here waits for it."""
+        wrong = (output.logits.argmax(-1) != batch.targets).float().mean()
+        for name, value in [*terms.items(), ("error", wrong)]:
+            name = name if turn == 0 else f"{turn}.{name}"
+            total = self.position.sums.get(name)
+            self.position.sums[name] = value.detach() if total is None else total + value.detach()
+
+    def _close_epoch(self, progress: Progress) -> dict[str, float]:
+        """The epoch's means, and what was measured after it."""
+        means = {name: float(total) / progress.steps_per_epoch for name, total in self.position.sums.items()}  # waits for the device
+        self.position.check_finite()
+        self.position.sums.clear()
+        errors = {f"train_{name}_percent": 100 * means.pop(name) for name in [*means] if name.endswith("error")}
+        record = {"epoch": progress.epoch + 1, "rate": self.schedule(progress)}
+        return record | means | errors | self.evaluate(progress)
