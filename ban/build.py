@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ban.errors import UserError
 from ban.interfaces import Batch, Output, Progress, Step, Teacher
-from ban.plan import Stage, label
+from ban.plan import Stage
 from ban.schedules import Constant
 from ban.train import Learner, Objective
 
@@ -84,7 +84,7 @@ def rehearse(stage: Stage) -> Rehearsal:
         try:
             _REHEARSED[kind] = _imagine(stage)
         except ValueError as error:
-            raise UserError(f"{label(stage)} ({stage.model['title']} on {stage.dataset['title']}): {error}.") from error
+            raise UserError(f"{stage.label} ({stage.model['title']} on {stage.dataset['title']}): {error}.") from error
     return _REHEARSED[kind]
 
 

@@ -89,7 +89,7 @@ class Signals:
     @contextmanager
     def caught(self) -> Iterator["Signals"]:
         """While this lasts, signals wait for the training."""
-        before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, self.note) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield self
         finally:
@@ -105,6 +105,7 @@ class Signals:
         if self.number:
             raise Interrupted(self.number)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler."""
         self.number = number
         signal.signal(number, signal.SIG_DFL)

@@ -73,23 +73,60 @@ class Stage:
         """What names this stage's random streams: methods that share it see the same order, views and dropout."""
         return (self.seed, self.generation, self.replica)
 
-    def describe(self) -> dict[str, Any]:
-        """Everything that was asked for, for `stage.json`."""
+    @property
+    def label(self) -> str:
+        """What people call it: Teacher, BAN-1, DKPP-2; a second draw says which replica it is."""
+        if self.generation == 0:
+            name = "Labels" if self.replica else "Teacher"
+        else:
+            name = f"{self.method['title']}-{self.generation}"
+        return f"{name} (replica {self.replica})" if self.replica else name
+
+    def identity(self) -> dict[str, Any]:
+        """What a table needs to know, for `result.json`."""
+        parents = [parent.stage for parent in self.teachers]
         return {
+            "label": self.label,
+            "generation": self.generation,
+            "method": self.method["name"],
+            "method_title": self.method["title"],
+            "model": self.model["name"],
+            "model_title": self.model["title"],
+            "dataset": self.dataset["name"],
+            "recipe": self.recipe["name"],
+            "seed": self.seed,
+            "root_seed": self.root_seed,
+            "replica": self.replica,
             "signature": self.signature,
             "family": self.family,
-            "protocol": PROTOCOL,
-            "generation": self.generation,
-            "seed": self.seed,
-            "replica": self.replica,
-            "dataset": self.dataset,
-            "model": self.model,
-            "method": self.method,
-            "recipe": self.recipe,
-            "teachers": [
-                {"signature": parent.stage.signature, "network": parent.network} for parent in self.teachers
-            ],
+            "regime": self.regime,
+            "regime_title": self.regime_title,
+            "teachers": [parent.signature for parent in parents],
+            "teacher_families": [parent.family for parent in parents],
+            "train_size": self.dataset["train_size"],
+            "epochs": self.recipe["epochs"],
+            "batch_size": self.recipe["batch_size"],
+            "precision": self.recipe["precision"],
         }
+
+    @property
+    def regime_title(self) -> str:
+        """Data set, sizes and recipe in words."""
+        data, recipe = self.dataset, self.recipe
+        steps = f" of {recipe['steps_per_epoch']} steps" if recipe.get("steps_per_epoch") else ""
+        epochs = f"{recipe['epochs']} epoch{'s' * (recipe['epochs'] != 1)}{steps}"
+        held_out = f", {data['validation_size']} held out" if data["validation_size"] else ""
+        noise = f", {data['label_noise']:.0%} of the labels wrong" if data.get("label_noise") else ""
+        return (
+            f"{data['title']}, {data['train_size']} training{held_out} and {data['test_size']} test images{noise}; "
+            f"recipe {recipe['name']}: {epochs}, batch {recipe['batch_size']}, {recipe['precision']}"
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that was asked for, for `stage.json`."""
+        parts = {"dataset": self.dataset, "model": self.model, "method": self.method, "recipe": self.recipe}
+        teachers = [{"signature": p.stage.signature, "network": p.network} for p in self.teachers]
+        return self.identity() | {"protocol": PROTOCOL} | parts | {"teachers": teachers}
 
     def _own(self) -> dict[str, Any]:
         return {
@@ -145,15 +182,6 @@ def union(lineages: Iterable[Iterable[Stage]]) -> list[Stage]:
     for stage in (stage for each in lineages for stage in each):
         stages.setdefault(stage.signature, stage)
     return list(stages.values())
-
-
-def label(stage: Stage) -> str:
-    """What people call a stage: Teacher, BAN-1, DKPP-2; a second draw says which replica it is."""
-    if stage.generation == 0:
-        name = "Teacher" if stage.replica == 0 else "Labels"
-    else:
-        name = f"{stage.method['title']}-{stage.generation}"
-    return f"{name} (replica {stage.replica})" if stage.replica else name
 
 
 def _canonical(value: Any) -> Any:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,10 +21,10 @@ from ban.errors import Interrupted, UserError
 from ban.events import Event, Report
 from ban.interfaces import Progress
 from ban.machine import Machine, Signals
-from ban.plan import Parent, Stage, label
+from ban.plan import Parent, Stage
 from ban.store import Store, Work
 from ban.streams import stream
-from ban.train import Position, Training
+from ban.train import Position, Training, reseed
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -69,7 +69,7 @@ class _Trainer:
             download=machine.download,
             device=self.device,
         )
-        torch.manual_seed(stream(*stage.key, "initial"))
+        reseed(stream(*stage.key, "initial"))
         self.learner = build.learner(stage, self.device)
         guides = [self._load(parent) for parent in stage.teachers]
         self.training = Training(
@@ -96,9 +96,10 @@ class _Trainer:
         """
         self.work.write_json("stage.json", self.stage.describe())
         self._resume()
-        values = {"label": label(self.stage), "epochs": self.stage.recipe["epochs"], "at": self._at()}
+        values = {"label": self.stage.label, "epochs": self.stage.recipe["epochs"], "at": self._at()}
         self.report(Event(self.stage.signature, "started", values))
-        self._ticked = self._reported = self._checkpointed = time.monotonic()
+        self._ticked = self._checkpointed = time.monotonic()
+        self._told = {"step": self._ticked, "epoch": self._ticked}
         try:
             self.training.fit()
         except Interrupted:
@@ -121,22 +122,22 @@ class _Trainer:
         if now - self._checkpointed >= self.machine.checkpoint_seconds:
             self._checkpoint()
             self._checkpointed = self._ticked = time.monotonic()
-        self._tell({})
+        self._tell("step", {})
 
     def _on_epoch(self, record: dict[str, float]) -> None:
         if self.scalars:
             for name, value in record.items():
                 self.scalars.add_scalar(name, value, int(record["epoch"]))
-        self._tell(record)
+        self._tell("epoch", record)
         self._ticked = time.monotonic()  # evaluation is not training time
 
-    def _tell(self, record: Mapping[str, float]) -> None:
-        """A sign of life, twice a second at most; epochs of long trainings are all told."""
+    def _tell(self, kind: Literal["step", "epoch"], record: Mapping[str, float]) -> None:
+        """A sign of life, twice a second at most of each kind."""
         now = time.monotonic()
-        if now - self._reported >= 0.5:
+        if now - self._told[kind] >= 0.5:
             values = {"at": self._at(), "images_per_second": self._images_per_second(), **record}
-            self.report(Event(self.stage.signature, "epoch" if record else "step", values))
-            self._reported = now
+            self.report(Event(self.stage.signature, kind, values))
+            self._told[kind] = now
 
     def _evaluate(self, progress: Progress) -> dict[str, float]:
         """Errors after this epoch, if it is one of those after which the recipe wants them; the last comes anyway."""
@@ -224,24 +225,8 @@ class _Trainer:
                 self.work.write("predictions.safetensors", functools.partial(save_arrays, arrays))
         position.curves[-1] |= {name: measured[name] for name in measured if not name.startswith("train")}
         return {
-            "label": label(stage),
-            "generation": stage.generation,
-            "method": stage.method["name"],
-            "model": stage.model["name"],
-            "dataset": stage.dataset["name"],
-            "recipe": stage.recipe["name"],
-            "seed": stage.seed,
-            "root_seed": stage.root_seed,
-            "replica": stage.replica,
-            "signature": stage.signature,
-            "family": stage.family,
-            "regime": stage.regime,
-            "teachers": [parent.stage.signature for parent in stage.teachers],
+            **stage.identity(),
             "parameters": sum(parameter.numel() for parameter in self.learner.network.parameters()),
-            "train_size": stage.dataset["train_size"],
-            "epochs": stage.recipe["epochs"],
-            "batch_size": stage.recipe["batch_size"],
-            "precision": stage.recipe["precision"],
             "seconds": round(position.seconds, 3),
             "images_per_second": round(self._images_per_second(), 1),
             **measured,
@@ -276,7 +261,7 @@ def _scalars(machine: Machine, stage: Stage) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UserError("machine.tensorboard=true needs the package tensorboard: pip install 'ban[tensorboard]'.") from error
-    return SummaryWriter(str(machine.outputs / "tensorboard" / f"{label(stage)} {stage.signature}"))
+    return SummaryWriter(str(machine.outputs / "tensorboard" / f"{stage.label} {stage.signature}"))
 
 
 @functools.cache

@@ -18,6 +18,13 @@ from ban.interfaces import Batch, Lesson, Output, Progress, Step, Teacher
 from ban.streams import stream
 
 
+def reseed(seed: int) -> None:
+    """`torch.manual_seed` for every step: that one formats a stack trace at each call until CUDA is in use."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+
+
 class Data(Protocol):
     """A data set in training."""
 
@@ -155,7 +162,7 @@ class Training:
         learners, teacher, position = self.learners, self.teacher, self.position
         progress = position.progress
         for batch in self.data.epoch(self.key, progress.epoch, progress.step):
-            torch.manual_seed(stream(*self.key, "noise", progress.epoch, progress.step))
+            reseed(stream(*self.key, "noise", progress.epoch, progress.step))
             with self.precision():
                 outputs = [learner(batch.views[0]) for learner in learners]
             for turn, learner in enumerate(learners):

@@ -1,0 +1,58 @@
+"""The `ban` command: settings for Hydra, or a sub-command and settings."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import hydra
+from omegaconf import DictConfig
+
+from ban.config import COMPOSITION_ERRORS, CONF, compose_settings, sentence, settings
+from ban.errors import UserError
+
+
+def main() -> None:
+    """The console script.
+
+    Raises:
+        SystemExit: with one sentence, when the request cannot be met.
+    """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors arrive here instead of being printed
+    words = sys.argv[1:]
+    try:
+        if not words:
+            sys.argv.append("--help")
+        if words and words[0] in COMMANDS:
+            COMMANDS[words[0]](words[1:])
+        elif words and not words[0].startswith("-") and "=" not in words[0]:
+            raise UserError(
+                f"'{words[0]}' is neither a sub-command ({', '.join(COMMANDS)}) nor a setting KEY=VALUE; see ban --help."
+            )
+        else:
+            _train()
+    except UserError as error:
+        raise SystemExit(f"ban: {error}") from None
+    except COMPOSITION_ERRORS as error:
+        raise SystemExit(f"ban: {sentence(error)}") from None
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _train(config: DictConfig) -> None:
+    job = settings(config)
+    from ban.launch.command import execute  # torch: not before there is work
+
+    execute([job], in_processes=False)
+
+
+def _table(arguments: Sequence[str]) -> None:
+    """`ban table [NAME] [KEY=VALUE …]`: NAME is a number of the paper's tables or an experiment."""
+    from ban.launch.results import table
+
+    names = [word for word in arguments if "=" not in word]
+    overrides = [word for word in arguments if "=" in word]
+    if len(names) > 1:
+        raise UserError(f"ban table takes one name, not {len(names)} ({', '.join(names)}).")
+    table(names[0] if names else None, overrides)
+
+
+COMMANDS = {"table": _table}

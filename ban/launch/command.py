@@ -1,0 +1,70 @@
+"""What every command that trains does: plan, ask, run, show the result."""
+
+import signal
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ban import tables
+from ban.display import Display, console
+from ban.errors import Interrupted, UserError
+from ban.launch import overview
+from ban.launch.pool import Failures, Pool
+from ban.machine import Machine, Signals, cores
+from ban.plan import Stage, lineage, union
+from ban.run import run
+from ban.store import Store
+
+
+def execute(jobs: Sequence[Mapping[str, Any]], *, in_processes: bool, slots: int | None = None) -> None:
+    """Trains what the jobs ask for and the store does not have, and shows the table.
+
+    Raises:
+        SystemExit: with a message and status 1 after a failure, with 128 + n after signal n.
+    """
+    try:
+        failures = _execute(jobs, in_processes, slots)
+    except UserError as error:
+        raise SystemExit(f"ban: {error}") from None
+    except Interrupted as stop:
+        name = signal.Signals(stop.signal_number).name
+        console.print(f"Stopped by {name}. Checkpoints are saved: run the same command again and it goes on.")
+        raise SystemExit(128 + stop.signal_number) from None
+    if failures:
+        reasons = "\n".join(f"  {signature}: {reason}" for signature, reason in failures.items())
+        raise SystemExit(f"ban: {len(failures)} stages failed; run the command again to retry them:\n{reasons}")
+
+
+def _execute(jobs: Sequence[Mapping[str, Any]], in_processes: bool, slots: int | None) -> Failures:
+    first = jobs[0]
+    machine = Machine.of(first["machine"])
+    store = Store(machine.outputs)
+    stages = union(lineage(job) for job in jobs)
+    if first["dry_run"]:
+        overview.show(stages, store)
+        return {}
+    missing = [stage for stage in stages if not store.has(stage.signature)]
+    for stage in missing:
+        overview.rehearse(stage)  # refuses what does not fit together before anything is written
+    if slots is None:
+        slots = max(1, cores() // machine.threads) if machine.device == "cpu" and in_processes else 1
+    overview.confirm(missing, machine, first["yes"], slots)
+    _announce(stages, missing, machine, slots)
+    with Display(missing, machine.log_seconds) as display:
+        if in_processes:
+            failures = Pool(missing, machine, slots, display).run()
+        else:
+            failures = {}
+            with Signals().caught() as signals:
+                for stage in missing:
+                    run(stage, machine, display, signals)
+    tables.show(tables.compare(stages, store, first["table"]), machine.outputs)
+    return failures
+
+
+def _announce(stages: Sequence[Stage], missing: Sequence[Stage], machine: Machine, slots: int) -> None:
+    console.print(
+        f"{len(stages)} stages, {len(stages) - len(missing)} in the store, {len(missing)} to train on {machine.device}"
+        f" ({slots} at a time, {machine.threads} threads each); results go to {machine.outputs}"
+    )
+    for title in dict.fromkeys(stage.regime_title for stage in stages):
+        console.print(f"  {title}")
