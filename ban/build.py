@@ -84,7 +84,9 @@ def rehearse(stage: Stage) -> Rehearsal:
         try:
             _REHEARSED[kind] = _imagine(stage)
         except ValueError as error:
-            raise UserError(f"{stage.label} ({stage.model['title']} on {stage.dataset['title']}): {error}.") from error
+            raise UserError(
+                f"{stage.label} ({stage.model['title']} on {stage.dataset['title']}): {error}."
+            ) from error
     return _REHEARSED[kind]
 
 

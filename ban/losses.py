@@ -37,9 +37,7 @@ def weighted_mean(values: PerExample, weights: PerExample) -> Float[Tensor, ""]:
     return (weights * values).sum() / weights.sum()
 
 
-def permute_dark_knowledge(
-    teacher: Probabilities, noise: Float[Tensor, "*batch classes"]
-) -> Probabilities:
+def permute_dark_knowledge(teacher: Probabilities, noise: Float[Tensor, "*batch classes"]) -> Probabilities:
     """φ(p): the largest probability stays with its class, the others change places (DKPP).
 
     The permutation of each example is the order of its `noise`, so independent uniform noise draws each permutation
@@ -49,7 +47,9 @@ def permute_dark_knowledge(
         ValueError: with fewer than three classes there is nothing to permute.
     """
     if teacher.shape[-1] < 3:
-        raise ValueError(f"DKPP permutes all classes but one, so {teacher.shape[-1]} classes leave nothing to do")
+        raise ValueError(
+            f"DKPP permutes all classes but one, so {teacher.shape[-1]} classes leave nothing to do"
+        )
     largest = teacher.argmax(-1, keepdim=True)
     sources = noise.scatter(-1, largest, -torch.inf).argsort(-1)
     classes = torch.arange(teacher.shape[-1], device=teacher.device).expand(teacher.shape)

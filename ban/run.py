@@ -144,7 +144,9 @@ class _Trainer:
         every, epoch = self.stage.recipe["evaluate_every"], progress.epoch + 1
         if not every or epoch % every or epoch == progress.epochs:
             return {}
-        return {f"{split}_error_percent": metrics.error_percent(*self._predict(split)) for split in self._splits()}
+        return {
+            f"{split}_error_percent": metrics.error_percent(*self._predict(split)) for split in self._splits()
+        }
 
     # The store
 
@@ -260,7 +262,9 @@ def _scalars(machine: Machine, stage: Stage) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise UserError("machine.tensorboard=true needs the package tensorboard: pip install 'ban[tensorboard]'.") from error
+        raise UserError(
+            "machine.tensorboard=true needs the package tensorboard: pip install 'ban[tensorboard]'."
+        ) from error
     return SummaryWriter(str(machine.outputs / "tensorboard" / f"{stage.label} {stage.signature}"))
 
 

@@ -82,7 +82,9 @@ class Store:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read ({error}): remove {path.parent} to train it again.") from error
+            raise UserError(
+                f"{path} cannot be read ({error}): remove {path.parent} to train it again."
+            ) from error
 
     def results(self) -> list[dict[str, Any]]:
         """The results of all finished stages."""
@@ -98,7 +100,9 @@ class Store:
             self.stages.mkdir(parents=True, exist_ok=True)
             self.works.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"{self.root} cannot be written ({error.strerror}): choose another machine.outputs.") from error
+            raise UserError(
+                f"{self.root} cannot be written ({error.strerror}): choose another machine.outputs."
+            ) from error
         # Never deleted: a lock file that is removed can be held twice. A soft lock would survive its owner.
         lock = FileLock(self.works / f"{signature}.lock", fallback_to_soft=False)
         while True:

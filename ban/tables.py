@@ -143,7 +143,9 @@ def compare(stages: Iterable[Stage], store: Store, layout: Mapping[str, Any] | N
 def everything(store: Store) -> list[Table]:
     """A table for each network and regime in the store."""
     results = Results(store)
-    return _tables([result for family in results.families.values() for result in family.values()], results, {})
+    return _tables(
+        [result for family in results.families.values() for result in family.values()], results, {}
+    )
 
 
 def _tables(identities: Sequence[Identity], results: Results, layout: Mapping[str, Any]) -> list[Table]:
@@ -175,13 +177,11 @@ def _table(
     layout: Mapping[str, Any],
 ) -> Table:
     cells = _cells(members, by_family)
-    if layout.get("cells"):
-        cells = {
-            name: [family for label in ([labels] if isinstance(labels, str) else labels) for family in cells.get(label, [])]
-            for name, labels in layout["cells"].items()
-        }
-    errors = {name: results.errors(families) if families else {} for name, families in cells.items()}
     last = max(members, key=lambda member: member["generation"])
+    if chosen := layout.get("cells"):
+        chosen = chosen | (layout.get("exceptions") or {}).get(last["model_title"], {})
+        cells = {name: _families(labels, cells) for name, labels in chosen.items()}
+    errors = {name: results.errors(families) if families else {} for name, families in cells.items()}
     rows = []
     for name, families in cells.items():
         row = Row(name)
@@ -207,16 +207,27 @@ def _cells(members: Sequence[Identity], by_family: Mapping[str, Identity]) -> di
             line = [member, *_ancestors(member, by_family)][:-1]  # the teacher is not a member
             families = [each["family"] for each in reversed(line)]
             prefix = "" if member["method"] == "ban" else f"{member['method_title']} "
-            cells[f"{prefix}Ens*{len(families)}"] = families
+            cells.setdefault(f"{prefix}Ens*{len(families)}", families)
     return cells
+
+
+def _families(labels: str | Sequence[str], cells: Mapping[str, list[str]]) -> list[str]:
+    """The families behind a layout's label, or list of labels: none if any of them is not planned."""
+    wanted = [labels] if isinstance(labels, str) else labels
+    families = [family for label in wanted for family in cells.get(label, [])]
+    return families if len(families) == len(wanted) else []
 
 
 def _verdicts(rows: Sequence[Row]) -> list[str]:
     """What the paired differences resolve."""
     compared = [row for row in rows if row.gain]
     groups = {
-        "better than the teacher": [r.name for r in compared if r.gain and r.gain.resolved and r.gain.mean < 0],
-        "worse than the teacher": [r.name for r in compared if r.gain and r.gain.resolved and r.gain.mean > 0],
+        "better than the teacher": [
+            r.name for r in compared if r.gain and r.gain.resolved and r.gain.mean < 0
+        ],
+        "worse than the teacher": [
+            r.name for r in compared if r.gain and r.gain.resolved and r.gain.mean > 0
+        ],
         "not resolved": [r.name for r in compared if r.gain and not r.gain.resolved],
     }
     parts = [f"{verdict}: {', '.join(names)}" for verdict, names in groups.items() if names]
@@ -247,7 +258,9 @@ def show(tables: Sequence[Table], outputs: Path, name: str = "last") -> None:
         frame = pd.DataFrame([_record(table, row) for row in table.rows])
         frames.append(frame)
         _print(f"{table.network}{_millions(table)}, test error in %", table.title, _texts(table), table.notes)
-    _write(pd.concat(frames), [(_caption(table), _texts(table), table.notes) for table in tables], outputs, name)
+    _write(
+        pd.concat(frames), [(_caption(table), _texts(table), table.notes) for table in tables], outputs, name
+    )
 
 
 def _millions(table: Table) -> str:
@@ -300,7 +313,9 @@ def _write(
     folder = outputs / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     blocks = [[caption, frame.to_markdown(index=False), *notes] for caption, frame, notes in parts]
-    (folder / f"{name}.md").write_text("\n\n".join(text for block in blocks for text in block) + "\n", encoding="utf-8")
+    (folder / f"{name}.md").write_text(
+        "\n\n".join(text for block in blocks for text in block) + "\n", encoding="utf-8"
+    )
     latex = [f"% {caption}\n{frame.to_latex(index=False, escape=True)}" for caption, frame, _ in parts]
     (folder / f"{name}.tex").write_text("\n".join(latex), encoding="utf-8")
     records.to_csv(folder / f"{name}.csv", index=False)
@@ -341,9 +356,13 @@ def show_paper_table(tables: Sequence[Table], number: int, as_published: bool, o
     regime = "; ".join(dict.fromkeys(table.title for table in tables))
     notes = ["Measured mean ± 95 % interval (n seeds), and in brackets the paper's single run."]
     if not as_published:
-        notes.append("Not the paper's recipe and data size: its numbers stand beside ours, they are not to be compared.")
+        notes.append(
+            "Not the paper's recipe and data size: its numbers stand beside ours, they are not to be compared."
+        )
     else:
-        notes.append("✓ / ✗: the paper's number is inside / outside the 95 % prediction interval of our runs (n ≥ 3).")
+        notes.append(
+            "✓ / ✗: the paper's number is inside / outside the 95 % prediction interval of our runs (n ≥ 3)."
+        )
     notes += [f"{table.network}: {note}" for table in tables for note in table.notes]
     _print(f"Table {number}, test error in %", regime, frame, notes)
     _write(pd.DataFrame(records), [(f"Table {number}. {regime}.", frame, notes)], outputs, f"table{number}")

@@ -187,9 +187,13 @@ class Training:
 
     def _close_epoch(self, progress: Progress) -> dict[str, float]:
         """The epoch's means, and what was measured after it."""
-        means = {name: float(total) / progress.steps_per_epoch for name, total in self.position.sums.items()}  # waits for the device
+        means = {
+            name: float(total) / progress.steps_per_epoch for name, total in self.position.sums.items()
+        }  # waits for the device
         self.position.check_finite()
         self.position.sums.clear()
-        errors = {f"train_{name}_percent": 100 * means.pop(name) for name in [*means] if name.endswith("error")}
+        errors = {
+            f"train_{name}_percent": 100 * means.pop(name) for name in [*means] if name.endswith("error")
+        }
         record = {"epoch": progress.epoch + 1, "rate": self.schedule(progress)}
         return record | means | errors | self.evaluate(progress)

@@ -18,9 +18,7 @@ class LocalLauncher(Launcher):
     def __init__(self, slots: int | None = None) -> None:
         self.slots = slots
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra."""
         self.loader, self.config = hydra_context.config_loader, config
 

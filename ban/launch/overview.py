@@ -29,7 +29,9 @@ def show(stages: Sequence[Stage], store: Store) -> None:
         table.add_row(stage.label, stage.signature, f"{stage.generation}", seed, network, parameters, state)
     console.print(table)
     missing = [stage for stage in stages if not store.has(stage.signature)]
-    console.print(f"{len(stages)} stages, {len(stages) - len(missing)} in the store, {len(missing)} to be trained.")
+    console.print(
+        f"{len(stages)} stages, {len(stages) - len(missing)} in the store, {len(missing)} to be trained."
+    )
     for title in dict.fromkeys(stage.regime_title for stage in stages):
         console.print(f"  {title}")
 

@@ -24,9 +24,7 @@ class UnionSweeper(Sweeper):
     def __init__(self, sweeps: Sweeps | None = None) -> None:
         self.sweeps = sweeps or {}
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Makes the launcher that will run the jobs."""
         from hydra.core.plugins import Plugins
 
@@ -49,10 +47,14 @@ def expand(sweeps: Sweeps, arguments: Sequence[str], loader: ConfigLoader | None
     parser = OverridesParser.create(config_loader=loader)
     given = {override.key_or_group: override for override in parser.parse_overrides(list(arguments))}
     if (experiment := given.get("experiment")) and experiment.is_sweep_override():
-        raise UserError("experiment takes one name: run the experiments one after another, they share their stages.")
+        raise UserError(
+            "experiment takes one name: run the experiments one after another, they share their stages."
+        )
     jobs: dict[tuple[str, ...], list[str]] = {}
     for product in list(sweeps.values()) or [{}]:
-        lines = [f"{key}={value}" for key, value in OmegaConf.to_container(OmegaConf.create(dict(product))).items()]  # pyright: ignore
+        lines = [
+            f"{key}={value}" for key, value in OmegaConf.to_container(OmegaConf.create(dict(product))).items()
+        ]  # pyright: ignore
         own = {override.key_or_group: override for override in parser.parse_overrides(lines)}
         for job in _product([*(own | given).values()]):
             jobs.setdefault(tuple(sorted(job)), job)

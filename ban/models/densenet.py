@@ -113,9 +113,7 @@ class DenseNet(nn.Module):
         """Logits and features."""
         features = {"stem": self.stem(inputs)}
         hidden = features["stem"]
-        for number, (block, compress) in enumerate(
-            zip(self.blocks, self.compressions, strict=True), start=1
-        ):
+        for number, (block, compress) in enumerate(zip(self.blocks, self.compressions, strict=True), start=1):
             if number > 1:
                 hidden = F.avg_pool2d(hidden, 2)
             grown = [hidden]

@@ -1,0 +1,49 @@
+# `make help` lists the targets. Everything they need is installed into .venv on first use.
+PYTHON ?= python3
+SCALE ?= paper
+YES ?=
+BIN := .venv/bin
+STAMP := .venv/.installed
+RUN_YES := $(if $(filter 1 true yes,$(YES)),yes=true)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo demo-noise test check format reproduce-table1 reproduce-table2 reproduce-table3 clean
+
+help:  ## this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 22
+
+install: $(STAMP)  ## .venv with ban and what its development needs
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+		{ echo "ban needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.12 …"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@
+
+demo: install  ## a teacher and three born-again generations on digits, two minutes on a CPU
+	$(BIN)/ban experiment=demo
+
+demo-noise: install  ## the same with a fifth of the training labels wrong: the effect at its largest
+	$(BIN)/ban experiment=demo_noise
+
+test: check  ## the whole test suite (and the checks)
+	$(BIN)/pytest
+
+check: install  ## style, types and floors
+	$(BIN)/ruff format --check ban tests
+	$(BIN)/ruff check ban tests
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+format: install  ## rewrite the code in the house's style
+	$(BIN)/ruff format ban tests
+	$(BIN)/ruff check --fix ban tests
+
+reproduce-table1 reproduce-table2 reproduce-table3: reproduce-table%: install  ## an experiment of the paper; SCALE=paper|budget|smoke, YES=1 to go ahead without a GPU
+	$(BIN)/ban -m experiment=table$* scale=$(SCALE) $(RUN_YES)
+	$(BIN)/ban table $* scale=$(SCALE)
+
+clean:  ## remove .venv and caches (never outputs or data)
+	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache
