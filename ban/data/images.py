@@ -1,0 +1,200 @@
+"""Labelled images: drawn into splits, kept on the device, augmented a batch at a time."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ban.errors import UserError
+from ban.interfaces import Batch
+from ban.streams import stream
+
+EVALUATION_BATCH = 250
+
+
+class Labelled(NamedTuple):
+    """Images and their labels, in memory."""
+
+    images: NDArray[np.uint8]
+    """[examples, height, width, channels]"""
+    labels: NDArray[np.int64]
+
+    def first(self, classes: int) -> "Labelled":
+        """Only the images of the first `classes` classes."""
+        kept = self.labels < classes
+        return Labelled(self.images[kept], self.labels[kept])
+
+    def __getitem__(self, chosen: slice | NDArray[np.int64]) -> "Labelled":  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The chosen examples."""
+        return Labelled(self.images[chosen], self.labels[chosen])
+
+
+def balanced_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """A random order of the examples in which every beginning, and every end, holds all classes as equally as it can."""
+    generator = torch.Generator().manual_seed(stream(seed, "split"))
+    shuffled = torch.randperm(len(labels), generator=generator).numpy()
+    rank = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = shuffled[labels[shuffled] == label]
+        rank[members] = np.arange(len(members))
+    return shuffled[np.argsort(rank[shuffled], kind="stable")]
+
+
+class Splits(NamedTuple):
+    """Training, validation (perhaps empty) and test images."""
+
+    train: Labelled
+    validation: Labelled
+    test: Labelled
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Pad, crop back to size at random, flip left to right at random; then normalise.
+
+    The views of an image are finite: (2 · pad + 1)² crops, twice that with `flip`. View numbers are drawn on the CPU,
+    so that every device sees the same views.
+    """
+
+    pad: int
+    pad_mode: Literal["reflect", "constant"]
+    flip: bool
+    mean: Sequence[float]
+    std: Sequence[float]
+    """Per channel, in units of the stored bytes."""
+
+    @property
+    def views(self) -> int:
+        """The number of views of an image."""
+        return (2 * self.pad + 1) ** 2 * (2 if self.flip else 1)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every image set is asked for, wherever its images come from."""
+
+    classes: int
+    shape: Sequence[int]
+    """[channels, height, width]"""
+    train_size: int
+    validation_size: int
+    test_size: int
+    split_seed: int
+    label_noise: float
+    """The part of the training labels that is replaced by another class, drawn uniformly."""
+    augmentation: Augmentation
+    batch_size: int
+    steps_per_epoch: int | None
+    """Stop an epoch early; None: all full batches."""
+    device: torch.device
+
+
+def draw(pool: Labelled, test: Labelled | None, options: Options) -> Splits:
+    """Class-balanced splits. Without test images of its own, the test set comes from what is left of the pool.
+
+    Validation images come from the end of the pool's order, so they do not depend on the number of training images.
+
+    Raises:
+        UserError: there are not enough images.
+    """
+    count = len(pool.labels)
+    if options.train_size + options.validation_size > count:
+        raise UserError(
+            f"dataset.train_size={options.train_size} and dataset.validation_size={options.validation_size} together "
+            f"ask for more than the {count} training images there are."
+        )
+    shuffled = pool[balanced_order(pool.labels, options.split_seed)]
+    end = count - options.validation_size
+    if test is None:
+        rest = shuffled[options.train_size : end]
+    else:
+        rest = test[balanced_order(test.labels, options.split_seed)]
+    if options.test_size > len(rest.labels):
+        raise UserError(f"dataset.test_size={options.test_size}, but there are only {len(rest.labels)} test images.")
+    train = with_label_noise(shuffled[: options.train_size], options)
+    return Splits(train, shuffled[end:], rest[: options.test_size])
+
+
+def with_label_noise(clean: Labelled, options: Options) -> Labelled:
+    """The same images, a part of them with another class's label."""
+    generator = np.random.default_rng(stream(options.split_seed, "label noise"))
+    noisy = generator.permutation(len(clean.labels))[: round(options.label_noise * len(clean.labels))]
+    labels = clean.labels.copy()
+    labels[noisy] = (labels[noisy] + generator.integers(1, options.classes, len(noisy))) % options.classes
+    return Labelled(clean.images, labels)
+
+
+class Images:
+    """A data set on a device: training images as one uint8 tensor, one gather per batch."""
+
+    def __init__(self, pool: Labelled, test: Labelled | None, options: Options) -> None:
+        """Draws the splits from the pool and moves the training images to the device.
+
+        Raises:
+            UserError: there are not enough images for what is asked.
+        """
+        first = None if test is None else test.first(options.classes)
+        self.splits = splits = draw(pool.first(options.classes), first, options)
+        if options.batch_size > options.train_size:
+            raise UserError(
+                f"recipe.batch_size={options.batch_size} is larger than the training set of {options.train_size} "
+                f"images: set recipe.batch_size to {options.train_size} or less."
+            )
+        self.count, self.batch_size, self.device = options.train_size, options.batch_size, options.device
+        self.steps_per_epoch = min(self.count // self.batch_size, options.steps_per_epoch or self.count)
+        """The last partial batch is dropped."""
+        self.augmentation, device = options.augmentation, options.device
+        height, width = splits.train.images.shape[1:3]
+        pad, mode = self.augmentation.pad, self.augmentation.pad_mode
+        padded = np.pad(splits.train.images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode=mode)
+        self._padded = torch.from_numpy(padded).to(device)
+        self._labels = torch.from_numpy(splits.train.labels).to(device)
+        self._rows = torch.arange(height, device=device)[None, :, None]
+        self._columns = torch.stack([torch.arange(width), torch.arange(width).flip(0)]).to(device)
+        self._scale = 1 / torch.tensor(self.augmentation.std, device=device).view(1, -1, 1, 1)
+        self._shift = -torch.tensor(self.augmentation.mean, device=device).view(1, -1, 1, 1) * self._scale
+
+    def epoch(self, key: tuple[int, ...], epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from `first_step` on: the same for the same key and epoch, wherever it starts."""
+
+        def draw_stream(purpose: str) -> torch.Generator:
+            return torch.Generator().manual_seed(stream(*key, purpose, epoch))
+
+        order = torch.randperm(self.count, generator=draw_stream("order"))
+        views = torch.randint(self.augmentation.views, (self.count,), generator=draw_stream("views"))
+        views = views[order].to(self.device)
+        order = order.to(self.device)
+        for step in range(first_step, self.steps_per_epoch):
+            here = slice(step * self.batch_size, (step + 1) * self.batch_size)
+            indices = order[here]
+            yield Batch((self.view(indices, views[here]),), self._labels[indices], indices)
+
+    def view(
+        self, indices: Int64[Tensor, " batch"], views: Int64[Tensor, " batch"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The given view of the given training images, normalised, in channels-last memory."""
+        flips = 2 if self.augmentation.flip else 1
+        crops = views // flips
+        side = 2 * self.augmentation.pad + 1
+        rows = (crops // side)[:, None, None] + self._rows
+        columns = (crops % side)[:, None] + self._columns[views % flips]
+        return self._normalise(self._padded[indices[:, None, None], rows, columns[:, None, :]])
+
+    def _normalise(
+        self, images: UInt8[Tensor, "batch height width channels"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        return torch.addcmul(self._shift, images.permute(0, 3, 1, 2).float(), self._scale)
+
+    def evaluation(self, split: Literal["train", "validation", "test"]) -> Iterator[Batch]:
+        """All images of a split as they are, in a fixed order."""
+        chosen: Labelled = getattr(self.splits, split)
+        for start in range(0, len(chosen.labels), EVALUATION_BATCH):
+            here = slice(start, start + EVALUATION_BATCH)
+            images = self._normalise(torch.from_numpy(chosen.images[here]).to(self.device))
+            labels = torch.from_numpy(chosen.labels[here]).to(self.device)
+            yield Batch((images,), labels, torch.arange(start, start + len(labels)))
