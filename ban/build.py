@@ -29,8 +29,10 @@ def build(node: Mapping[str, Any], *arguments: Any, **options: Any) -> Any:
     try:
         return instantiate(kept, _partial_=True, _convert_="all")(*arguments, **options)
     except (InstantiationException, TypeError, ValueError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise UserError(f"{node['_target_']}: {reason}.") from error
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise UserError(f"{node['_target_']}: {' '.join(str(cause).split())}") from error
 
 
 def network(stage: Stage) -> nn.Module:
@@ -84,9 +86,7 @@ def rehearse(stage: Stage) -> Rehearsal:
         try:
             _REHEARSED[kind] = _imagine(stage)
         except ValueError as error:
-            raise UserError(
-                f"{stage.label} ({stage.model['title']} on {stage.dataset['title']}): {error}."
-            ) from error
+            raise UserError(f"{stage.label} ({stage.model['title']} on {stage.dataset['title']}): {error}.") from error
     return _REHEARSED[kind]
 
 

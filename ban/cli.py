@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import hydra
 from omegaconf import DictConfig
 
-from ban.config import COMPOSITION_ERRORS, CONF, compose_settings, sentence, settings
+from ban.config import COMPOSITION_ERRORS, CONF, sentence, settings
 from ban.errors import UserError
 
 
@@ -26,7 +26,7 @@ def main() -> None:
             COMMANDS[words[0]](words[1:])
         elif words and not words[0].startswith("-") and "=" not in words[0]:
             raise UserError(
-                f"'{words[0]}' is neither a sub-command ({', '.join(COMMANDS)}) nor a setting KEY=VALUE; see ban --help."
+                f"'{words[0]}' is neither a sub-command ({', '.join(COMMANDS)}) nor KEY=VALUE; see ban --help."
             )
         else:
             _train()

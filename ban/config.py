@@ -168,9 +168,7 @@ def _source_hash(target: str) -> str:
     except (ImportError, ValueError):
         spec = None
     if spec is None or spec.origin is None:
-        raise UserError(
-            f"_target_: {target} names the module '{module}', which cannot be imported from here."
-        )
+        raise UserError(f"_target_: {target} names the module '{module}', which cannot be imported from here.")
     return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
 
 
@@ -196,15 +194,11 @@ def _unknown_setting(key: str) -> str:
     if close := difflib.get_close_matches(key, known, n=1):
         return f"there is no setting '{key}': did you mean '{close[0]}'?"
     parent = key.rpartition(".")[0]
-    siblings = [name for name in known if name.rpartition(".")[0] == parent] or [
-        n for n in known if "." not in n
-    ]
+    siblings = [name for name in known if name.rpartition(".")[0] == parent] or [n for n in known if "." not in n]
     return f"there is no setting '{key}': there are {', '.join(dict.fromkeys(siblings))}."
 
 
 def _keys(tree: Any, prefix: str = "") -> list[str]:
     if not isinstance(tree, dict):
         return []
-    return [
-        name for key, value in tree.items() for name in (f"{prefix}{key}", *_keys(value, f"{prefix}{key}."))
-    ]
+    return [name for key, value in tree.items() for name in (f"{prefix}{key}", *_keys(value, f"{prefix}{key}."))]

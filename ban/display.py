@@ -11,6 +11,8 @@ from ban.events import Event
 from ban.plan import Stage
 
 console = Console(highlight=False)
+if not console.is_terminal:
+    console.width = 140  # of a log; a terminal knows its own
 
 
 class Display:
@@ -66,9 +68,7 @@ class Display:
         fraction = float(event.values["at"])
         detail = _detail(event.values)
         if event.signature not in self.bars:
-            self.bars[event.signature] = self.progress.add_task(
-                self.names[event.signature], total=1.0, detail=detail
-            )
+            self.bars[event.signature] = self.progress.add_task(self.names[event.signature], total=1.0, detail=detail)
         self.progress.update(self.bars[event.signature], completed=fraction)
         if event.kind == "epoch":
             self.progress.update(self.bars[event.signature], detail=detail)

@@ -47,9 +47,7 @@ def permute_dark_knowledge(teacher: Probabilities, noise: Float[Tensor, "*batch 
         ValueError: with fewer than three classes there is nothing to permute.
     """
     if teacher.shape[-1] < 3:
-        raise ValueError(
-            f"DKPP permutes all classes but one, so {teacher.shape[-1]} classes leave nothing to do"
-        )
+        raise ValueError(f"DKPP permutes all classes but one, so {teacher.shape[-1]} classes leave nothing to do")
     largest = teacher.argmax(-1, keepdim=True)
     sources = noise.scatter(-1, largest, -torch.inf).argsort(-1)
     classes = torch.arange(teacher.shape[-1], device=teacher.device).expand(teacher.shape)

@@ -43,16 +43,12 @@ class Machine:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
-            raise UserError(
-                f"machine.device={device}, but torch sees no CUDA device here: use machine.device=cpu."
-            )
+            raise UserError(f"machine.device={device}, but torch sees no CUDA device here: use machine.device=cpu.")
         if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
-            raise UserError(
-                f"machine.device={device}, but there are only {torch.cuda.device_count()} CUDA devices."
-            )
+            raise UserError(f"machine.device={device}, but there are only {torch.cuda.device_count()} CUDA devices.")
         threads = settings["threads"] or cores()
-        paths = {name: Path(settings[name]).expanduser() for name in ("outputs", "data_dir")}
-        return cls(**(dict(settings) | {"device": device, "threads": threads} | paths))
+        decided: dict[str, Any] = {name: Path(settings[name]).expanduser() for name in ("outputs", "data_dir")}
+        return cls(**(dict(settings) | decided | {"device": device, "threads": threads}))
 
     def prepare(self) -> torch.device:
         """Sets what holds for the whole process."""
@@ -74,9 +70,7 @@ class Machine:
         needed = "a C++ compiler" if self.device == "cpu" else "triton"
         found = shutil.which("c++") if self.device == "cpu" else importlib.util.find_spec("triton")
         if found is None:
-            warnings.warn(
-                f"machine.compile=true needs {needed}, which is not here: going on without.", stacklevel=2
-            )
+            warnings.warn(f"machine.compile=true needs {needed}, which is not here: going on without.", stacklevel=2)
             return
         network.compile()
 

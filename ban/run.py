@@ -144,9 +144,7 @@ class _Trainer:
         every, epoch = self.stage.recipe["evaluate_every"], progress.epoch + 1
         if not every or epoch % every or epoch == progress.epochs:
             return {}
-        return {
-            f"{split}_error_percent": metrics.error_percent(*self._predict(split)) for split in self._splits()
-        }
+        return {f"{split}_error_percent": metrics.error_percent(*self._predict(split)) for split in self._splits()}
 
     # The store
 

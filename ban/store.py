@@ -82,9 +82,7 @@ class Store:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"{path} cannot be read ({error}): remove {path.parent} to train it again."
-            ) from error
+            raise UserError(f"{path} cannot be read ({error}): remove {path.parent} to train it again.") from error
 
     def results(self) -> list[dict[str, Any]]:
         """The results of all finished stages."""

@@ -143,9 +143,7 @@ def compare(stages: Iterable[Stage], store: Store, layout: Mapping[str, Any] | N
 def everything(store: Store) -> list[Table]:
     """A table for each network and regime in the store."""
     results = Results(store)
-    return _tables(
-        [result for family in results.families.values() for result in family.values()], results, {}
-    )
+    return _tables([result for family in results.families.values() for result in family.values()], results, {})
 
 
 def _tables(identities: Sequence[Identity], results: Results, layout: Mapping[str, Any]) -> list[Table]:
@@ -222,12 +220,8 @@ def _verdicts(rows: Sequence[Row]) -> list[str]:
     """What the paired differences resolve."""
     compared = [row for row in rows if row.gain]
     groups = {
-        "better than the teacher": [
-            r.name for r in compared if r.gain and r.gain.resolved and r.gain.mean < 0
-        ],
-        "worse than the teacher": [
-            r.name for r in compared if r.gain and r.gain.resolved and r.gain.mean > 0
-        ],
+        "better than the teacher": [r.name for r in compared if r.gain and r.gain.resolved and r.gain.mean < 0],
+        "worse than the teacher": [r.name for r in compared if r.gain and r.gain.resolved and r.gain.mean > 0],
         "not resolved": [r.name for r in compared if r.gain and not r.gain.resolved],
     }
     parts = [f"{verdict}: {', '.join(names)}" for verdict, names in groups.items() if names]
@@ -258,9 +252,7 @@ def show(tables: Sequence[Table], outputs: Path, name: str = "last") -> None:
         frame = pd.DataFrame([_record(table, row) for row in table.rows])
         frames.append(frame)
         _print(f"{table.network}{_millions(table)}, test error in %", table.title, _texts(table), table.notes)
-    _write(
-        pd.concat(frames), [(_caption(table), _texts(table), table.notes) for table in tables], outputs, name
-    )
+    _write(pd.concat(frames), [(_caption(table), _texts(table), table.notes) for table in tables], outputs, name)
 
 
 def _millions(table: Table) -> str:
@@ -297,6 +289,10 @@ def _record(table: Table, row: Row) -> dict[str, Any]:
 
 
 def _print(title: str, caption: str, frame: pd.DataFrame, notes: Sequence[str]) -> None:
+    """On the console; a table too wide for it is turned on its side."""
+    widths = [max(map(len, [str(column), *map(str, frame[column])])) + 3 for column in frame.columns]
+    if sum(widths) > console.width and len(frame) < len(frame.columns):
+        frame = frame.set_index(frame.columns[0]).T.rename_axis("").reset_index()
     rich = RichTable(title=title, caption=caption, caption_justify="left")
     for column in frame.columns:
         rich.add_column(str(column), justify="left" if column in ("", "network") else "right")
@@ -313,9 +309,7 @@ def _write(
     folder = outputs / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     blocks = [[caption, frame.to_markdown(index=False), *notes] for caption, frame, notes in parts]
-    (folder / f"{name}.md").write_text(
-        "\n\n".join(text for block in blocks for text in block) + "\n", encoding="utf-8"
-    )
+    (folder / f"{name}.md").write_text("\n\n".join(text for block in blocks for text in block) + "\n", encoding="utf-8")
     latex = [f"% {caption}\n{frame.to_latex(index=False, escape=True)}" for caption, frame, _ in parts]
     (folder / f"{name}.tex").write_text("\n".join(latex), encoding="utf-8")
     records.to_csv(folder / f"{name}.csv", index=False)
@@ -360,9 +354,7 @@ def show_paper_table(tables: Sequence[Table], number: int, as_published: bool, o
             "Not the paper's recipe and data size: its numbers stand beside ours, they are not to be compared."
         )
     else:
-        notes.append(
-            "✓ / ✗: the paper's number is inside / outside the 95 % prediction interval of our runs (n ≥ 3)."
-        )
+        notes.append("✓ / ✗: the paper's number is inside / outside the 95 % prediction interval of our runs (n ≥ 3).")
     notes += [f"{table.network}: {note}" for table in tables for note in table.notes]
     _print(f"Table {number}, test error in %", regime, frame, notes)
     _write(pd.DataFrame(records), [(f"Table {number}. {regime}.", frame, notes)], outputs, f"table{number}")

@@ -53,10 +53,7 @@ class Objective(nn.Module):
 
     def forward(self, output: Output, lesson: Lesson, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Each term's scalar, weighted."""
-        return {
-            name: self.weights[name](progress) * term(output, lesson, batch)
-            for name, term in self.terms.items()
-        }
+        return {name: self.weights[name](progress) * term(output, lesson, batch) for name, term in self.terms.items()}
 
 
 @dataclass(eq=False)
@@ -192,8 +189,6 @@ class Training:
         }  # waits for the device
         self.position.check_finite()
         self.position.sums.clear()
-        errors = {
-            f"train_{name}_percent": 100 * means.pop(name) for name in [*means] if name.endswith("error")
-        }
+        errors = {f"train_{name}_percent": 100 * means.pop(name) for name in [*means] if name.endswith("error")}
         record = {"epoch": progress.epoch + 1, "rate": self.schedule(progress)}
         return record | means | errors | self.evaluate(progress)

@@ -27,7 +27,9 @@ def _cifar(
     source: type[CIFAR10], *, checksum: str, mirrors: Sequence[str], data_dir: Path, download: bool, **options: Any
 ) -> Images:
     if checksum != f"md5:{source.tgz_md5}":
-        raise UserError(f"dataset.checksum is {checksum}, but torchvision's for {source.filename} is md5:{source.tgz_md5}.")
+        raise UserError(
+            f"dataset.checksum is {checksum}, but torchvision's for {source.filename} is md5:{source.tgz_md5}."
+        )
     train, test = (_labelled(split) for split in fetch(source, data_dir, mirrors if download else ()))
     return Images(train, test, Options(**options))
 

@@ -35,7 +35,7 @@ class Labelled(NamedTuple):
 
 
 def balanced_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """A random order of the examples in which every beginning, and every end, holds all classes as equally as it can."""
+    """A random order in which every beginning, and every end, holds all classes as equally as it can."""
     generator = torch.Generator().manual_seed(stream(seed, "split"))
     shuffled = torch.randperm(len(labels), generator=generator).numpy()
     rank = np.empty(len(labels), dtype=np.int64)
@@ -110,10 +110,8 @@ def draw(pool: Labelled, test: Labelled | None, options: Options) -> Splits:
         )
     shuffled = pool[balanced_order(pool.labels, options.split_seed)]
     end = count - options.validation_size
-    if test is None:
-        rest = shuffled[options.train_size : end]
-    else:
-        rest = test[balanced_order(test.labels, options.split_seed)]
+    left = shuffled[options.train_size : end]
+    rest = left if test is None else test[balanced_order(test.labels, options.split_seed)]
     if options.test_size > len(rest.labels):
         raise UserError(f"dataset.test_size={options.test_size}, but there are only {len(rest.labels)} test images.")
     train = with_label_noise(shuffled[: options.train_size], options)

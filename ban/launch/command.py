@@ -31,9 +31,7 @@ def execute(jobs: Sequence[Mapping[str, Any]], *, in_processes: bool, slots: int
         raise SystemExit(128 + stop.signal_number) from None
     if failures:
         reasons = "\n".join(f"  {signature}: {reason}" for signature, reason in failures.items())
-        raise SystemExit(
-            f"ban: {len(failures)} stages failed; run the command again to retry them:\n{reasons}"
-        )
+        raise SystemExit(f"ban: {len(failures)} stages failed; the same command tries them again.\n{reasons}")
 
 
 def _execute(jobs: Sequence[Mapping[str, Any]], in_processes: bool, slots: int | None) -> Failures:

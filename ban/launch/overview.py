@@ -20,18 +20,18 @@ COSTLY_HOURS = 2.0
 
 def show(stages: Sequence[Stage], store: Store) -> None:
     """Prints the stages: who they are, and whether they are there already."""
-    table = Table("stage", "signature", "gen.", "seed", "network", "parameters", "in the store?")
+    table = Table()
+    for heading in ("stage", "signature", "gen.", "seed", "network", "parameters", "store"):
+        table.add_column(heading, no_wrap=heading in ("signature", "parameters"))
     for stage in stages:
-        state = "yes" if store.has(stage.signature) else "no: to be trained"
+        state = "there" if store.has(stage.signature) else "to train"
         parameters = f"{rehearse(stage).parameters / 1e6:.2f} M"
         seed = f"{stage.seed}"
         network = stage.model["title"]
         table.add_row(stage.label, stage.signature, f"{stage.generation}", seed, network, parameters, state)
     console.print(table)
     missing = [stage for stage in stages if not store.has(stage.signature)]
-    console.print(
-        f"{len(stages)} stages, {len(stages) - len(missing)} in the store, {len(missing)} to be trained."
-    )
+    console.print(f"{len(stages)} stages, {len(stages) - len(missing)} in the store, {len(missing)} to be trained.")
     for title in dict.fromkeys(stage.regime_title for stage in stages):
         console.print(f"  {title}")
 

@@ -7,8 +7,9 @@ import threading
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
+from typing import Any
 
 from ban.errors import Interrupted, UserError
 from ban.events import Event, Report
@@ -25,7 +26,7 @@ STOPPED = "stopped by a signal"
 class _Child:
     stage: Stage
     process: ForkServerProcess
-    events: Connection
+    events: Any  # the reading end of a pipe
     reason: str = ""
 
 
@@ -118,7 +119,7 @@ class Pool:
         return bool(self.running)
 
 
-def _train(stage: Stage, machine: Machine, events: Connection) -> None:
+def _train(stage: Stage, machine: Machine, events: Any) -> None:
     """The life of a child process."""
     from ban.run import run
 

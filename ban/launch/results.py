@@ -5,7 +5,6 @@ from pathlib import Path
 
 from ban import tables
 from ban.config import compose_settings
-from ban.errors import UserError
 from ban.launch.union import expand
 from ban.plan import Stage, lineage, union
 from ban.store import Store

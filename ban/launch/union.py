@@ -35,6 +35,7 @@ class UnionSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Launches all jobs as one batch."""
+        assert self.launcher is not None  # set up by Hydra
         return self.launcher.launch(expand(self.sweeps, arguments, self.loader), initial_job_idx=0)
 
 
@@ -47,14 +48,10 @@ def expand(sweeps: Sweeps, arguments: Sequence[str], loader: ConfigLoader | None
     parser = OverridesParser.create(config_loader=loader)
     given = {override.key_or_group: override for override in parser.parse_overrides(list(arguments))}
     if (experiment := given.get("experiment")) and experiment.is_sweep_override():
-        raise UserError(
-            "experiment takes one name: run the experiments one after another, they share their stages."
-        )
+        raise UserError("experiment takes one name: run the experiments one after another, they share their stages.")
     jobs: dict[tuple[str, ...], list[str]] = {}
     for product in list(sweeps.values()) or [{}]:
-        lines = [
-            f"{key}={value}" for key, value in OmegaConf.to_container(OmegaConf.create(dict(product))).items()
-        ]  # pyright: ignore
+        lines = [f"{key}={value}" for key, value in OmegaConf.to_container(OmegaConf.create(dict(product))).items()]  # pyright: ignore
         own = {override.key_or_group: override for override in parser.parse_overrides(lines)}
         for job in _product([*(own | given).values()]):
             jobs.setdefault(tuple(sorted(job)), job)

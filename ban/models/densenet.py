@@ -18,11 +18,12 @@ from ban.models.initialisation import initialise
 @contextmanager
 def _frozen_statistics(norm: nn.BatchNorm2d) -> Iterator[None]:
     """Batch statistics are used but not recorded: a recomputed forward pass must not count its batch twice."""
-    norm.track_running_stats = False
+    momentum, norm.momentum = norm.momentum, 0.0
+    batches, norm.num_batches_tracked = norm.num_batches_tracked, None
     try:
         yield
     finally:
-        norm.track_running_stats = True
+        norm.momentum, norm.num_batches_tracked = momentum, batches
 
 
 def _checkpoint_contexts(
@@ -93,9 +94,7 @@ class DenseNet(nn.Module):
         self.stem = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         self.blocks, self.compressions = nn.ModuleList(), nn.ModuleList()
         for number in range(3):
-            block = nn.ModuleList(
-                Unit(width + unit * growth, growth, dropout, checkpointing) for unit in range(units)
-            )
+            block = nn.ModuleList(Unit(width + unit * growth, growth, dropout, checkpointing) for unit in range(units))
             self.blocks.append(block)
             width += units * growth
             if number < 2 or compress_last:

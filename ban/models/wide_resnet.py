@@ -44,9 +44,7 @@ class WideResNet(nn.Module):
         ValueError: depth is not 6n + 4.
     """
 
-    def __init__(
-        self, depth: int, width: int, dropout: float = 0.0, *, classes: int, channels: int = 3
-    ) -> None:
+    def __init__(self, depth: int, width: int, dropout: float = 0.0, *, classes: int, channels: int = 3) -> None:
         super().__init__()
         blocks, rest = divmod(depth - 4, 6)
         if rest or blocks < 1:

@@ -1,0 +1,68 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ban.config import compose_settings
+from ban.events import Event
+from ban.machine import Machine, Signals
+from ban.plan import Stage, lineage
+from ban.run import run
+
+DIGITS = ("dataset=digits", "model=small_conv", "recipe=digits", "machine.threads=1", "machine.device=cpu")
+"""A training of about a second."""
+
+Train = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def plan(*overrides: str) -> list[Stage]:
+    return lineage(compose_settings([*DIGITS, *overrides])[0])
+
+
+def quiet(event: Event) -> None:
+    """A report that nobody reads."""
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Train:
+    """Trains a lineage on digits in this process, in a store of the test's own, and gives the results."""
+
+    def trained(*overrides: str) -> list[dict[str, Any]]:
+        settings, _ = compose_settings([*DIGITS, f"machine.outputs={tmp_path}", *overrides])
+        machine = Machine.of(settings["machine"])
+        return [run(stage, machine, quiet, Signals()) for stage in lineage(settings)]
+
+    return trained
+
+
+def command(*arguments: str, **environment: str) -> list[str] | Any:
+    return [sys.executable, "-m", "ban", *arguments]
+
+
+def ban(*arguments: str, cwd: Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    """The real command in a real process."""
+    done = subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, env=environment(), check=False)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith(("HYDRA_", "BAN_"))} | more
+
+
+def weights(outputs: Path, signature: str) -> bytes:
+    return (outputs / "stages" / signature / "weights.safetensors").read_bytes()
+
+
+def files(folder: Path) -> Sequence[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]

@@ -1,0 +1,140 @@
+"""Golden numbers, computed by hand from the formulas (see each test), and gradients in closed form."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from ban import losses
+
+Z = torch.tensor([[2, 0.5, -1, 0], [0.1, 0.2, 0.3, -0.4]])
+V = torch.tensor([[3, 1, 0, -2], [0.5, 2, -0.5, 1]])
+Y = torch.tensor([0, 3])
+P = V.softmax(-1)
+Q = Z.softmax(-1)
+
+
+def near(found: Tensor, expected: object, tolerance: float = 5e-6) -> None:
+    torch.testing.assert_close(found, torch.tensor(expected), atol=tolerance, rtol=0)
+
+
+def test_cross_entropy() -> None:
+    near(losses.cross_entropy(Z, Y), [0.342350, 1.869429])
+
+
+def test_cross_entropy_of_an_unlabelled_example_is_zero_and_has_no_gradient() -> None:
+    logits = Z.clone().requires_grad_()
+    loss = losses.cross_entropy(logits, torch.tensor([0, -1]))
+    loss.sum().backward()
+    assert loss[1] == 0
+    assert logits.grad is not None and not logits.grad[1].any() and logits.grad[0].any()
+
+
+def test_born_again_loss() -> None:
+    near(losses.soft_cross_entropy(Z, P), [0.649298, 1.409787])
+
+
+def test_it_is_the_divergence_plus_the_teachers_entropy() -> None:
+    entropy = -(P * P.log()).sum(-1)
+    near((losses.soft_cross_entropy(Z, P) - entropy).mean(), 0.222816)
+
+
+def test_temperature() -> None:
+    softened = losses.probabilities(V, temperature=4.0)
+    entropy = -(softened * softened.log()).sum(-1)
+    divergence = losses.soft_cross_entropy(Z, softened, temperature=4.0) - entropy
+    near(16 * divergence.mean(), 0.508479)
+
+
+def test_confidence_weighting() -> None:
+    near(losses.weighted_mean(losses.cross_entropy(Z, Y), P.amax(-1)), 0.977635)
+
+
+def rotated() -> Tensor:
+    """Noise whose order rotates the entries other than the largest to the left by one class."""
+    return torch.tensor([[0.0, 3, 1, 2], [3, 0, 1, 2]])
+
+
+def test_permuted_dark_knowledge() -> None:
+    permuted = losses.permute_dark_knowledge(P, rotated())
+    near(permuted, [[0.839025, 0.041773, 0.005653, 0.113550], [0.049062, 0.597695, 0.219880, 0.133364]])
+    near(losses.soft_cross_entropy(Z, permuted).mean(), 0.990717)
+
+
+def test_logit_regression() -> None:
+    near(losses.logit_regression(Z, V).mean(), 3.0625)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_gradient_of_the_soft_loss_is_student_minus_teacher(temperature: float) -> None:
+    logits = Z.clone().requires_grad_()
+    teacher = losses.probabilities(V, temperature=temperature)
+    losses.soft_cross_entropy(logits, teacher, temperature=temperature).sum().backward()
+    expected = ((Z / temperature).softmax(-1) - teacher) / temperature
+    torch.testing.assert_close(logits.grad, expected)
+
+
+def test_gradient_of_confidence_weighting() -> None:
+    logits = Z.clone().requires_grad_()
+    losses.weighted_mean(losses.cross_entropy(logits, Y), P.amax(-1)).backward()
+    weight = P.amax(-1, keepdim=True) / P.amax(-1).sum()
+    torch.testing.assert_close(logits.grad, weight * (Q - torch.nn.functional.one_hot(Y, 4)))
+
+
+def test_gradient_of_logit_regression() -> None:
+    logits = Z.clone().requires_grad_()
+    losses.logit_regression(logits, V).sum().backward()
+    torch.testing.assert_close(logits.grad, Z - V)
+
+
+def test_half_precision_is_computed_in_single() -> None:
+    half = losses.soft_cross_entropy(Z.bfloat16(), P)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, losses.soft_cross_entropy(Z.bfloat16().float(), P))
+
+
+def test_leading_axes_are_free() -> None:
+    grid = Z.expand(3, 2, 4)
+    assert losses.soft_cross_entropy(grid, P.expand(3, 2, 4)).shape == (3, 2)
+
+
+class TestPermutation:
+    teacher = (4 * torch.randn(500, 10, generator=torch.Generator().manual_seed(1))).softmax(-1)
+
+    def permuted(self, seed: int = 0) -> Tensor:
+        noise = torch.rand(self.teacher.shape, generator=torch.Generator().manual_seed(seed))
+        return losses.permute_dark_knowledge(self.teacher, noise)
+
+    def test_keeps_the_largest_at_its_class(self) -> None:
+        assert torch.equal(self.permuted().argmax(-1), self.teacher.argmax(-1))
+        assert torch.equal(self.permuted().amax(-1), self.teacher.amax(-1))
+
+    def test_only_reorders(self) -> None:
+        assert torch.equal(self.permuted().sort(-1).values, self.teacher.sort(-1).values)
+
+    def test_is_drawn_for_each_example_and_does_not_mix_them(self) -> None:
+        same = self.teacher[:1].expand(200, 10)
+        noise = torch.rand(200, 10, generator=torch.Generator().manual_seed(0))
+        assert len(losses.permute_dark_knowledge(same, noise).unique(dim=0)) > 150
+
+    def test_draws_every_order_equally_often(self) -> None:
+        same = torch.tensor([[0.7, 0.15, 0.1, 0.05]]).expand(60_000, 4)
+        noise = torch.rand(60_000, 4, generator=torch.Generator().manual_seed(0))
+        counts = losses.permute_dark_knowledge(same, noise).unique(dim=0, return_counts=True)[1]
+        assert len(counts) == math.factorial(3)
+        assert (counts - 10_000).abs().max() < 5 * math.sqrt(10_000)
+
+    def test_destroys_the_similarity_of_classes(self) -> None:
+        """Given the largest, all pairs of other classes end with the same covariance."""
+        teacher = torch.tensor([[0.7, 0.2, 0.08, 0.02]]).repeat(40_000, 1)
+        teacher[::2] = torch.tensor([0.7, 0.02, 0.08, 0.2])
+        noise = torch.rand(teacher.shape, generator=torch.Generator().manual_seed(0))
+        covariance = losses.permute_dark_knowledge(teacher, noise)[:, 1:].T.cov()
+        pairs = covariance[~torch.eye(3, dtype=torch.bool)]
+        assert teacher[:, 1:].T.cov()[0, 2] < -0.008
+        torch.testing.assert_close(pairs, pairs.mean().expand(6), atol=1e-4, rtol=0)
+
+    def test_two_classes_leave_nothing_to_permute(self) -> None:
+        with pytest.raises(ValueError, match="2 classes"):
+            losses.permute_dark_knowledge(torch.tensor([[0.6, 0.4]]), torch.rand(1, 2))

@@ -1,0 +1,127 @@
+"""Parameter counts against the paper's, initial weights against the authors' codes, and what memory saving must not change."""
+
+import copy
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from ban.config import compose_settings
+from ban.models import DenseNet, SmallConv, WideResNet
+
+# Millions. CIFAR-10 and CIFAR-100; the paper prints 6.3, 16.1, 22.4, 50.4 and .38, 1.48, 9.16, 36.
+COUNTS = {
+    ("densenet_112_33", 10): 6.270851,
+    ("densenet_112_33", 100): 6.360761,
+    ("densenet_90_60", 10): 16.173010,
+    ("densenet_90_60", 100): 16.240600,
+    ("densenet_80_80", 10): 22.421610,
+    ("densenet_80_80", 100): 22.499100,
+    ("densenet_80_120", 10): 50.363410,
+    ("densenet_80_120", 100): 50.479600,
+    ("wrn_28_1", 100): 0.375348,
+    ("wrn_28_2", 100): 1.479220,
+    ("wrn_28_5", 100): 9.161524,
+    ("wrn_28_10", 10): 36.479194,
+    ("wrn_28_10", 100): 36.536884,
+}
+
+
+@pytest.mark.parametrize(("name", "classes"), COUNTS)
+def test_parameter_counts(name: str, classes: int) -> None:
+    settings, _ = compose_settings([f"model={name}", f"dataset=cifar{classes}"])
+    kinds = {"DenseNet": DenseNet, "WideResNet": WideResNet}
+    options = {key: value for key, value in settings["model"].items() if key not in ("name", "title", "_target_")}
+    with torch.device("meta"):
+        network = kinds[settings["model"]["_target_"].rpartition(".")[2]](**options, classes=classes)
+    assert sum(p.numel() for p in network.parameters()) == round(COUNTS[name, classes] * 1e6)
+
+
+def test_the_demo_network_has_1442_parameters() -> None:
+    assert sum(p.numel() for p in SmallConv(classes=10).parameters()) == 1442
+
+
+def test_channels_of_densenet_90_60() -> None:
+    with torch.device("meta"):
+        network = DenseNet(14, 60, compress_last=True, classes=100)
+        features = network(torch.empty(2, 3, 32, 32)).features
+    shapes = {name: tuple(feature.shape[1:]) for name, feature in features.items()}
+    expected = {"stem": (120, 32, 32), "stage1": (480, 32, 32), "stage2": (660, 16, 16), "stage3": (750, 8, 8)}
+    assert shapes == expected | {"pooled": (750,)}
+
+
+SMALL: list[Callable[[], nn.Module]] = [
+    lambda: SmallConv(classes=10),
+    lambda: WideResNet(10, 1, classes=10, channels=1),
+    lambda: DenseNet(2, 4, classes=10, channels=1),
+    lambda: DenseNet(2, 4, compress_last=True, checkpointing=True, classes=10, channels=1),
+]
+
+
+@pytest.mark.parametrize("make", SMALL)
+def test_every_parameter_has_a_gradient(make: Callable[[], nn.Module]) -> None:
+    network = make()
+    output = network(torch.rand(4, 1, 8, 8))
+    output.logits.square().sum().backward()
+    assert output.logits.shape == (4, 10)
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_wide_resnet_depth() -> None:
+    with pytest.raises(ValueError, match="6n \\+ 4"):
+        WideResNet(27, 1, classes=10)
+
+
+@pytest.mark.parametrize(
+    ("network", "deviation"),
+    [
+        (WideResNet(16, 4, classes=10), lambda conv: math.sqrt(2 / (9 * conv.in_channels))),
+        (DenseNet(3, 32, classes=10), lambda conv: math.sqrt(2 / (9 * conv.out_channels))),
+    ],
+)
+def test_initial_weights(network: nn.Module, deviation: Callable[[nn.Conv2d], float]) -> None:
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+    assert len(convolutions) > 5
+    for convolution in convolutions:
+        assert convolution.bias is None
+        assert convolution.weight.std().item() == pytest.approx(deviation(convolution), rel=0.1)
+
+
+def test_wide_resnet_shortcut_sees_the_activated_input() -> None:
+    block = WideResNet(10, 2, classes=10).stages[1][0]
+    seen = {}
+    block.shortcut.register_forward_hook(lambda _, inputs, __: seen.update(least=inputs[0].min().item()))
+    block(torch.randn(2, 32, 8, 8))
+    assert seen["least"] == 0
+
+
+def test_checkpointing_changes_neither_gradients_nor_statistics() -> None:
+    torch.manual_seed(0)
+    plain = DenseNet(3, 4, classes=5)
+    saving = DenseNet(3, 4, checkpointing=True, classes=5)
+    saving.load_state_dict(copy.deepcopy(plain.state_dict()))
+    images = torch.rand(4, 3, 8, 8)
+    for network in (plain, saving):
+        network(images).logits.square().sum().backward()
+    for one, other in zip(plain.parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+    for (name, one), other in zip(plain.named_buffers(), saving.buffers(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_checkpointing_keeps_less() -> None:
+    def kept(checkpointing: bool) -> int:
+        network, total = DenseNet(6, 8, checkpointing=checkpointing, classes=5), 0
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal total
+            total += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            network(torch.rand(2, 3, 16, 16))
+        return total
+
+    assert kept(True) < 0.7 * kept(False)
