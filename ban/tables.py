@@ -6,6 +6,7 @@ ensemble of several families; cells are compared only within one regime (data, s
 
 import csv
 import functools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ class Interval:
         """Whether a single further run could well give `value`: the 95 % prediction interval, from three runs on."""
         if self.half_width is None or self.count < 3:
             return None
-        return abs(value - self.mean) <= self.half_width * np.sqrt(self.count + 1)
+        return abs(value - self.mean) <= self.half_width * math.sqrt(self.count + 1)
 
     def text(self, sign: bool = False) -> str:
         """Like 12.92 ± 0.65."""

@@ -1,0 +1,169 @@
+"""What a person types, and what comes back."""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import DIGITS, ban, files
+
+from ban.config import CONF, compose_settings
+from ban.errors import UserError
+from ban.launch.union import expand
+
+QUICK = (*DIGITS, "recipe.epochs=10")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("modle=wrn_28_10", "there is no setting 'modle': did you mean 'model'?"),
+        ("model=wrn_28_11", "there is no model 'wrn_28_11': choose one of densenet_112_33"),
+        ("recipe.epoch=3", "there is no setting 'recipe.epoch': did you mean 'recipe.epochs'?"),
+        ("recipe.epochs=many", "recipe.epochs=many does not fit"),
+        ("recipe.epochs=0", "recipe.epochs is 0; it must be a whole number, 1 or more"),
+        ("seed=1.5", "seed=1.5 does not fit"),
+        ("seed=0,1", "sweep over them with `ban -m seed=0,1`"),
+        ("generations=-1", "generations is -1; it must be a whole number, 0 or more"),
+        ("dataset.train_size=all", "dataset.train_size is all"),
+        ("recipe.optimizer.lr=fast", "recipe.optimizer.lr is fast"),
+        ("recipe.precision=fp8", "choose fp32 or bf16"),
+        ("machine.device=tpu", "choose auto, cpu, cuda or cuda:N"),
+        ("xyz.abc=1", "there is no setting 'xyz.abc'"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence_with_the_choices(override: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose_settings([*DIGITS, override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_method_without_teacher_has_no_generations() -> None:
+    with pytest.raises(UserError, match="learns from nobody"):
+        compose_settings([*DIGITS, "method=labels", "generations=3"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["modle=x"], "did you mean 'model'?"),
+        (["model=wrn_28_11"], "choose one of"),
+        (["generations=-1"], "0 or more"),
+        (["tabel"], "neither a sub-command (table) nor"),
+        (["table", "7"], "there is no experiment 'table7'"),
+        (["table", "1", "2"], "takes one name"),
+        ([*DIGITS, "method=dkpp", "dataset.classes=2"], "2 classes"),
+        ([*DIGITS, "+model.depth=3"], "SmallConv"),
+        ([*DIGITS, "model=wrn_10_1", "model.depth=11"], "6n + 4"),
+        ([*DIGITS, "machine.device=cuda:99"], "CUDA device"),
+        (["-m", "experiment=table1,table2"], "experiment takes one name"),
+        (["-m", *DIGITS, "model=small_conv,big_conv"], "there is no model 'big_conv'"),
+    ],
+)
+def test_the_command_refuses_and_writes_nothing(arguments: list[str], message: str, tmp_path: Path) -> None:
+    done = ban(*arguments, cwd=tmp_path, expect=1)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not files(tmp_path)
+
+
+def test_without_a_gpu_the_papers_experiment_says_its_cost_and_trains_nothing(tmp_path: Path) -> None:
+    arguments = ["model=densenet_80_80", "method=dkpp", "generations=3", "machine.device=cpu"]
+    done = ban(*arguments, cwd=tmp_path, expect=1)
+    assert re.search(r"4 stages to train would take at least \d+ days on this CPU", done.stderr)
+    assert "yes=true" in done.stderr and "scale=smoke" in done.stderr
+    assert not files(tmp_path)
+
+
+def test_alone_it_explains_itself(tmp_path: Path) -> None:
+    ban("--help", cwd=tmp_path)  # compiled and in the file cache
+    started = time.monotonic()
+    alone = ban(cwd=tmp_path).stdout
+    assert time.monotonic() - started < 3  # no torch
+    assert alone == ban("--help", cwd=tmp_path).stdout
+    for word in ("experiment=demo", "ban table", "method: ban, ban_l, cwtm, dkpp", "ban -m"):
+        assert word in alone
+    assert not files(tmp_path)
+
+
+def test_a_dry_run_prints_the_plan_and_trains_nothing(tmp_path: Path) -> None:
+    arguments = ["model=densenet_80_80", "method=dkpp", "generations=3", "dry_run=true"]
+    plan = ban(*arguments, cwd=tmp_path).stdout
+    assert plan.count("22.50 M") == 4
+    for word in ("Teacher", "DKPP-3", "4 stages, 0 in the store, 4 to be trained", "50000 training", "200 epochs"):
+        assert word in plan
+    assert not files(tmp_path)
+
+
+def test_a_lineage_then_a_sweep_that_shares_it_then_its_table(tmp_path: Path) -> None:
+    first = ban(*QUICK, "generations=2", cwd=tmp_path).stdout
+    assert "3 stages, 0 in the store, 3 to train" in first and "Ens*2" in first
+    sweep = ban("-m", *QUICK, "method=ban,cwtm", "seed=0,1", cwd=tmp_path).stdout
+    assert "6 stages, 2 in the store, 4 to train" in sweep
+    again = ban("-m", *QUICK, "method=ban,cwtm", "seed=0,1", cwd=tmp_path).stdout
+    assert "6 stages, 6 in the store, 0 to train" in again
+    table = ban("table", cwd=tmp_path).stdout
+    for word in ("Teacher", "BAN-1", "BAN-2", "CWTM-1", "Ens*2", "100 training", "not resolved"):
+        assert word in table
+    written = {path.name for path in (tmp_path / "outputs" / "tables").iterdir()}
+    assert {"all.md", "all.csv", "all.tex"} <= written
+
+
+def test_settings_of_the_command_line_win_in_an_experiment(tmp_path: Path) -> None:
+    """`ban experiment=demo` is a sweep by itself; a smaller one finishes in a moment."""
+    arguments = ["experiment=demo", "recipe.epochs=5", "seed=0,1", "machine.device=cpu"]
+    shown = ban(*arguments, cwd=tmp_path).stdout
+    assert "12 stages, 0 in the store, 12 to train" in shown
+    for word in ("BAN-3", "Ens*3", "another label-trained network", "Ens*3 against three label-trained"):
+        assert word in shown
+
+
+def test_stock_launchers_do_each_job_by_itself(tmp_path: Path) -> None:
+    shown = ban("-m", *QUICK, "seed=0,1", "hydra/launcher=basic", cwd=tmp_path).stdout
+    assert shown.count("2 stages, 0 in the store, 2 to train") == 2
+
+
+class TestUnion:
+    def test_a_sweep_is_the_union_of_its_products(self) -> None:
+        sweeps = {"one": {"a": "1,2", "b": 3}, "two": {"a": 2, "b": "3,4"}}
+        jobs = expand(sweeps, [])
+        assert sorted(map(sorted, jobs)) == [["a=1", "b=3"], ["a=2", "b=3"], ["a=2", "b=4"]]
+
+    def test_the_command_line_wins(self) -> None:
+        sweeps = {"one": {"method": "ban,dkpp", "seed": "range(16)"}}
+        jobs = expand(sweeps, ["seed=7", "recipe.epochs=1,2"])
+        assert len(jobs) == 4 and all("seed=7" in job for job in jobs)
+
+    def test_without_sweeps_it_is_the_command_lines_product(self) -> None:
+        assert len(expand({}, ["a=1,2", "b=range(3)"])) == 6
+
+
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("scale", ["paper", "budget", "smoke"])
+def test_every_experiment_composes_at_every_scale(experiment: str, scale: str) -> None:
+    _, hydra = compose_settings([f"experiment={experiment}", f"scale={scale}"])
+    jobs = expand(hydra["sweeper"]["sweeps"], [f"experiment={experiment}", f"scale={scale}", "seed=0"])
+    for job in jobs:
+        compose_settings(job)
+
+
+@pytest.mark.parametrize("group", ["dataset", "model", "method", "recipe", "teacher", "machine"])
+def test_every_option_composes(group: str) -> None:
+    for path in (CONF / group).glob("*.yaml"):
+        compose_settings([f"{group}={path.stem}"])
+
+
+def test_names_in_the_files_are_their_file_names() -> None:
+    for group in ("dataset", "model", "method", "recipe"):
+        for path in (CONF / group).glob("*.yaml"):
+            assert yaml.safe_load(path.read_text())["name"] == path.stem
+
+
+def test_every_model_can_be_a_teacher() -> None:
+    models, teachers = ({path.stem for path in (CONF / group).glob("*.yaml")} for group in ("model", "teacher"))
+    assert teachers == models | {"same"}

@@ -1,0 +1,241 @@
+"""Images: draws, views, and files that are missing, partial or damaged."""
+
+import hashlib
+import http.server
+import io
+import pickle
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import DIGITS, Train, ban
+from torchvision.datasets import CIFAR10
+from torchvision.transforms import functional as transforms
+
+from ban.data.cifar import fetch
+from ban.data.images import Augmentation, Images, Labelled, Options, balanced_order
+from ban.errors import UserError
+
+REFLECT = Augmentation(pad=4, pad_mode="reflect", flip=True, mean=[10.0, 20.0, 30.0], std=[2.0, 4.0, 5.0])
+
+
+def pool(count: int = 60, classes: int = 3, size: int = 12) -> Labelled:
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    return Labelled(images, np.arange(count) % classes)
+
+
+def images(**changes: object) -> Images:
+    options = {
+        "classes": 3,
+        "shape": [3, 12, 12],
+        "train_size": 30,
+        "validation_size": 12,
+        "test_size": 18,
+        "split_seed": 0,
+        "label_noise": 0.0,
+        "augmentation": REFLECT,
+        "batch_size": 8,
+        "steps_per_epoch": None,
+        "device": torch.device("cpu"),
+    }
+    return Images(pool(), None, Options(**(options | changes)))
+
+
+def test_splits_are_balanced_and_disjoint() -> None:
+    data = images()
+    assert [np.bincount(split.labels).tolist() for split in data.splits] == [[10] * 3, [4] * 3, [6] * 3]
+    seen = [image.tobytes() for split in data.splits for image in split.images]
+    assert len(set(seen)) == 60
+
+
+def test_validation_images_do_not_depend_on_the_training_size() -> None:
+    assert np.array_equal(images().splits.validation.images, images(train_size=9).splits.validation.images)
+
+
+def test_every_beginning_of_the_order_is_balanced() -> None:
+    labels = np.array([0] * 50 + [1] * 50 + [2] * 50)
+    order = balanced_order(labels, seed=3)
+    assert sorted(order) == list(range(150))
+    for end in range(3, 150, 3):
+        assert np.bincount(labels[order[:end]]).tolist() == [end // 3] * 3
+
+
+def test_the_split_seed_draws_another_subset() -> None:
+    assert not np.array_equal(images().splits.train.images, images(split_seed=1).splits.train.images)
+
+
+def test_label_noise_changes_exactly_that_part() -> None:
+    clean, noisy = images().splits.train, images(label_noise=0.2).splits.train
+    assert np.array_equal(clean.images, noisy.images)
+    assert (clean.labels != noisy.labels).sum() == 6
+    assert set(noisy.labels) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_size": 50}, "60 training images"),
+        ({"test_size": 19}, "18 test images"),
+        ({"batch_size": 31}, "recipe.batch_size to 30 or less"),
+    ],
+)
+def test_impossible_sizes(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        images(**changes)
+
+
+def test_all_162_views_are_those_of_torchvision() -> None:
+    data = images()
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (REFLECT.mean, REFLECT.std))
+    original = torch.from_numpy(data.splits.train.images[5]).permute(2, 0, 1)
+    padded = transforms.pad(original, [4], padding_mode="reflect")
+    found = data.view(torch.full((162,), 5), torch.arange(162))
+    for view in range(162):
+        top, left = divmod(view // 2, 9)
+        expected = transforms.crop(padded, top, left, 12, 12)
+        expected = transforms.hflip(expected) if view % 2 else expected
+        torch.testing.assert_close(found[view], (expected - mean) / std)
+
+
+def test_zero_padding_and_no_flip_leave_nine_views() -> None:
+    zero = Augmentation(pad=1, pad_mode="constant", flip=False, mean=[0.0] * 3, std=[1.0] * 3)
+    data = images(augmentation=zero)
+    assert zero.views == 9
+    corner = data.view(torch.tensor([0]), torch.tensor([0]))[0]
+    assert not corner[:, 0].any() and not corner[:, :, 0].any()
+    middle = data.view(torch.tensor([0]), torch.tensor([4]))[0]
+    assert torch.equal(middle.permute(1, 2, 0), torch.from_numpy(data.splits.train.images[0]).float())
+
+
+def test_an_epoch_sees_every_image_at_most_once_and_is_repeatable() -> None:
+    data = images()
+    first, again = list(data.epoch((0, 1, 0), 4)), list(data.epoch((0, 1, 0), 4))
+    assert len(first) == data.steps_per_epoch == 3
+    assert len(torch.cat([batch.indices for batch in first]).unique()) == 24
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one.views[0], other.views[0]) and torch.equal(one.targets, other.targets)
+
+
+def test_an_epoch_can_be_entered_in_the_middle() -> None:
+    data = images()
+    whole, rest = list(data.epoch((0, 1, 0), 4)), list(data.epoch((0, 1, 0), 4, first_step=2))
+    assert len(rest) == 1 and torch.equal(rest[0].views[0], whole[2].views[0])
+
+
+@pytest.mark.parametrize(("key", "epoch"), [((0, 1, 0), 5), ((1, 1, 0), 4), ((0, 2, 0), 4), ((0, 1, 1), 4)])
+def test_order_and_views_differ_between_epochs_seeds_generations_and_replicas(key: tuple, epoch: int) -> None:
+    data = images()
+    reference, other = next(data.epoch((0, 1, 0), 4)), next(data.epoch(key, epoch))
+    assert not torch.equal(reference.indices, other.indices)
+
+
+def test_evaluation_is_whole_and_plain() -> None:
+    batches = list(images().evaluation("test"))
+    assert sum(len(batch.targets) for batch in batches) == 18
+    mean, std = torch.tensor(REFLECT.mean), torch.tensor(REFLECT.std)
+    plain = batches[0].views[0].permute(0, 2, 3, 1) * std + mean
+    torch.testing.assert_close(plain, torch.from_numpy(images().splits.test.images).float(), atol=1e-4, rtol=0)
+
+
+def test_fewer_classes(train: Train) -> None:
+    result = train("dataset.classes=4", "dataset.train_size=40", "dataset.test_size=200", "method=labels")[0]
+    assert result["test_error_percent"] < 15
+
+
+# Downloads
+
+
+def archive() -> bytes:
+    """CIFAR-10's archive with two images a file."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as tar:
+        for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]:
+            entry = {"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1], "label_names": ["a", "b"]}
+            data = pickle.dumps(entry)
+            info = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return content.getvalue()
+
+
+ARCHIVE = archive()
+FILES = {
+    member.name.rpartition("/")[2]: hashlib.md5(tar.extractfile(member).read()).hexdigest()
+    for tar in [tarfile.open(fileobj=io.BytesIO(ARCHIVE))]
+    for member in tar.getmembers()
+}
+
+
+class Tiny(CIFAR10):
+    """CIFAR-10 with checksums of the archive above."""
+
+    tgz_md5 = hashlib.md5(ARCHIVE).hexdigest()
+    train_list = [[f"data_batch_{i}", FILES[f"data_batch_{i}"]] for i in range(1, 6)]
+    test_list = [["test_batch", FILES["test_batch"]]]
+    meta = {"filename": "batches.meta", "key": "label_names", "md5": FILES["batches.meta"]}
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """A mirror on this machine: /whole, /partial and everything else missing."""
+    replies = {"/whole": ARCHIVE, "/partial": ARCHIVE[: len(ARCHIVE) // 2]}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(200 if self.path in replies else 404)
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.do_HEAD()
+            self.wfile.write(replies.get(self.path, b""))
+
+        def log_message(self, *arguments: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def test_mirrors_are_tried_in_turn_and_a_partial_download_is_not_taken(server: str, tmp_path: Path) -> None:
+    train, test = fetch(Tiny, tmp_path, [f"{server}/missing", f"{server}/partial", f"{server}/whole"])
+    assert (len(train), len(test)) == (10, 2)
+
+
+def test_only_partial_downloads_are_an_error_that_names_them(server: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="partial"):
+        fetch(Tiny, tmp_path, [f"{server}/partial"])
+    assert not (tmp_path / "cifar-10-batches-py").exists()
+
+
+def test_files_that_are_there_are_used_as_they_are(server: str, tmp_path: Path) -> None:
+    fetch(Tiny, tmp_path, [f"{server}/whole"])
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*_batch*")}
+    fetch(Tiny, tmp_path, [])
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*_batch*")}
+
+
+def test_a_damaged_file_is_not_used(server: str, tmp_path: Path) -> None:
+    fetch(Tiny, tmp_path, [f"{server}/whole"])
+    path = tmp_path / "cifar-10-batches-py" / "test_batch"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="machine.download is off"):
+        fetch(Tiny, tmp_path, [])
+
+
+def test_without_data_the_command_says_which_files_to_put_where(tmp_path: Path) -> None:
+    arguments = ["scale=smoke", "model=wrn_10_1", "machine.download=false", f"machine.data_dir={tmp_path}/none"]
+    done = ban(*arguments, cwd=tmp_path, expect=1)
+    assert "cifar-100-python.tar.gz" in done.stderr and f"{tmp_path}/none" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("outputs/stages/*"))
+
+
+def test_other_digits_than_the_signature_names_are_refused(train: Train) -> None:
+    with pytest.raises(UserError, match="checksum"):
+        train("dataset.checksum=sha256:0", *DIGITS)

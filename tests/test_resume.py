@@ -1,0 +1,131 @@
+"""Real processes, really killed: they go on, and end where an uninterrupted run ends, bit for bit."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import DIGITS, ban, command, environment, files, plan, weights
+
+from ban.config import compose_settings
+from ban.events import Event
+from ban.launch.pool import Pool
+from ban.machine import Machine
+
+pytestmark = pytest.mark.slow
+
+# Several seconds of training in many steps, with a checkpoint after every step.
+LONG = (*DIGITS, "method=dkpp", "generations=2", "recipe.epochs=150", "machine.checkpoint_seconds=0")
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command(*arguments), cwd=folder, text=True, env=environment(), **pipes)
+
+
+def wait_for(folder: Path, pattern: str) -> None:
+    deadline = time.monotonic() + 120
+    while not list(folder.glob(pattern)):
+        assert time.monotonic() < deadline, f"{pattern} did not appear in {folder}"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    ban(*LONG, cwd=folder)
+    return {stage.signature: weights(folder / "outputs", stage.signature) for stage in plan(*LONG[5:])}
+
+
+def found(folder: Path, signatures: dict[str, bytes]) -> dict[str, bytes]:
+    return {signature: weights(folder / "outputs", signature) for signature in signatures}
+
+
+def test_killed_in_the_middle_of_a_student_it_ends_with_the_same_weights(
+    undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    teacher, student, _ = undisturbed
+    for signature in (teacher, student):  # in the middle of the teacher, then of the student
+        process = start(tmp_path, *LONG)
+        wait_for(tmp_path, f"outputs/work/{signature}.*/checkpoint.pt")
+        time.sleep(0.3)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert not (tmp_path / "outputs" / "stages" / signature).exists()
+    ban(*LONG, cwd=tmp_path)
+    assert found(tmp_path, undisturbed) == undisturbed
+    assert not list((tmp_path / "outputs" / "work").glob("*/"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_next_run_goes_on(
+    number: signal.Signals, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    arguments = [*LONG, "machine.checkpoint_seconds=1000"]  # only the signal saves
+    process = start(tmp_path, *arguments)
+    wait_for(tmp_path, f"outputs/work/{list(undisturbed)[1]}.*/stage.json")
+    time.sleep(0.5)
+    process.send_signal(number)
+    output, _ = process.communicate()
+    assert process.returncode == 128 + number, output
+    assert "run the same command again" in output
+    assert [path.name for path in files(tmp_path / "outputs" / "work")].count("checkpoint.pt") == 1
+    ban(*arguments, cwd=tmp_path)
+    assert found(tmp_path, undisturbed) == undisturbed
+
+
+def test_two_commands_that_want_the_same_teacher_train_it_once(
+    undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    processes = [start(tmp_path, *LONG, f"method={method}", "generations=1") for method in ("ban", "dkpp")]
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert len(list((tmp_path / "outputs" / "stages").iterdir())) == 3
+    assert sum("Teacher, Small-Conv, seed 0: test error" in output for output in outputs) == 1
+    teacher = next(iter(undisturbed))
+    assert weights(tmp_path / "outputs", teacher) == undisturbed[teacher]
+
+
+def test_a_sweep_is_stopped_cleanly_and_leaves_nobody_behind(tmp_path: Path) -> None:
+    arguments = ["-m", *LONG, "seed=0,1"]
+    process = start(tmp_path, *arguments)
+    wait_for(tmp_path, "outputs/work/*/checkpoint.pt")
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)  # ends only when nobody holds the pipe any more
+    assert process.returncode == 128 + signal.SIGTERM, output
+    ban(*arguments, cwd=tmp_path)
+    assert len(list((tmp_path / "outputs" / "stages").iterdir())) == 6
+
+
+def test_nobody_survives_a_sweep_that_is_killed(tmp_path: Path) -> None:
+    process = start(tmp_path, "-m", *LONG, "seed=0,1", "recipe.epochs=5000")
+    wait_for(tmp_path, "outputs/work/*/checkpoint.pt")
+    process.kill()
+    process.communicate(timeout=30)
+
+
+def test_one_failure_fails_only_its_descendants(tmp_path: Path) -> None:
+    sweep = ["-m", *DIGITS, "recipe.epochs=20", "generations=2", "dataset.train_size=100,1700", "dataset.test_size=97"]
+    done = ban(*sweep, cwd=tmp_path, expect=1)
+    assert "3 stages failed" in done.stderr and "only" in done.stderr
+    assert len(list((tmp_path / "outputs" / "stages").iterdir())) == 3
+
+
+def test_a_stage_that_is_killed_is_reported_and_the_others_go_on(tmp_path: Path) -> None:
+    settings, _ = compose_settings([*DIGITS, "recipe.epochs=100", f"machine.outputs={tmp_path}"])
+    stages = [*plan("recipe.epochs=100"), *plan("recipe.epochs=100", "seed=1", "method=labels")]
+    victim = stages[0].signature
+
+    def kill(event: Event) -> None:
+        if event.kind == "started" and event.signature == victim:
+            (child,) = (child for child in pool.running if child.stage.signature == victim)
+            os.kill(child.process.pid or 0, signal.SIGKILL)
+
+    pool = Pool(stages, Machine.of(settings["machine"]), 2, kill)
+    failures = pool.run()
+    assert list(failures) == [victim, stages[1].signature]
+    assert "SIGKILL" in failures[victim] and victim in failures[stages[1].signature]
+    assert [path.name for path in (tmp_path / "stages").iterdir()] == [stages[2].signature]

@@ -1,0 +1,140 @@
+"""Statistics against closed forms, and tables against what is in the store."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import DIGITS, ban
+from scipy import stats
+
+from ban import metrics, tables
+from ban.config import compose_settings
+from ban.plan import lineage
+from ban.store import Store
+from ban.tables import Interval, paired, paper_numbers
+
+
+def test_interval_is_students() -> None:
+    values = [12.9, 11.8, 13.4, 12.0]
+    low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    interval = Interval.of(values)
+    assert (interval.mean - (interval.half_width or 0), interval.mean + (interval.half_width or 0)) == pytest.approx((low, high))
+    assert interval.text() == f"{np.mean(values):.2f} ± {(high - low) / 2:.2f}"
+
+
+def test_a_single_value_has_no_interval_and_resolves_nothing() -> None:
+    interval = Interval.of([3.0])
+    assert interval.text() == "3.00" and not interval.resolved and interval.predicts(3.0) is None
+
+
+def test_prediction_interval() -> None:
+    values = [16.0, 16.4, 16.8]
+    width = stats.t.ppf(0.975, 2) * np.std(values, ddof=1) * np.sqrt(1 + 1 / 3)
+    assert Interval.of(values).predicts(16.4 + 0.99 * width)
+    assert Interval.of(values).predicts(16.4 + 1.01 * width) is False
+    assert Interval.of(values[:2]).predicts(16.4) is None
+
+
+def test_differences_are_paired_by_seed_and_by_the_teachers_seed() -> None:
+    teacher = {(0, 0): 10.0, (1, 1): 20.0}
+    student = {(0, 0): 9.0, (1, 1): 19.0, (5, 1): 18.0, (7, 7): 1.0}
+    difference = paired(student, teacher)
+    assert difference is not None
+    assert (difference.mean, difference.count) == (pytest.approx(-4 / 3), 3)
+
+
+def test_the_papers_numbers() -> None:
+    assert paper_numbers(2)["DenseNet-80-80"]["DKPP"] == 16.84
+    assert paper_numbers(1)["Wide-ResNet-28-10"] == {"Teacher": 3.77, "BAN": 3.86}
+    assert "BAN-3" not in paper_numbers(2)["DenseNet-80-120"]
+
+
+def test_an_ensemble_averages_probabilities() -> None:
+    members = [np.log(np.array([[0.6, 0.4]])), np.log(np.array([[0.1, 0.9]]))]
+    np.testing.assert_allclose(np.exp(metrics.ensemble(members)), [[0.35, 0.65]])
+
+
+def publish(store: Store, stage, error_of_ten: int) -> None:
+    """A finished stage with ten test examples, the first `error_of_ten` of them wrong."""
+    from safetensors.numpy import save_file
+
+    probabilities = np.full((10, 2), 0.1, np.float32)
+    probabilities[:, 0] = 0.9
+    probabilities[:error_of_ten] = [0.45, 0.55]
+    arrays = {"log_probabilities": np.log(probabilities), "targets": np.zeros(10, np.int64)}
+    with store.claim(stage.signature) as work:
+        assert work is not None
+        work.write("predictions.safetensors", lambda path: save_file(arrays, path))
+        error = {"test_error_percent": 10.0 * error_of_ten, "train_error_percent": 0.0, "parameters": 7}
+        work.publish(stage.identity() | error)
+
+
+def plans(*overrides: str) -> list:
+    return lineage(compose_settings(["dataset=cifar100", *overrides])[0])
+
+
+def test_table_2_holds_every_cell_of_the_paper_and_ours(tmp_path: Path) -> None:
+    store = Store(tmp_path / "outputs")
+    for seed in range(3):
+        lineages = [
+            plans("model=densenet_80_120", f"seed={seed}", "generations=3"),
+            plans("model=densenet_80_120", f"seed={seed}", "replica=1"),
+            plans("model=densenet_80_120", f"seed={seed}", "method=cwtm"),
+        ]
+        for number, stage in enumerate({s.signature: s for line in lineages for s in line}.values()):
+            publish(store, stage, number + seed)
+    publish(store, plans("model=densenet_80_80", "scale=budget", "seed=9")[0], 9)  # another regime: not mixed in
+    shown = ban("table", "2", cwd=tmp_path).stdout
+    frame = pd.read_csv(tmp_path / "outputs" / "tables" / "table2.csv").set_index(["network", "cell"])
+    ours = frame.loc["DenseNet-80-120"]
+    assert len(frame) == 41
+    assert ours.loc["Teacher", ["test_error_percent", "n", "paper"]].tolist() == [10.0, 3, 16.87]
+    assert ours.loc["BAN", "test_error_percent"] == 50.0 and ours.loc["BAN-1", "test_error_percent"] == 20.0
+    assert ours.loc["BAN-1", "difference"] == 10.0
+    # Wrong with little confidence: a majority is not needed to outvote it, so ensembles are as bad as their best member.
+    assert ours.loc["Ens*3", "test_error_percent"] == 10.0  # teacher, BAN-1, BAN-2 here
+    assert ours.loc["Ens*3 with BAN-3", "test_error_percent"] == 20.0
+    assert ours.loc["BAN+L", "n"] == 0 and "missing" in shown
+    assert frame.loc["DenseNet-80-80", "n"].sum() == 0
+    markdown = (tmp_path / "outputs" / "tables" / "table2.md").read_text()
+    for word in ("| network", "10.00 ± 24.84 (3) [16.87] ✓", "missing [16.36]", "200 epochs"):
+        assert word in markdown
+    assert r"\begin{tabular}" in (tmp_path / "outputs" / "tables" / "table2.tex").read_text()
+
+
+def test_a_shortened_regime_is_never_judged_by_the_paper(tmp_path: Path) -> None:
+    for seed in range(3):
+        publish(Store(tmp_path / "outputs"), plans("model=wrn_28_1", f"seed={seed}", "scale=budget")[0], seed)
+    shown = ban("table", "3", "scale=budget", cwd=tmp_path).stdout
+    assert "✓" not in shown and "✗" not in shown and "Not the paper's recipe" in shown
+    assert "2500 training" in shown
+
+
+def test_every_cell_of_an_experiment_is_planned_by_its_sweep() -> None:
+    from ban.launch.results import _jobs
+    from ban.plan import union
+
+    for experiment in ("demo", "table1", "table2", "table3"):
+        jobs = _jobs(experiment, [])
+        stages = union(lineage(job) for job in jobs)
+        layout = jobs[0]["table"]
+        planned = {stage.label for stage in stages}
+        chosen = [*layout["cells"].values(), *(c for e in layout.get("exceptions", {}).values() for c in e.values())]
+        wanted = {label for labels in chosen for label in ([labels] if isinstance(labels, str) else labels)}
+        assert wanted <= planned, experiment
+
+
+def test_the_paper_has_a_number_for_every_network_of_the_tables() -> None:
+    from ban.launch.results import _jobs
+
+    for number in (1, 2, 3):
+        titles = {job["model"]["title"] for job in _jobs(f"table{number}", [])}
+        assert titles == set(paper_numbers(number))
+
+
+def test_results_are_json(tmp_path: Path) -> None:
+    ban(*DIGITS, "recipe.epochs=3", cwd=tmp_path)
+    for path in tmp_path.glob("outputs/stages/*/*.json"):
+        json.loads(path.read_text())

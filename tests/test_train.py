@@ -1,0 +1,224 @@
+"""One contract for every method, and a test for each way in which distillation silently fails."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import DIGITS, Train, plan, quiet, weights
+from safetensors.torch import load_file, save_file
+
+from ban import build
+from ban.config import CONF, compose_settings
+from ban.errors import UserError
+from ban.interfaces import Batch, Output, Progress, Step
+from ban.machine import Machine, Signals
+from ban.models import SmallConv
+from ban.run import run
+from ban.teachers import Frozen
+from ban.train import reseed
+
+METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+TAUGHT = [name for name in METHODS if name != "labels"]
+
+# Each term's loss in the student's first five steps, from the formulas as they are now. A change of these numbers means
+# that a component computes something else: raise its version in ban.plan.VERSIONS, so that old results are not mixed in.
+TRACES: dict[str, list[float]] = json.loads((Path(__file__).parent / "traces.json").read_text())
+
+
+def curves(outputs: Path, result: dict) -> list[dict[str, float]]:
+    lines = (outputs / "stages" / result["signature"] / "curves.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def trace(outputs: Path, result: dict) -> list[float]:
+    terms = [key for key in curves(outputs, result)[0] if key in ("label", "teacher")]
+    return [sum(record[term] for term in terms) for record in curves(outputs, result)]
+
+
+FIVE_STEPS = ("recipe.epochs=5", "recipe.steps_per_epoch=1")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_first_losses_are_what_they_were(method: str, train: Train, tmp_path: Path) -> None:
+    result = train(f"method={method}", *FIVE_STEPS)[-1]
+    assert trace(tmp_path, result) == pytest.approx(TRACES[method], rel=1e-3)
+
+
+@pytest.mark.parametrize("model", ["wrn_10_1", "densenet_40_12"])
+def test_the_first_losses_of_other_networks_are_what_they_were(model: str, train: Train, tmp_path: Path) -> None:
+    result = train(f"model={model}", "method=labels", "recipe.batch_size=8", *FIVE_STEPS)[-1]
+    assert trace(tmp_path, result) == pytest.approx(TRACES[model], rel=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_loss_falls_and_every_term_is_logged(method: str, train: Train, tmp_path: Path) -> None:
+    result = train(f"method={method}", "recipe.epochs=100")[-1]
+    records = curves(tmp_path, result)
+    terms = set(plan(f"method={method}")[-1].method["terms"])
+    assert terms <= set(records[0])
+    assert sum(records[-1][term] for term in terms) < 0.99 * sum(records[0][term] for term in terms)
+    assert result["test_error_percent"] < 50
+
+
+@pytest.mark.parametrize("method", TAUGHT)
+def test_the_teacher_is_not_touched(method: str, train: Train, tmp_path: Path) -> None:
+    teacher = train("method=labels", *FIVE_STEPS)[0]["signature"]
+    before = weights(tmp_path, teacher)
+    assert train(f"method={method}", *FIVE_STEPS)[-1]["teachers"] == [teacher]
+    assert weights(tmp_path, teacher) == before
+
+
+@pytest.mark.parametrize("method", TAUGHT)
+def test_the_student_depends_on_its_teachers_weights(method: str, train: Train, tmp_path: Path) -> None:
+    teacher = train("method=labels", *FIVE_STEPS)[0]["signature"]
+    path = tmp_path / "stages" / teacher / "weights.safetensors"
+    good = path.read_bytes()
+    save_file({name: tensor * 1.5 for name, tensor in load_file(path).items()}, path)
+    spoilt = train(f"method={method}", *FIVE_STEPS)[-1]
+    first = weights(tmp_path, spoilt["signature"])
+    path.write_bytes(good)
+    (tmp_path / "stages" / spoilt["signature"]).rename(tmp_path / "spoilt")
+    again = train(f"method={method}", *FIVE_STEPS)[-1]
+    assert weights(tmp_path, again["signature"]) != first
+
+
+@pytest.mark.parametrize("method", TAUGHT)
+def test_gradients_reach_the_student_and_never_the_teacher(method: str) -> None:
+    student_stage = plan(f"method={method}")[-1]
+    student, guide = build.network(student_stage), build.network(student_stage)
+    teacher = build.teacher(student_stage, [guide])
+    images = torch.rand(8, 1, 8, 8)
+    batch = Batch((images,), torch.arange(8), torch.arange(8))
+    output = student(images)
+    lesson = teacher.lesson(Step(batch, [], [output], 0, Progress(0, 0, 1, 1)))
+    assert lesson.logits is not None and not lesson.logits.requires_grad
+    terms = build.objective(student_stage)(output, lesson, batch, Progress(0, 0, 1, 1))
+    torch.stack([*terms.values()]).sum().backward()
+    assert all(parameter.grad is not None for parameter in student.parameters())
+    assert not any(parameter.requires_grad for parameter in guide.parameters())
+
+
+def test_the_teacher_sees_the_students_view_in_evaluation_mode() -> None:
+    guide = SmallConv(classes=10)
+    teacher = Frozen([guide.train()])
+    images = torch.rand(8, 1, 8, 8)
+    batch = Batch((images, torch.rand_like(images)), torch.zeros(8, dtype=torch.long), torch.arange(8))
+    before = {name: value.clone() for name, value in guide.state_dict().items()}
+    lesson = teacher.lesson(Step(batch, [], [], 0, Progress(0, 0, 1, 1)))
+    assert lesson.logits is not None and torch.equal(lesson.logits, guide(images).logits)
+    assert all(torch.equal(before[name], value) for name, value in guide.state_dict().items())
+
+
+class TestWhatFailsSilentlyElsewhere:
+    batch = Batch((torch.rand(4, 1, 8, 8),), torch.arange(4), torch.arange(4))
+
+    def step(self, *learners: object) -> Step:
+        return Step(self.batch, learners, [], 0, Progress(0, 0, 1, 1))  # pyright: ignore[reportArgumentType]
+
+    def test_a_teacher_in_training_mode(self) -> None:
+        teacher = Frozen([SmallConv(classes=10)])
+        teacher.networks[0].train()
+        with pytest.raises(RuntimeError, match="training mode"):
+            teacher.lesson(self.step())
+
+    def test_a_teacher_that_is_the_student(self) -> None:
+        learner = build.learner(plan()[-1], torch.device("cpu"))
+        with pytest.raises(RuntimeError, match="student itself"):
+            Frozen([learner.network]).lesson(self.step(learner))
+
+    def test_a_method_without_its_teacher(self) -> None:
+        term = build.objective(plan()[-1])
+        with pytest.raises(ValueError, match="needs a teacher"):
+            term(Output(torch.rand(4, 10), {}), Frozen.__mro__[1]().lesson(self.step()), self.batch, Progress(0, 0, 1, 1))
+
+    def test_a_student_that_starts_where_its_teacher_started(self) -> None:
+        def first_weights(stage) -> torch.Tensor:
+            reseed(build_seed(stage))
+            return next(build.network(stage).parameters())
+
+        from ban.streams import stream as hashed
+
+        def build_seed(stage) -> int:
+            return hashed(*stage.key, "initial")
+
+        stages = [*plan("generations=3"), *plan("seed=1"), *plan("replica=1")[1:]]
+        starts = [first_weights(stage) for stage in stages]
+        for index, start in enumerate(starts):
+            assert not any(torch.equal(start, other) for other in starts[:index])
+
+    def test_a_diverged_training_is_not_published(self, train: Train, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="lower recipe.optimizer.lr"):
+            train("method=labels", "recipe.optimizer.lr=1e20", "recipe.epochs=3")
+        assert not list((tmp_path / "stages").iterdir())
+
+
+def test_an_ensemble_of_teachers_speaks_as_the_mean_probability() -> None:
+    networks = [SmallConv(classes=10) for _ in range(3)]
+    batch = Batch((torch.rand(4, 1, 8, 8),), torch.arange(4), torch.arange(4))
+    step = Step(batch, [], [], 0, Progress(0, 0, 1, 1))
+    lesson = Frozen(networks).lesson(step)
+    mean = torch.stack([network(batch.views[0]).logits.softmax(-1) for network in networks]).mean(0)
+    assert lesson.logits is not None
+    torch.testing.assert_close(lesson.logits.softmax(-1), mean)
+    logits = Frozen(networks, average="logits").lesson(step).logits
+    assert logits is not None
+    torch.testing.assert_close(logits, torch.stack([n(batch.views[0]).logits for n in networks]).mean(0))
+
+
+def test_dkpp_and_ban_differ_although_they_share_all_randomness(train: Train, tmp_path: Path) -> None:
+    ban, dkpp = (trace(tmp_path, train(f"method={name}", *FIVE_STEPS)[-1]) for name in ("ban", "dkpp"))
+    assert all(abs(one - other) > 1e-4 for one, other in zip(ban, dkpp, strict=True))
+
+
+def test_the_result_has_what_scripts_rely_on(train: Train, tmp_path: Path) -> None:
+    result = train("recipe.epochs=4", "recipe.evaluate_every=2", "dataset.validation_size=100", "dataset.test_size=1000")[1]
+    promised = {
+        "generation": 1,
+        "method": "ban",
+        "model": "small_conv",
+        "dataset": "digits",
+        "recipe": "digits",
+        "seed": 0,
+        "parameters": 1442,
+        "epochs": 4,
+        "device": "cpu",
+    }
+    assert promised.items() <= result.items()
+    assert result["seconds"] > 0 and len(result["teachers"]) == 1
+    assert result["best_on_test"]["epoch"] in (2, 4) and result["best_on_validation"]["epoch"] in (2, 4)
+    folder = tmp_path / "stages" / result["signature"]
+    names = {"stage.json", "result.json", "weights.safetensors", "curves.jsonl", "predictions.safetensors"}
+    assert {path.name for path in folder.iterdir()} == names
+    predictions = load_file(folder / "predictions.safetensors")
+    error = (predictions["log_probabilities"].argmax(-1) != predictions["targets"]).float().mean()
+    assert 100 * float(error) == pytest.approx(result["test_error_percent"])
+    assert predictions["log_probabilities"].dtype == torch.float32
+
+
+def test_weights_are_byte_identical_for_identical_trainings(tmp_path: Path) -> None:
+    stage = plan("method=labels", *FIVE_STEPS)[0]
+    for name in ("one", "two"):
+        settings, _ = compose_settings([*DIGITS, f"machine.outputs={tmp_path / name}"])
+        run(stage, Machine.of(settings["machine"]), quiet, Signals())
+    assert weights(tmp_path / "one", stage.signature) == weights(tmp_path / "two", stage.signature)
+
+
+def test_half_precision_and_tensorboard(train: Train, tmp_path: Path) -> None:
+    result = train("method=labels", "recipe.precision=bf16", "machine.tensorboard=true", *FIVE_STEPS)[0]
+    assert result["precision"] == "bf16"
+    assert list((tmp_path / "tensorboard").rglob("events.*"))
+
+
+def test_without_a_compiler_it_warns_and_goes_on(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.warns(UserWarning, match="going on without"):
+        train("method=labels", "machine.compile=true", *FIVE_STEPS)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_a_gpu_learns_what_a_cpu_learns(train: Train) -> None:
+    cpu = train("recipe.epochs=100")[-1]
+    gpu = train("recipe.epochs=100", "machine.device=cuda", f"machine.outputs={cpu['signature']}")[-1]
+    assert gpu["test_error_percent"] == pytest.approx(cpu["test_error_percent"], abs=5)
