@@ -32,6 +32,8 @@ def main() -> None:
             _train()
     except UserError as error:
         raise SystemExit(f"ban: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     except COMPOSITION_ERRORS as error:
         raise SystemExit(f"ban: {sentence(error)}") from None
 

@@ -11,6 +11,7 @@ from typing import Any, Optional
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -104,11 +105,11 @@ def compose_settings(overrides: Sequence[str]) -> tuple[dict[str, Any], Mapping[
     Raises:
         UserError: an override is unknown or impossible.
     """
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        try:
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("config", list(overrides), return_hydra_config=True)
-        except COMPOSITION_ERRORS as error:
-            raise UserError(sentence(error)) from None
+    except COMPOSITION_ERRORS as error:
+        raise UserError(sentence(error)) from None
     return settings(config), config.hydra
 
 
@@ -188,6 +189,7 @@ def sentence(error: Exception) -> str:
 
 
 def _unknown_setting(key: str) -> str:
+    GlobalHydra.instance().clear()  # the failed command's, if it got that far
     with initialize_config_dir(str(CONF), version_base="1.3"):
         known = _keys(OmegaConf.to_container(compose("config"), resolve=False))
     known += [folder.name for folder in CONF.iterdir() if folder.is_dir()]

@@ -57,6 +57,11 @@ class Machine:
         torch.backends.cudnn.benchmark = True
         return torch.device(self.device)
 
+    @property
+    def emulates_bf16(self) -> bool:
+        """Whether bf16 has no instructions here."""
+        return self.device == "cpu" and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
+
     def precision(self, name: str) -> AbstractContextManager[Any]:
         """The context in which networks run: autocast for bf16."""
         if name == "fp32":

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from rich.table import Table as RichTable
 from safetensors.numpy import load_file
-from scipy import stats
+from scipy.special import stdtrit
 
 from ban import metrics
 from ban.display import console
@@ -44,7 +44,7 @@ class Interval:
         count = len(values)
         if count < 2:
             return cls(float(values[0]), None, count)
-        width = stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count)
+        width = stdtrit(count - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(count)
         return cls(float(np.mean(values)), float(width), count)
 
     @property
@@ -56,7 +56,7 @@ class Interval:
         """Whether a single further run could well give `value`: the 95 % prediction interval, from three runs on."""
         if self.half_width is None or self.count < 3:
             return None
-        return abs(value - self.mean) <= self.half_width * math.sqrt(self.count + 1)
+        return bool(abs(value - self.mean) <= self.half_width * math.sqrt(self.count + 1))
 
     def text(self, sign: bool = False) -> str:
         """Like 12.92 ± 0.65."""
@@ -252,16 +252,19 @@ def show(tables: Sequence[Table], outputs: Path, name: str = "last") -> None:
     for table in tables:
         frame = pd.DataFrame([_record(table, row) for row in table.rows])
         frames.append(frame)
-        _print(f"{table.network}{_millions(table)}, test error in %", table.title, _texts(table), table.notes)
+        _print(f"{table.network}{_size(table)}, test error in %", table.title, _texts(table), table.notes)
     _write(pd.concat(frames), [(_caption(table), _texts(table), table.notes) for table in tables], outputs, name)
 
 
-def _millions(table: Table) -> str:
-    return "" if table.parameters is None else f" ({table.parameters / 1e6:.2f} M)"
+def _size(table: Table) -> str:
+    if table.parameters is None:
+        return ""
+    small = table.parameters < 100_000
+    return f" ({table.parameters:,} parameters)" if small else f" ({table.parameters / 1e6:.2f} M)"
 
 
 def _caption(table: Table) -> str:
-    return f"{table.network}{_millions(table)}. {table.title}."
+    return f"{table.network}{_size(table)}. {table.title}."
 
 
 def _texts(table: Table) -> pd.DataFrame:
@@ -341,7 +344,7 @@ def show_paper_table(tables: Sequence[Table], number: int, as_published: bool, o
     lines, records = [], []
     for table in tables:
         paper = published.get(table.network, {})
-        line = {"network": f"{table.network}{_millions(table)}"}
+        line = {"network": f"{table.network}{_size(table)}"}
         for row in table.rows:
             row.paper, row.judged = paper.get(row.name), as_published
             line[row.name] = _paper_cell(row)

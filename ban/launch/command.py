@@ -36,6 +36,8 @@ def execute(jobs: Sequence[Mapping[str, Any]], *, in_processes: bool, slots: int
 
 def _execute(jobs: Sequence[Mapping[str, Any]], in_processes: bool, slots: int | None) -> Failures:
     first = jobs[0]
+    if any(job[part] != first[part] for job in jobs for part in ("machine", "dry_run", "yes", "table")):
+        raise UserError("a sweep runs on one machine: machine, dry_run and yes cannot be swept over.")
     machine = Machine.of(first["machine"])
     store = Store(machine.outputs)
     stages = union(lineage(job) for job in jobs)
@@ -66,5 +68,6 @@ def _announce(stages: Sequence[Stage], missing: Sequence[Stage], machine: Machin
         f"{len(stages)} stages, {len(stages) - len(missing)} in the store, {len(missing)} to train on {machine.device}"
         f" ({slots} at a time, {machine.threads} threads each); results go to {machine.outputs}"
     )
-    for title in dict.fromkeys(stage.regime_title for stage in stages):
-        console.print(f"  {title}")
+    overview.regimes(stages)
+    if any(stage.recipe["precision"] == "bf16" for stage in missing) and machine.emulates_bf16:
+        console.print("  This CPU emulates bf16, which is about ten times slower than recipe.precision=fp32.")

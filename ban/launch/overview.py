@@ -32,6 +32,11 @@ def show(stages: Sequence[Stage], store: Store) -> None:
     console.print(table)
     missing = [stage for stage in stages if not store.has(stage.signature)]
     console.print(f"{len(stages)} stages, {len(stages) - len(missing)} in the store, {len(missing)} to be trained.")
+    regimes(stages)
+
+
+def regimes(stages: Sequence[Stage]) -> None:
+    """Prints data, sizes and recipe of the stages."""
     for title in dict.fromkeys(stage.regime_title for stage in stages):
         console.print(f"  {title}")
 
