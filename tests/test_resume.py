@@ -77,9 +77,7 @@ def test_a_signal_saves_and_the_next_run_goes_on(
     assert found(tmp_path, undisturbed) == undisturbed
 
 
-def test_two_commands_that_want_the_same_teacher_train_it_once(
-    undisturbed: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_two_commands_that_want_the_same_teacher_train_it_once(undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     processes = [start(tmp_path, *LONG, f"method={method}", "generations=1") for method in ("ban", "dkpp")]
     outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs

@@ -20,7 +20,9 @@ def test_interval_is_students() -> None:
     values = [12.9, 11.8, 13.4, 12.0]
     low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
     interval = Interval.of(values)
-    assert (interval.mean - (interval.half_width or 0), interval.mean + (interval.half_width or 0)) == pytest.approx((low, high))
+    assert (interval.mean - (interval.half_width or 0), interval.mean + (interval.half_width or 0)) == pytest.approx(
+        (low, high)
+    )
     assert interval.text() == f"{np.mean(values):.2f} ± {(high - low) / 2:.2f}"
 
 

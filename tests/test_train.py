@@ -130,7 +130,9 @@ class TestWhatFailsSilentlyElsewhere:
     def test_a_method_without_its_teacher(self) -> None:
         term = build.objective(plan()[-1])
         with pytest.raises(ValueError, match="needs a teacher"):
-            term(Output(torch.rand(4, 10), {}), Frozen.__mro__[1]().lesson(self.step()), self.batch, Progress(0, 0, 1, 1))
+            term(
+                Output(torch.rand(4, 10), {}), Frozen.__mro__[1]().lesson(self.step()), self.batch, Progress(0, 0, 1, 1)
+            )
 
     def test_a_student_that_starts_where_its_teacher_started(self) -> None:
         def first_weights(stage) -> torch.Tensor:
@@ -172,7 +174,9 @@ def test_dkpp_and_ban_differ_although_they_share_all_randomness(train: Train, tm
 
 
 def test_the_result_has_what_scripts_rely_on(train: Train, tmp_path: Path) -> None:
-    result = train("recipe.epochs=4", "recipe.evaluate_every=2", "dataset.validation_size=100", "dataset.test_size=1000")[1]
+    result = train(
+        "recipe.epochs=4", "recipe.evaluate_every=2", "dataset.validation_size=100", "dataset.test_size=1000"
+    )[1]
     promised = {
         "generation": 1,
         "method": "ban",

@@ -73,6 +73,16 @@ class Augmentation:
         """The number of views of an image."""
         return (2 * self.pad + 1) ** 2 * (2 if self.flip else 1)
 
+    def tables(self, height: int, width: int) -> tuple[Int64[Tensor, "views height"], Int64[Tensor, "views width"]]:
+        """Which rows and columns of the padded image each view consists of."""
+        crops = torch.arange(self.views) // (2 if self.flip else 1)
+        side = 2 * self.pad + 1
+        rows = (crops // side)[:, None] + torch.arange(height)
+        columns = (crops % side)[:, None] + torch.arange(width)
+        if self.flip:
+            columns[1::2] = columns[1::2].flip(1)
+        return rows, columns
+
 
 @dataclass(frozen=True)
 class Options:
@@ -147,13 +157,14 @@ class Images:
         self.steps_per_epoch = min(self.count // self.batch_size, options.steps_per_epoch or self.count)
         """The last partial batch is dropped."""
         self.augmentation, device = options.augmentation, options.device
-        height, width = splits.train.images.shape[1:3]
+        height, width, channels = splits.train.images.shape[1:]
+        if [channels, height, width] != list(options.shape):
+            raise UserError(f"dataset.shape is {options.shape}, but the images are {[channels, height, width]}.")
         pad, mode = self.augmentation.pad, self.augmentation.pad_mode
         padded = np.pad(splits.train.images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode=mode)
         self._padded = torch.from_numpy(padded).to(device)
         self._labels = torch.from_numpy(splits.train.labels).to(device)
-        self._rows = torch.arange(height, device=device)[None, :, None]
-        self._columns = torch.stack([torch.arange(width), torch.arange(width).flip(0)]).to(device)
+        self._rows, self._columns = (table.to(device) for table in self.augmentation.tables(height, width))
         self._scale = 1 / torch.tensor(self.augmentation.std, device=device).view(1, -1, 1, 1)
         self._shift = -torch.tensor(self.augmentation.mean, device=device).view(1, -1, 1, 1) * self._scale
 
@@ -176,12 +187,8 @@ class Images:
         self, indices: Int64[Tensor, " batch"], views: Int64[Tensor, " batch"]
     ) -> Float[Tensor, "batch channels height width"]:
         """The given view of the given training images, normalised, in channels-last memory."""
-        flips = 2 if self.augmentation.flip else 1
-        crops = views // flips
-        side = 2 * self.augmentation.pad + 1
-        rows = (crops // side)[:, None, None] + self._rows
-        columns = (crops % side)[:, None] + self._columns[views % flips]
-        return self._normalise(self._padded[indices[:, None, None], rows, columns[:, None, :]])
+        rows, columns = self._rows[views], self._columns[views]
+        return self._normalise(self._padded[indices[:, None, None], rows[:, :, None], columns[:, None, :]])
 
     def _normalise(
         self, images: UInt8[Tensor, "batch height width channels"]
