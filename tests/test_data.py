@@ -164,11 +164,11 @@ def archive() -> bytes:
 
 
 ARCHIVE = archive()
-FILES = {
-    member.name.rpartition("/")[2]: hashlib.md5(tar.extractfile(member).read()).hexdigest()
-    for tar in [tarfile.open(fileobj=io.BytesIO(ARCHIVE))]
-    for member in tar.getmembers()
-}
+with tarfile.open(fileobj=io.BytesIO(ARCHIVE)) as opened:
+    FILES = {
+        member.name.rpartition("/")[2]: hashlib.md5(opened.extractfile(member).read()).hexdigest()
+        for member in opened.getmembers()
+    }
 
 
 class Tiny(CIFAR10):
@@ -224,7 +224,7 @@ def test_a_damaged_file_is_not_used(server: str, tmp_path: Path) -> None:
     fetch(Tiny, tmp_path, [f"{server}/whole"])
     path = tmp_path / "cifar-10-batches-py" / "test_batch"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match="machine.download is off"):
+    with pytest.raises(UserError, match=r"machine\.download is off"):
         fetch(Tiny, tmp_path, [])
 
 

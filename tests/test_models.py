@@ -1,4 +1,4 @@
-"""Parameter counts against the paper's, initial weights against the authors' codes, and what memory saving must not change."""
+"""Parameter counts against the paper's, initial weights against the authors' codes, and memory saving."""
 
 import copy
 import math

@@ -9,7 +9,7 @@ import pytest
 from conftest import DIGITS, ban
 from scipy import stats
 
-from ban import metrics, tables
+from ban import metrics
 from ban.config import compose_settings
 from ban.plan import lineage
 from ban.store import Store
@@ -95,7 +95,7 @@ def test_table_2_holds_every_cell_of_the_paper_and_ours(tmp_path: Path) -> None:
     assert ours.loc["Teacher", ["test_error_percent", "n", "paper"]].tolist() == [10.0, 3, 16.87]
     assert ours.loc["BAN", "test_error_percent"] == 50.0 and ours.loc["BAN-1", "test_error_percent"] == 20.0
     assert ours.loc["BAN-1", "difference"] == 10.0
-    # Wrong with little confidence: a majority is not needed to outvote it, so ensembles are as bad as their best member.
+    # Wrong with little confidence, so one member that is right outvotes it: an ensemble is as good as its best.
     assert ours.loc["Ens*3", "test_error_percent"] == 10.0  # teacher, BAN-1, BAN-2 here
     assert ours.loc["Ens*3 with BAN-3", "test_error_percent"] == 20.0
     assert ours.loc["BAN+L", "n"] == 0 and "missing" in shown

@@ -22,7 +22,7 @@ METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 TAUGHT = [name for name in METHODS if name != "labels"]
 
 # Each term's loss in the student's first five steps, from the formulas as they are now. A change of these numbers means
-# that a component computes something else: raise its version in ban.plan.VERSIONS, so that old results are not mixed in.
+# that a component computes something else: raise its version in ban.plan.VERSIONS, so that old results stay apart.
 TRACES: dict[str, list[float]] = json.loads((Path(__file__).parent / "traces.json").read_text())
 
 
@@ -150,7 +150,7 @@ class TestWhatFailsSilentlyElsewhere:
             assert not any(torch.equal(start, other) for other in starts[:index])
 
     def test_a_diverged_training_is_not_published(self, train: Train, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="lower recipe.optimizer.lr"):
+        with pytest.raises(UserError, match=r"lower recipe\.optimizer\.lr"):
             train("method=labels", "recipe.optimizer.lr=1e20", "recipe.epochs=3")
         assert not list((tmp_path / "stages").iterdir())
 
