@@ -40,7 +40,10 @@ def main() -> None:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _train(config: DictConfig) -> None:
-    job = settings(config)
+    try:
+        job = settings(config)
+    except UserError as error:  # Hydra prints a line of its own for exceptions
+        raise SystemExit(f"ban: {error}") from None
     from ban.launch.command import execute  # torch: not before there is work
 
     execute([job], in_processes=False)
@@ -50,6 +53,8 @@ def _table(arguments: Sequence[str]) -> None:
     """`ban table [NAME] [KEY=VALUE …]`: NAME is a number of the paper's tables or an experiment."""
     from ban.launch.results import table
 
+    if any(word.startswith("-") for word in arguments):
+        raise UserError("use: ban table [NAME] [KEY=VALUE …], where NAME is 1, 2, 3 or an experiment.")
     names = [word for word in arguments if "=" not in word]
     overrides = [word for word in arguments if "=" in word]
     if len(names) > 1:

@@ -131,10 +131,13 @@ def check(settings: Mapping[str, Any]) -> None:
         "dataset.test_size": (dataset["test_size"], 1),
         "dataset.validation_size": (dataset["validation_size"], 0),
         "machine.threads": (machine["threads"] or 1, 1),
+        "recipe.steps_per_epoch": (1 if recipe["steps_per_epoch"] is None else recipe["steps_per_epoch"], 1),
     }
     for name, (value, least) in numbers.items():
         if not isinstance(value, int) or value < least:
             raise UserError(f"{name} is {value}; it must be a whole number, {least} or more.")
+    if not 0 <= (dataset.get("label_noise") or 0) < 1:
+        raise UserError(f"dataset.label_noise is {dataset['label_noise']}; it is a part: from 0 to below 1.")
     rate = recipe["optimizer"].get("lr")
     if not isinstance(rate, int | float) or rate <= 0:
         raise UserError(f"recipe.optimizer.lr is {rate}; it must be a number above 0.")
@@ -142,6 +145,15 @@ def check(settings: Mapping[str, Any]) -> None:
         raise UserError(f"recipe.precision is {recipe['precision']}; choose fp32 or bf16.")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(machine["device"])):
         raise UserError(f"machine.device is {machine['device']}; choose auto, cpu, cuda or cuda:N.")
+    _check_method(settings)
+
+
+def _check_method(settings: Mapping[str, Any]) -> None:
+    if not isinstance(settings["teacher"]["recipe"], dict):
+        name = settings["teacher"]["recipe"]
+        raise UserError(f"teacher.recipe={name} names no settings: choose a file with +recipe@teacher.recipe={name}.")
+    if without := [name for name, term in settings["method"]["terms"].items() if "_target_" not in term]:
+        raise UserError(f"method.terms.{without[0]} has no _target_: name the term's class, as conf/method does.")
     if settings["method"].get("teacher") is None and settings["generations"] > 1:
         raise UserError(
             f"method={settings['method']['name']} learns from nobody, so there is no generation "

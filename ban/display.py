@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from ban.events import Event
 from ban.plan import Stage
 
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False)  # paths and messages may hold brackets
 if not console.is_terminal:
     console.width = 140  # of a log; a terminal knows its own
 
@@ -22,14 +22,16 @@ class Display:
         self.names = {stage.signature: _name(stage) for stage in stages}
         self.log_seconds = log_seconds
         self.quiet_until: dict[str, float] = {}
+        self.details: dict[str, str] = {}
+        """What each stage's last epoch recorded."""
         self.bars: dict[str, TaskID] = {}
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[detail]}"),
+            TextColumn("{task.fields[detail]}", markup=False),
             console=console,
             disable=not console.is_terminal,
         )
@@ -53,6 +55,7 @@ class Display:
             case "failed":
                 self._end(event, f"failed: {event.values['reason']}")
             case "waiting":
+                self.quiet_until.setdefault(event.signature, 0.0)  # the first time at once
                 self._line(event, "waits for another process that trains it")
             case _:
                 self._advance(event)
@@ -66,12 +69,12 @@ class Display:
 
     def _advance(self, event: Event) -> None:
         fraction = float(event.values["at"])
-        detail = _detail(event.values)
+        if event.kind == "epoch":
+            self.details[event.signature] = _detail(event.values)
+        detail = self.details.get(event.signature) or _detail(event.values)
         if event.signature not in self.bars:
             self.bars[event.signature] = self.progress.add_task(self.names[event.signature], total=1.0, detail=detail)
-        self.progress.update(self.bars[event.signature], completed=fraction)
-        if event.kind == "epoch":
-            self.progress.update(self.bars[event.signature], detail=detail)
+        self.progress.update(self.bars[event.signature], completed=fraction, detail=detail)
         running = sum(task.completed for task in self.progress.tasks if task.id != self.total)
         self.progress.update(self.total, completed=self.ended + running)
         if not console.is_terminal and event.kind != "started":

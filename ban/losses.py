@@ -22,7 +22,7 @@ def cross_entropy(student: Logits, targets: Integer[Tensor, "*batch"]) -> PerExa
 def soft_cross_entropy(student: Logits, teacher: Probabilities, *, temperature: float = 1.0) -> PerExample:
     """H(p, q) = −Σ_i p_i log q_i, with q = softmax(z / temperature).
 
-    Born-again networks use it at temperature 1 (Furlanello et al. 2018, eq. 4); its gradient is (q − p) / temperature.
+    Its gradient is (q − p) / temperature; born-again networks use temperature 1 (Furlanello et al. 2018, eq. 5).
     """
     return -(teacher.float() * (student.float() / temperature).log_softmax(-1)).sum(-1)
 
@@ -56,5 +56,5 @@ def permute_dark_knowledge(teacher: Probabilities, noise: Float[Tensor, "*batch 
 
 
 def logit_regression(student: Logits, teacher: Logits) -> PerExample:
-    """½ Σ_i (z_i − v_i)². Ba and Caruana, Do deep nets really need to be deep?, 2014, eq. 1."""
+    """½ Σ_i (z_i − v_i)². Ba and Caruana, Do deep nets really need to be deep?, 2014."""
     return 0.5 * (student.float() - teacher.float()).square().sum(-1)

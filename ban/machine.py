@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 import signal
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -72,9 +73,9 @@ class Machine:
         """Compiles the network if that is asked for and possible; otherwise warns and leaves it as it is."""
         if not self.compile:
             return
-        needed = "a C++ compiler" if self.device == "cpu" else "triton"
-        found = shutil.which("c++") if self.device == "cpu" else importlib.util.find_spec("triton")
-        if found is None:
+        triton = self.device == "cpu" or importlib.util.find_spec("triton")
+        if not (triton and shutil.which("c++")):
+            needed = "a C++ compiler" if triton else "triton"
             warnings.warn(f"machine.compile=true needs {needed}, which is not here: going on without.", stacklevel=2)
             return
         network.compile()
@@ -89,7 +90,7 @@ class Signals:
     """Remembers SIGTERM or SIGINT until the training is between two steps; a second one ends the process at once."""
 
     def __init__(self) -> None:
-        self.number = 0
+        self.number, self.received = 0, 0.0
 
     @contextmanager
     def caught(self) -> Iterator["Signals"]:
@@ -112,5 +113,9 @@ class Signals:
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
-        self.number = number
-        signal.signal(number, signal.SIG_DFL)
+        now = time.monotonic()
+        if self.number and now - self.received > 1:  # a signal to the process and to its group counts once
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        if not self.number:
+            self.number, self.received = number, now

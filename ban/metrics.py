@@ -20,5 +20,5 @@ def negative_log_likelihood(log_probabilities: LogProbabilities, targets: NDArra
 
 
 def ensemble(members: Sequence[LogProbabilities]) -> LogProbabilities:
-    """The logarithm of the mean probability: BANE (Furlanello et al. 2018, section 3.1)."""
+    """The logarithm of the mean probability: BANE (Furlanello et al. 2018)."""
     return np.logaddexp.reduce(np.stack(members), axis=0) - np.log(len(members))

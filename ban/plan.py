@@ -21,8 +21,9 @@ VERSIONS: dict[str, int] = {}
 """Class or function name → version, where it is not 1: raised when a component's mathematics changes, so that old
 results are not taken for new ones. A test pins the losses of each component's first steps."""
 
-UNSIGNED = frozenset({"name", "title", "mirrors", "evaluate_every"})
-"""Settings that do not change the weights: names to show, places to download from, how often to measure."""
+UNSIGNED = frozenset({"name", "title", "mirrors", "evaluate_every", "checkpointing"})
+"""Settings of a data set, model, method or recipe that do not change the weights (beyond rounding): names to show,
+places to download from, how often to measure, memory saving."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,12 @@ class Stage:
             "method_title": self.method["title"],
             "model": self.model["name"],
             "model_title": self.model["title"],
+            "network": _digest(_signed(self.model)),
             "dataset": self.dataset["name"],
             "recipe": self.recipe["name"],
             "seed": self.seed,
             "root_seed": self.root_seed,
+            "split_seed": self.dataset["split_seed"],
             "replica": self.replica,
             "signature": self.signature,
             "family": self.family,
@@ -134,10 +137,10 @@ class Stage:
             "generation": self.generation,
             "seed": self.seed,
             "replica": self.replica,
-            "dataset": _canonical(self.dataset),
-            "models": [_canonical(self.model)],
-            "method": _canonical(self.method),
-            "recipe": _canonical(self.recipe),
+            "dataset": _signed(self.dataset),
+            "models": [_signed(self.model)],
+            "method": _signed(self.method),
+            "recipe": _signed(self.recipe),
         }
 
 
@@ -184,13 +187,18 @@ def union(lineages: Iterable[Iterable[Stage]]) -> list[Stage]:
     return list(stages.values())
 
 
+def _signed(node: Node) -> Any:
+    """What of a data set, model, method or recipe goes into the signature."""
+    return _canonical({key: value for key, value in node.items() if key not in UNSIGNED})
+
+
 def _canonical(value: Any) -> Any:
     """The same text for the same meaning: 2 = 2.0, absent = null, and of `_target_` only the class name.
 
     Moving a class orphans no result; dropping its name would merge, say, two ramps with equal options.
     """
     if isinstance(value, Mapping):
-        kept = {key: item for key, item in value.items() if item is not None and key not in UNSIGNED}
+        kept = {key: item for key, item in value.items() if item is not None}
         if target := kept.pop("_target_", None):
             kept["class"] = target.rpartition(".")[2]
             kept["version"] = VERSIONS.get(kept["class"], 1)

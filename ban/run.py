@@ -1,6 +1,7 @@
 """One stage: resume it if it was begun, train, evaluate, publish."""
 
 import functools
+import gc
 import json
 import subprocess
 import time
@@ -46,8 +47,22 @@ def run(stage: Stage, machine: Machine, report: Report, signals: Signals) -> dic
         signals.check()
         with store.claim(stage.signature, waiting) as work:
             if work is not None:
-                _Trainer(stage, machine, store, work, report, signals).train_and_publish()
-    return store.result(stage.signature)
+                _train(stage, machine, store, work, report, signals)
+    result = store.result(stage.signature)
+    report(Event(stage.signature, "finished", {"error": result["test_error_percent"]}))
+    return result
+
+
+def _train(stage: Stage, machine: Machine, store: Store, work: Work, report: Report, signals: Signals) -> None:
+    try:
+        _Trainer(stage, machine, store, work, report, signals).train_and_publish()
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{stage.label} does not fit into the memory of {machine.device}: lower recipe.batch_size, or set "
+            "model.checkpointing=true for a DenseNet."
+        ) from error
+    finally:
+        gc.collect()  # trainer and loop know each other: free the device before the next stage
 
 
 class _Trainer:
@@ -98,30 +113,26 @@ class _Trainer:
         self._resume()
         values = {"label": self.stage.label, "epochs": self.stage.recipe["epochs"], "at": self._at()}
         self.report(Event(self.stage.signature, "started", values))
-        self._ticked = self._checkpointed = time.monotonic()
-        self._told = {"step": self._ticked, "epoch": self._ticked}
+        self._checkpointed = now = time.monotonic()
+        self._told = {"step": now, "epoch": now}
         try:
             self.training.fit()
+            result = self._result()
         except Interrupted:
             self._checkpoint()
             raise
-        result = self._result()
         self._write_curves()
         tensors = {name: tensor.contiguous() for name, tensor in self.learner.network.state_dict().items()}
         self.work.write("weights.safetensors", functools.partial(save_file, tensors))
         self.work.publish(result)
-        self.report(Event(self.stage.signature, "finished", {"error": result["test_error_percent"]}))
 
     # What the loop calls
 
     def _on_step(self, position: Position) -> None:
-        now = time.monotonic()
-        position.seconds += now - self._ticked
-        self._ticked = now
+        self.training.tick()
         self.signals.check()
-        if now - self._checkpointed >= self.machine.checkpoint_seconds:
+        if self.training.started - self._checkpointed >= self.machine.checkpoint_seconds:
             self._checkpoint()
-            self._checkpointed = self._ticked = time.monotonic()
         self._tell("step", {})
 
     def _on_epoch(self, record: dict[str, float]) -> None:
@@ -129,7 +140,6 @@ class _Trainer:
             for name, value in record.items():
                 self.scalars.add_scalar(name, value, int(record["epoch"]))
         self._tell("epoch", record)
-        self._ticked = time.monotonic()  # evaluation is not training time
 
     def _tell(self, kind: Literal["step", "epoch"], record: Mapping[str, float]) -> None:
         """A sign of life, twice a second at most of each kind."""
@@ -168,7 +178,7 @@ class _Trainer:
 
     def _checkpoint(self) -> None:
         position = self.training.position
-        position.check_finite()
+        position.check_finite()  # waits for the device
         state = {
             "learners": [learner.state_dict() for learner in self.training.learners],
             "teacher": self.training.teacher.state_dict(),
@@ -180,6 +190,7 @@ class _Trainer:
         }
         self.work.write(CHECKPOINT, functools.partial(torch.save, state))
         self._write_curves()
+        self._checkpointed = self.training.started = time.monotonic()  # writing is not training
 
     def _write_curves(self) -> None:
         lines = "".join(json.dumps(record) + "\n" for record in self.training.position.curves)
@@ -205,6 +216,7 @@ class _Trainer:
         network = self.learner.network.eval()
         outputs, targets = [], []
         for batch in self.data.evaluation(split):
+            self.signals.check()
             with self.precision():
                 logits = network(batch.views[0]).logits
             outputs.append(logits.float().log_softmax(-1))
@@ -233,7 +245,7 @@ class _Trainer:
             **_best(position.curves),
             "networks": {"0": measured},
             "device": self.machine.device,
-            "device_name": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+            "device_name": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             "threads": self.machine.threads,
             "versions": {"ban": ban.__version__, "torch": torch.__version__, "commit": _commit()},
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -268,8 +280,11 @@ def _scalars(machine: Machine, stage: Stage) -> Any:
 
 @functools.cache
 def _commit() -> str | None:
-    """The git commit of this checkout, if it is one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """The git commit of this checkout, if it is one, and whether it has local changes."""
+    root = Path(__file__).parents[1]
+    if not (root / "conf").exists():  # installed: the folder above may belong to any repository
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -37,9 +37,10 @@ class Work:
             write(temporary)
             _sync(temporary)
             temporary.replace(self.folder / name)
-        except OSError as error:
+        except Exception as error:  # torch and safetensors have errors of their own for a full disk
             temporary.unlink(missing_ok=True)
-            reason = error.strerror if self.folder.exists() else "another process has taken over this stage"
+            reason = getattr(error, "strerror", None) or str(error)
+            reason = reason if self.folder.exists() else "another process has taken over this stage"
             raise UserError(f"{self.folder / name} could not be written: {reason}.") from error
 
     def write_json(self, name: str, value: Any) -> None:
@@ -48,13 +49,23 @@ class Work:
         self.write(name, lambda path: path.write_text(text, encoding="utf-8"))
 
     def publish(self, result: Mapping[str, Any]) -> None:
-        """Writes the result, drops what only the training needed, and renames the folder into place."""
+        """Writes the result, then renames the folder into place."""
         self.write_json("result.json", result)
-        for leftover in self.folder.glob("checkpoint*"):
-            leftover.unlink()
+        self.finish()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a dead trainer had written everything and only the renaming is left."""
+        return (self.folder / "result.json").exists()
+
+    def finish(self) -> None:
+        """Renames the complete folder into place; what only the training needed goes last."""
         _sync(self.folder)
         self.folder.rename(self._target)
         _sync(self._target.parent)
+        for pattern in ("checkpoint*", ".*.part"):
+            for leftover in self._target.glob(pattern):
+                leftover.unlink()
 
 
 class Store:
@@ -102,7 +113,7 @@ class Store:
                 f"{self.root} cannot be written ({error.strerror}): choose another machine.outputs."
             ) from error
         # Never deleted: a lock file that is removed can be held twice. A soft lock would survive its owner.
-        lock = FileLock(self.works / f"{signature}.lock", fallback_to_soft=False)
+        lock = FileLock(self.works / f"{signature}.lock", fallback_to_soft=False, preserve_lock_file=True)
         while True:
             try:
                 lock.acquire(timeout=0.5)
@@ -114,16 +125,22 @@ class Store:
         finally:
             lock.release()
 
-    def _begin(self, signature: str) -> Work:
-        mine = self.works / f"{signature}.{secrets.token_hex(4)}"
+    def _begin(self, signature: str) -> Work | None:
+        mine, target = self.works / f"{signature}.{secrets.token_hex(4)}", self.folder(signature)
         dead = sorted(self.works.glob(f"{signature}.*/"), key=lambda folder: folder.stat().st_mtime)
+        if target.exists():  # without a result: somebody removed it; it must not be in the way at the end
+            target.rename(self.works / f"{signature}.{secrets.token_hex(4)}.incomplete")
         if dead:
             dead.pop().rename(mine)
         else:
             mine.mkdir()
         for older in dead:
             shutil.rmtree(older)
-        return Work(mine, self.folder(signature))
+        work = Work(mine, target)
+        if work.is_complete:
+            work.finish()
+            return None
+        return work
 
 
 def _sync(path: Path) -> None:

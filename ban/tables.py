@@ -20,14 +20,14 @@ from scipy.special import stdtrit
 
 from ban import metrics
 from ban.display import console
+from ban.errors import UserError
 from ban.plan import Stage
 from ban.store import Store
 
-TEACHER = "Teacher"
 Identity = Mapping[str, Any]
 """`Stage.identity()`, or a result.json, which contains it."""
-Seeds = tuple[int, int]
-"""The seed of a stage and of its generation 0."""
+Families = Sequence[str]
+"""What a cell is made of: one family, or the members of an ensemble, the latest last."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Interval:
     @property
     def resolved(self) -> bool:
         """Whether the interval leaves zero out."""
-        return self.half_width is not None and abs(self.mean) > self.half_width
+        return bool(self.half_width) and abs(self.mean) > (self.half_width or 0)
 
     def predicts(self, value: float) -> bool | None:
         """Whether a single further run could well give `value`: the 95 % prediction interval, from three runs on."""
@@ -73,6 +73,8 @@ class Row:
     gain: Interval | None = None
     """Paired difference to the teacher."""
     train_error: Interval | None = None
+    teachers: int = 0
+    """How many different generations 0 the repetitions descend from."""
     paper: float | None = None
     judged: bool = False
     """Whether recipe, data and network are the paper's, so that its number may be judged."""
@@ -90,50 +92,70 @@ class Table:
 
 
 class Results:
-    """Stored results by family."""
+    """Stored results by family and by signature."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.families: dict[str, dict[Seeds, dict[str, Any]]] = {}
-        for result in store.results():
-            seeds = (result["seed"], result["root_seed"])
-            self.families.setdefault(result["family"], {})[seeds] = result
+        self.by_signature = {result["signature"]: result for result in store.results()}
+        self.families: dict[str, list[dict[str, Any]]] = {}
+        for result in self.by_signature.values():
+            self.families.setdefault(result["family"], []).append(result)
         self._predictions = functools.cache(self._load)
 
     def _load(self, signature: str) -> dict[str, np.ndarray]:
         return load_file(self.store.folder(signature) / "predictions.safetensors")
 
-    def stored(self, family: str) -> dict[Seeds, dict[str, Any]]:
-        """The results of a family by seeds."""
-        return self.families.get(family, {})
+    def stored(self, family: str) -> list[dict[str, Any]]:
+        """The results of a family, one for each repetition."""
+        return self.families.get(family, [])
 
-    def errors(self, families: Sequence[str]) -> dict[Seeds, float]:
-        """Test error in percent by seeds: of one family, or of the ensemble of several that share a lineage."""
-        if len(families) == 1:
-            return {seeds: r["test_error_percent"] for seeds, r in self.stored(families[0]).items()}
-        lineages = sorted({seeds for family in families for seeds in self.stored(family)})
+    def lineage(self, result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """A result and its teachers', down to generation 0 or to the first that is no longer stored."""
+        line = [result]
+        while (teachers := line[-1]["teachers"]) and teachers[0] in self.by_signature:
+            line.append(self.by_signature[teachers[0]])
+        return line
+
+    def partner(self, result: Mapping[str, Any], family: str) -> Mapping[str, Any] | None:
+        """The member of `family` that a result descends from, or else the one that was drawn with the same seeds."""
+        for ancestor in self.lineage(result):
+            if ancestor["family"] == family:
+                return ancestor
+        return next((other for other in self.stored(family) if _seeds(other) == _seeds(result)), None)
+
+    def errors(self, families: Families) -> dict[str, float]:
+        """Test error in percent by the signature of the latest member: of one family, or of an ensemble of several."""
+        if not families:
+            return {}
         errors = {}
-        for seeds in lineages:
-            members = [self._of_lineage(family, seeds) for family in families]
-            if all(members):
-                arrays = [self._predictions(member["signature"]) for member in members if member]
-                mixed = metrics.ensemble([each["log_probabilities"] for each in arrays])
-                errors[seeds] = metrics.error_percent(mixed, arrays[0]["targets"])
+        for result in self.stored(families[-1]):
+            members = [self.partner(result, family) for family in families]
+            if len(members) == 1:
+                errors[result["signature"]] = result["test_error_percent"]
+            elif all(members):
+                errors[result["signature"]] = self._ensemble_error([m["signature"] for m in members if m])
         return errors
 
-    def _of_lineage(self, family: str, seeds: Seeds) -> dict[str, Any] | None:
-        results = self.stored(family)
-        return results.get(seeds) or results.get((seeds[1], seeds[1]))
+    def _ensemble_error(self, signatures: Sequence[str]) -> float:
+        arrays = [self._predictions(signature) for signature in signatures]
+        targets = arrays[0]["targets"]
+        if not all(np.array_equal(each["targets"], targets) for each in arrays):
+            raise UserError(f"the test images of {' and '.join(signatures)} differ: they cannot be averaged.")
+        return metrics.error_percent(metrics.ensemble([each["log_probabilities"] for each in arrays]), targets)
+
+    def difference(self, ours: Families, reference: Families) -> Interval | None:
+        """The mean paired difference: a student against what it descends from, others against the same seeds."""
+        mine, theirs = self.errors(ours), self.errors(reference)
+        differences = []
+        for signature, error in mine.items():
+            partner = self.partner(self.by_signature[signature], reference[-1]) if theirs else None
+            if partner and partner["signature"] in theirs:
+                differences.append(error - theirs[partner["signature"]])
+        return Interval.of(differences) if differences else None
 
 
-def paired(ours: Mapping[Seeds, float], reference: Mapping[Seeds, float]) -> Interval | None:
-    """The mean difference over seeds; a student is paired with the generation 0 that it descends from."""
-    differences = []
-    for seeds, value in ours.items():
-        other = reference.get(seeds, reference.get((seeds[1], seeds[1])))
-        if other is not None:
-            differences.append(value - other)
-    return Interval.of(differences) if differences else None
+def _seeds(result: Mapping[str, Any]) -> tuple[int, int, int]:
+    return result["seed"], result["root_seed"], result["split_seed"]
 
 
 def compare(stages: Iterable[Stage], store: Store, layout: Mapping[str, Any] | None) -> list[Table]:
@@ -144,14 +166,14 @@ def compare(stages: Iterable[Stage], store: Store, layout: Mapping[str, Any] | N
 def everything(store: Store) -> list[Table]:
     """A table for each network and regime in the store."""
     results = Results(store)
-    return _tables([result for family in results.families.values() for result in family.values()], results, {})
+    return _tables([*results.by_signature.values()], results, {})
 
 
 def _tables(identities: Sequence[Identity], results: Results, layout: Mapping[str, Any]) -> list[Table]:
     by_family = {identity["family"]: identity for identity in identities}
     groups: dict[tuple[str, str], dict[str, Identity]] = {}
     for identity in by_family.values():
-        key = (identity["regime"], identity["model_title"])
+        key = (identity["regime"], identity["network"])
         groups.setdefault(key, {})[identity["family"]] = identity
     for members in groups.values():  # a teacher of another network or recipe stands in its students' table
         for identity in list(members.values()):
@@ -161,56 +183,80 @@ def _tables(identities: Sequence[Identity], results: Results, layout: Mapping[st
 
 
 def _ancestors(identity: Identity, by_family: Mapping[str, Identity]) -> list[Identity]:
-    """The teachers of a stage, the nearest first."""
-    line = []
-    while identity["teacher_families"]:
+    """The teachers of a stage, the nearest first, as far as they are known."""
+    line: list[Identity] = []
+    while identity["teacher_families"] and identity["teacher_families"][0] in by_family:
         identity = by_family[identity["teacher_families"][0]]
         line.append(identity)
     return line
 
 
 def _table(
-    members: Sequence[Identity],
-    by_family: Mapping[str, Identity],
-    results: Results,
-    layout: Mapping[str, Any],
+    members: Sequence[Identity], by_family: Mapping[str, Identity], results: Results, layout: Mapping[str, Any]
 ) -> Table:
-    cells = _cells(members, by_family)
     last = max(members, key=lambda member: member["generation"])
+    cells = _cells(members, by_family, last)
     if chosen := layout.get("cells"):
         chosen = chosen | (layout.get("exceptions") or {}).get(last["model_title"], {})
         cells = {name: _families(labels, cells) for name, labels in chosen.items()}
-    errors = {name: results.errors(families) if families else {} for name, families in cells.items()}
-    rows = []
-    for name, families in cells.items():
-        row = Row(name)
-        if errors[name]:
-            row.error = Interval.of(list(errors[name].values()))
-            row.gain = None if name == TEACHER else paired(errors[name], errors.get(TEACHER, {}))
-            if len(families) == 1:
-                stored = results.stored(families[0]).values()
-                row.train_error = Interval.of([result["train_error_percent"] for result in stored])
-        rows.append(row)
-    stored = [result for family in cells.values() if family for result in results.stored(family[-1]).values()]
-    parameters = next((r["parameters"] for r in stored if r["model"] == last["model"]), None)
-    notes = [*_verdicts(rows), *_comparisons(errors, layout.get("compare") or {})]
-    return Table(last["regime_title"], last["model_title"], parameters, rows, notes)
+    rows = [_row(name, families, members, by_family, results) for name, families in cells.items()]
+    stored = [result for family in cells.values() for each in family for result in results.stored(each)]
+    parameters = next((result["parameters"] for result in stored if result["network"] == last["network"]), None)
+    pairs = {ours: control for ours, control in (layout.get("compare") or {}).items() if {ours, control} <= {*cells}}
+    notes = [*_verdicts(rows), *(_comparison(a, b, results.difference(cells[a], cells[b])) for a, b in pairs.items())]
+    return Table(last["regime_title"], last["model_title"], parameters, rows, [note for note in notes if note])
 
 
-def _cells(members: Sequence[Identity], by_family: Mapping[str, Identity]) -> dict[str, list[str]]:
+def _row(
+    name: str,
+    families: Families,
+    members: Sequence[Identity],
+    by_family: Mapping[str, Identity],
+    results: Results,
+) -> Row:
+    errors = results.errors(families)
+    if not errors:
+        return Row(name)
+    row = Row(name, Interval.of([*errors.values()]))
+    row.teachers = len({results.lineage(results.by_signature[signature])[-1]["signature"] for signature in errors})
+    teacher = _teacher(by_family[families[-1]], members, by_family)
+    if teacher and list(families) != [teacher]:
+        row.gain = results.difference(families, [teacher])
+    if len(families) == 1:
+        row.train_error = Interval.of([result["train_error_percent"] for result in results.stored(families[0])])
+    return row
+
+
+def _teacher(identity: Identity, members: Sequence[Identity], by_family: Mapping[str, Identity]) -> str | None:
+    """The family that a stage is measured against: its own generation 0, or for a replica of that, the first."""
+    if identity["generation"]:
+        line = _ancestors(identity, by_family)
+        return line[-1]["family"] if line and not line[-1]["generation"] else None
+    same = [m for m in members if not m["generation"] and not m["replica"] and m["network"] == identity["network"]]
+    return same[0]["family"] if len(same) == 1 else None
+
+
+def _cells(members: Sequence[Identity], by_family: Mapping[str, Identity], last: Identity) -> dict[str, Families]:
     """Name → families: each stage by its label, and the ensembles of the generations of each lineage."""
     ordered = sorted(members, key=lambda member: (member["generation"], member["replica"]))
-    cells = {member["label"]: [member["family"]] for member in ordered}
+    cells: list[tuple[str, Families]] = []
     for member in ordered:
-        if member["generation"] > 1 and not member["replica"]:
-            line = [member, *_ancestors(member, by_family)][:-1]  # the teacher is not a member
-            families = [each["family"] for each in reversed(line)]
+        differs = [member["model_title"]] * (member["network"] != last["network"])
+        differs += [f"recipe {member['recipe']}"] * (member["regime"] != last["regime"])
+        cells.append((f"{member['label']} ({', '.join(differs)})" if differs else member["label"], [member["family"]]))
+    for member in ordered:
+        line = [member, *_ancestors(member, by_family)]
+        if member["generation"] > 1 and not member["replica"] and len(line) == member["generation"] + 1:
+            families = [each["family"] for each in reversed(line[:-1])]  # the teacher is not a member
             prefix = "" if member["method"] == "ban" else f"{member['method_title']} "
-            cells.setdefault(f"{prefix}Ens*{len(families)}", families)
-    return cells
+            cells.append((f"{prefix}Ens*{len(families)}", families))
+    names = [name for name, _ in cells]
+    return {  # different settings under one label are told apart by the beginning of their family
+        name if names.count(name) == 1 else f"{name} [{families[-1][:6]}]": families for name, families in cells
+    }
 
 
-def _families(labels: str | Sequence[str], cells: Mapping[str, list[str]]) -> list[str]:
+def _families(labels: str | Sequence[str], cells: Mapping[str, Families]) -> Families:
     """The families behind a layout's label, or list of labels: none if any of them is not planned."""
     wanted = [labels] if isinstance(labels, str) else labels
     families = [family for label in wanted for family in cells.get(label, [])]
@@ -229,15 +275,12 @@ def _verdicts(rows: Sequence[Row]) -> list[str]:
     return ["By the 95 % interval of the paired difference – " + "; ".join(parts) + "."] if parts else []
 
 
-def _comparisons(errors: Mapping[str, Mapping[Seeds, float]], pairs: Mapping[str, str]) -> list[str]:
-    """Further paired differences that an experiment asks for."""
-    notes = []
-    for ours, control in pairs.items():
-        difference = paired(errors.get(ours, {}), errors.get(control, {}))
-        if difference:
-            verdict = "resolved" if difference.resolved else "not resolved"
-            notes.append(f"{ours} against {control}: {difference.text(sign=True)} points, {verdict}.")
-    return notes
+def _comparison(ours: str, control: str, difference: Interval | None) -> str:
+    """A further paired difference that an experiment asks for."""
+    if difference is None:
+        return ""
+    verdict = "resolved" if difference.resolved else "not resolved"
+    return f"{ours} against {control}: {difference.text(sign=True)} points, {verdict}."
 
 
 # Showing and writing
@@ -275,11 +318,19 @@ def _texts(table: Table) -> pd.DataFrame:
             "test error": row.error.text() if row.error else "missing",
             "against the teacher": row.gain.text(sign=True) if row.gain else "",
             "training error": row.train_error.text() if row.train_error else "",
-            "n": f"{row.error.count}" if row.error else "0",
+            "n": _count(row),
         }
         for row in table.rows
     ]
     return pd.DataFrame(rows)
+
+
+def _count(row: Row) -> str:
+    """The repetitions, and the teachers behind them where they are fewer."""
+    if row.error is None:
+        return "0"
+    shared = row.teachers < row.error.count
+    return f"{row.error.count}, {row.teachers} teacher{'s' * (row.teachers > 1)}" if shared else f"{row.error.count}"
 
 
 def _record(table: Table, row: Row) -> dict[str, Any]:
@@ -289,7 +340,7 @@ def _record(table: Table, row: Row) -> dict[str, Any]:
     for name, interval in parts.items():
         record[name] = interval.mean if interval else None
         record[f"{name}_half_width"] = interval.half_width if interval else None
-    return record | {"n": row.error.count if row.error else 0, "paper": row.paper}
+    return record | {"n": row.error.count if row.error else 0, "teachers": row.teachers, "paper": row.paper}
 
 
 def _print(title: str, caption: str, frame: pd.DataFrame, notes: Sequence[str]) -> None:
@@ -337,8 +388,8 @@ def paper_numbers(number: int) -> dict[str, dict[str, float]]:
 def show_paper_table(tables: Sequence[Table], number: int, as_published: bool, outputs: Path) -> None:
     """Networks by columns as in the paper: measured mean, interval and n, and the paper's number beside it.
 
-    `as_published` says that recipe and data are the paper's. Its numbers are single runs, so then they are judged by
-    the 95 % prediction interval of one more run of ours.
+    `as_published` says that recipe, data, networks and methods are the paper's. Its numbers are single runs, so then
+    they are judged by the 95 % prediction interval of one more run of ours.
     """
     published = paper_numbers(number)
     lines, records = [], []
@@ -364,8 +415,12 @@ def show_paper_table(tables: Sequence[Table], number: int, as_published: bool, o
     _write(pd.DataFrame(records), [(f"Table {number}. {regime}.", frame, notes)], outputs, f"table{number}")
 
 
+def _train_errors(table: Table) -> str:
+    return ", ".join(f"{row.name} {row.train_error.text()}" for row in table.rows if row.train_error)
+
+
 def _paper_cell(row: Row) -> str:
-    ours = f"{row.error.text()} ({row.error.count})" if row.error else "missing"
+    ours = f"{row.error.text()} ({_count(row)})" if row.error else "missing"
     if row.paper is None:
         return ours
     mark = ""

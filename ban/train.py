@@ -4,6 +4,7 @@ It knows neither configuration nor disk. Everything random is reseeded at each s
 between any two steps goes on exactly as if nothing had happened.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -110,11 +111,12 @@ class Position:
         Raises:
             UserError: a running sum of the losses is not a finite number.
         """
-        bad = [name for name, total in self.sums.items() if not torch.isfinite(total)]
+        totals = torch.stack([*self.sums.values()]).tolist() if self.sums else []
+        bad = [name for name, total in zip(self.sums, totals, strict=True) if not math.isfinite(total)]
         if bad:
             raise UserError(
                 f"the loss ({', '.join(bad)}) is not a finite number in epoch {self.progress.epoch + 1}: lower "
-                "recipe.optimizer.lr, or use recipe.precision=fp32. The last checkpoint before it is kept."
+                "recipe.optimizer.lr, or use recipe.precision=fp32."
             )
 
 
@@ -135,6 +137,8 @@ class Training:
     """Called between steps: checkpoints, progress, and stopping by an exception."""
     on_epoch: Callable[[dict[str, float]], None]
     position: Position
+    started: float = 0.0
+    """When the clock was last read."""
 
     def fit(self) -> None:
         """Trains from the position to the end.
@@ -145,14 +149,21 @@ class Training:
         while (progress := self.position.progress).epoch < progress.epochs:
             for learner in self.learners:
                 learner.network.train()
-            started = time.monotonic()
+            progress = progress._replace(step=0)  # the same for an epoch that was resumed in the middle
+            self.started = time.monotonic()
             self.advance()
-            self.teacher.after_epoch(progress)
-            record = self._close_epoch(progress)
-            self.position.progress = progress._replace(epoch=progress.epoch + 1, step=0)
-            record["seconds"] = time.monotonic() - started
+            self.position.check_finite()
+            self.tick()
+            measured = self.evaluate(progress)  # may be interrupted: nothing has been closed yet
+            record = self._close_epoch(progress) | measured
             self.position.curves.append(record)
             self.on_epoch(record)
+
+    def tick(self) -> None:
+        """Adds the time since the last tick to the training's."""
+        now = time.monotonic()
+        self.position.seconds += now - self.started
+        self.started = now
 
     def advance(self) -> None:
         """The rest of the current epoch."""
@@ -183,12 +194,14 @@ class Training:
             self.position.sums[name] = value.detach() if total is None else total + value.detach()
 
     def _close_epoch(self, progress: Progress) -> dict[str, float]:
-        """The epoch's means, and what was measured after it."""
-        means = {
-            name: float(total) / progress.steps_per_epoch for name, total in self.position.sums.items()
-        }  # waits for the device
-        self.position.check_finite()
-        self.position.sums.clear()
-        errors = {f"train_{name}_percent": 100 * means.pop(name) for name in [*means] if name.endswith("error")}
-        record = {"epoch": progress.epoch + 1, "rate": self.schedule(progress)}
-        return record | means | errors | self.evaluate(progress)
+        """Goes on to the next epoch; what this one recorded, as means over its steps."""
+        position = self.position
+        means = dict(zip(position.sums, torch.stack([*position.sums.values()]).tolist(), strict=True))
+        position.sums.clear()
+        self.teacher.after_epoch(progress)
+        position.progress = progress._replace(epoch=progress.epoch + 1, step=0)
+        record = {"epoch": progress.epoch + 1, "rate": self.schedule(progress), "seconds": position.seconds}
+        for name, total in means.items():
+            mean = total / progress.steps_per_epoch
+            record |= {f"train_{name}_percent": 100 * mean} if name.endswith("error") else {name: mean}
+        return record

@@ -1,5 +1,6 @@
 """Real processes, really killed: they go on, and end where an uninterrupted run ends, bit for bit."""
 
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from ban.machine import Machine
 pytestmark = pytest.mark.slow
 
 # Several seconds of training in many steps, with a checkpoint after every step.
-LONG = (*DIGITS, "method=dkpp", "generations=2", "recipe.epochs=150", "machine.checkpoint_seconds=0")
+LONG = (*DIGITS, "method=dkpp", "generations=2", "recipe.epochs=80", "machine.checkpoint_seconds=0")
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -33,10 +34,22 @@ def wait_for(folder: Path, pattern: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def folder_of_undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
     ban(*LONG, cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder_of_undisturbed: Path) -> dict[str, bytes]:
+    folder = folder_of_undisturbed
     return {stage.signature: weights(folder / "outputs", stage.signature) for stage in plan(*LONG[5:])}
+
+
+def curves(folder: Path, signature: str) -> list[dict[str, float]]:
+    """What each epoch recorded, but for the time it took."""
+    lines = (folder / "outputs" / "stages" / signature / "curves.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
 
 
 def found(folder: Path, signatures: dict[str, bytes]) -> dict[str, bytes]:
@@ -44,7 +57,7 @@ def found(folder: Path, signatures: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def test_killed_in_the_middle_of_a_student_it_ends_with_the_same_weights(
-    undisturbed: dict[str, bytes], tmp_path: Path
+    undisturbed: dict[str, bytes], folder_of_undisturbed: Path, tmp_path: Path
 ) -> None:
     teacher, student, _ = undisturbed
     for signature in (teacher, student):  # in the middle of the teacher, then of the student
@@ -57,6 +70,8 @@ def test_killed_in_the_middle_of_a_student_it_ends_with_the_same_weights(
         assert not (tmp_path / "outputs" / "stages" / signature).exists()
     ban(*LONG, cwd=tmp_path)
     assert found(tmp_path, undisturbed) == undisturbed
+    for signature in undisturbed:
+        assert curves(tmp_path, signature) == curves(folder_of_undisturbed, signature)
     assert not list((tmp_path / "outputs" / "work").glob("*/"))
 
 

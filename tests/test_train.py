@@ -222,7 +222,7 @@ def test_without_a_compiler_it_warns_and_goes_on(train: Train, monkeypatch: pyte
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_a_gpu_learns_what_a_cpu_learns(train: Train) -> None:
+def test_a_gpu_learns_what_a_cpu_learns(train: Train, tmp_path: Path) -> None:
     cpu = train("recipe.epochs=100")[-1]
-    gpu = train("recipe.epochs=100", "machine.device=cuda", f"machine.outputs={cpu['signature']}")[-1]
+    gpu = train("recipe.epochs=100", "machine.device=cuda", f"machine.outputs={tmp_path / 'gpu'}")[-1]
     assert gpu["test_error_percent"] == pytest.approx(cpu["test_error_percent"], abs=5)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 from torchvision.datasets import CIFAR10, CIFAR100
-from torchvision.datasets.utils import download_and_extract_archive
+from torchvision.datasets.utils import check_integrity, download_and_extract_archive, extract_archive
 
 from ban.data.images import Images, Labelled, Options
 from ban.errors import UserError
@@ -51,6 +51,9 @@ def fetch(source: type[CIFAR10], data_dir: Path, mirrors: Sequence[str]) -> tupl
     failures = []
     data_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(data_dir / f"{source.filename}.lock", fallback_to_soft=False):
+        archive = data_dir / source.filename
+        if check_integrity(archive, source.tgz_md5):
+            extract_archive(archive, data_dir)
         for url in mirrors:
             if splits := _whole(source, data_dir):  # another process was faster
                 return splits

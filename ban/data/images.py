@@ -35,7 +35,10 @@ class Labelled(NamedTuple):
 
 
 def balanced_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """A random order in which every beginning, and every end, holds all classes as equally as it can."""
+    """A random order in which every beginning holds all classes as equally as it can.
+
+    So does every end, where all classes have equally many examples.
+    """
     generator = torch.Generator().manual_seed(stream(seed, "split"))
     shuffled = torch.randperm(len(labels), generator=generator).numpy()
     rank = np.empty(len(labels), dtype=np.int64)
@@ -202,4 +205,4 @@ class Images:
             here = slice(start, start + EVALUATION_BATCH)
             images = self._normalise(torch.from_numpy(chosen.images[here]).to(self.device))
             labels = torch.from_numpy(chosen.labels[here]).to(self.device)
-            yield Batch((images,), labels, torch.arange(start, start + len(labels)))
+            yield Batch((images,), labels, torch.arange(start, start + len(labels), device=self.device))

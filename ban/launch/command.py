@@ -37,7 +37,7 @@ def execute(jobs: Sequence[Mapping[str, Any]], *, in_processes: bool, slots: int
 def _execute(jobs: Sequence[Mapping[str, Any]], in_processes: bool, slots: int | None) -> Failures:
     first = jobs[0]
     if any(job[part] != first[part] for job in jobs for part in ("machine", "dry_run", "yes", "table")):
-        raise UserError("a sweep runs on one machine: machine, dry_run and yes cannot be swept over.")
+        raise UserError("a sweep runs on one machine: machine, dry_run, yes and table cannot be swept over.")
     machine = Machine.of(first["machine"])
     store = Store(machine.outputs)
     stages = union(lineage(job) for job in jobs)
@@ -47,6 +47,8 @@ def _execute(jobs: Sequence[Mapping[str, Any]], in_processes: bool, slots: int |
     missing = [stage for stage in stages if not store.has(stage.signature)]
     for stage in missing:
         overview.rehearse(stage)  # refuses what does not fit together before anything is written
+    if slots is not None and slots < 1:
+        raise UserError(f"hydra.launcher.slots is {slots}; it must be 1 or more, or null.")
     if slots is None:
         slots = max(1, cores() // machine.threads) if machine.device == "cpu" and in_processes else 1
     overview.confirm(missing, machine, first["yes"], slots)

@@ -1,5 +1,6 @@
 """A sweep on this machine: the union of all jobs' stages, each missing one trained once."""
 
+import re
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
@@ -38,7 +39,7 @@ class LocalLauncher(Launcher):
         composed: dict[tuple[str, ...], DictConfig] = {}
         result = []
         for job in jobs:
-            seeds = [override for override in job if override.startswith("seed=")]
+            seeds = [override for override in job if re.fullmatch(r"seed=-?\d+", override)]
             rest = tuple(override for override in job if override not in seeds)
             if rest not in composed:
                 composed[rest] = self.loader.load_sweep_config(self.config, [*rest, *seeds])

@@ -113,7 +113,7 @@ class Pool:
         """Asks the running stages to stop; whether any still runs."""
         self.waiting.clear()
         for child in self.running:
-            if child.process.is_alive() and not child.reason:
+            if not child.reason:
                 child.reason = STOPPED
                 child.process.terminate()
         return bool(self.running)

@@ -6,7 +6,7 @@ from pathlib import Path
 from ban import tables
 from ban.config import compose_settings
 from ban.launch.union import expand
-from ban.plan import Stage, lineage, union
+from ban.plan import lineage, union
 from ban.store import Store
 
 
@@ -18,19 +18,21 @@ def table(name: str | None, overrides: Sequence[str]) -> None:
     """
     if name is None:
         job, _ = compose_settings(overrides)
-        outputs = Path(job["machine"]["outputs"])
+        outputs = Path(job["machine"]["outputs"]).expanduser()
         tables.show(tables.everything(Store(outputs)), outputs, "all")
         return
     experiment = f"table{name}" if name.isdigit() else name
     jobs = _jobs(experiment, overrides)
-    outputs, layout = Path(jobs[0]["machine"]["outputs"]), jobs[0]["table"] or {}
+    outputs, layout = Path(jobs[0]["machine"]["outputs"]).expanduser(), jobs[0]["table"] or {}
     stages = union(lineage(job) for job in jobs)
     found = tables.compare(stages, Store(outputs), layout)
     number = layout.get("number")
     if number is None:
         tables.show(found, outputs, experiment)
     else:
-        tables.show_paper_table(found, number, _as_published(experiment, stages), outputs)
+        published = {stage.family for job in _jobs(experiment, []) for stage in lineage(job)}
+        as_published = all(stage.family in published for stage in stages)
+        tables.show_paper_table(found, number, as_published, outputs)
 
 
 def _jobs(experiment: str, overrides: Sequence[str]) -> list[dict]:
@@ -42,10 +44,3 @@ def _jobs(experiment: str, overrides: Sequence[str]) -> list[dict]:
         for name, product in hydra["sweeper"]["sweeps"].items()
     }
     return [compose_settings(job)[0] for job in expand(sweeps, given)]
-
-
-def _as_published(experiment: str, stages: Sequence[Stage]) -> bool:
-    """Whether recipe and data are those of the experiment without any override."""
-    published, _ = compose_settings([f"experiment={experiment}"])
-    regime = lineage(published)[0].regime
-    return all(stage.regime == regime for stage in stages)

@@ -55,6 +55,8 @@ def expand(sweeps: Sweeps, arguments: Sequence[str], loader: ConfigLoader | None
         own = {override.key_or_group: override for override in parser.parse_overrides(lines)}
         for job in _product([*(own | given).values()]):
             jobs.setdefault(tuple(sorted(job)), job)
+    if not jobs:
+        raise UserError("the sweep is empty: one of its settings has no values.")
     return list(jobs.values())
 
 

@@ -12,7 +12,7 @@ class Probabilities(Term):
     """Cross-entropy with the teacher's probabilities, both sides softened by `temperature`.
 
     With `squared_temperature` the loss is multiplied by temperature², which keeps the size of its gradient when the
-    temperature is varied (Hinton et al. 2015, section 2). At temperature 1 this is the born-again loss.
+    temperature is varied (Hinton, Vinyals and Dean 2015). At temperature 1 this is the born-again loss.
     """
 
     def __init__(self, temperature: float = 1.0, squared_temperature: bool = True) -> None:
@@ -42,7 +42,7 @@ class PermutedProbabilities(Term):
 
 
 class Logits(Term):
-    """Half the squared distance of the logits (logit regression). Ba and Caruana 2014, eq. 1."""
+    """Half the squared distance of the logits (logit regression; Ba and Caruana 2014)."""
 
     def forward(self, output: Output, lesson: Lesson, batch: Batch) -> Float[Tensor, ""]:
         """Mean over the batch."""
