@@ -30,7 +30,7 @@ def table(name: str | None, overrides: Sequence[str]) -> None:
     if number is None:
         tables.show(found, outputs, experiment)
     else:
-        published = {stage.family for job in _jobs(experiment, []) for stage in lineage(job)}
+        published = {stage.family for job in (_jobs(experiment, []) if overrides else jobs) for stage in lineage(job)}
         as_published = all(stage.family in published for stage in stages)
         tables.show_paper_table(found, number, as_published, outputs)
 
