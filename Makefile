@@ -29,7 +29,7 @@ demo-noise: install  ## the same with a fifth of the training labels wrong: the 
 	$(BIN)/ban experiment=demo_noise
 
 test: check  ## the whole test suite (and the checks)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: install  ## style, types and floors
 	$(BIN)/ruff format --check ban tests

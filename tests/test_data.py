@@ -224,6 +224,9 @@ def test_a_damaged_file_is_not_used(server: str, tmp_path: Path) -> None:
     fetch(Tiny, tmp_path, [f"{server}/whole"])
     path = tmp_path / "cifar-10-batches-py" / "test_batch"
     path.write_bytes(path.read_bytes()[:-1])
+    fetch(Tiny, tmp_path, [])  # the archive is there: unpacked again
+    path.write_bytes(path.read_bytes()[:-1])
+    (tmp_path / Tiny.filename).unlink()
     with pytest.raises(UserError, match=r"machine\.download is off"):
         fetch(Tiny, tmp_path, [])
 
