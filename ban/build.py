@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ban.errors import UserError
@@ -16,7 +16,7 @@ from ban.plan import Stage
 from ban.schedules import Constant
 from ban.train import Learner, Objective
 
-NOT_ARGUMENTS = frozenset({"name", "title", "weight", "source_sha256"})
+NOT_ARGUMENTS = frozenset({"name", "title", "kind", "metric", "weight", "source_sha256"})
 
 
 def build(node: Mapping[str, Any], *arguments: Any, **options: Any) -> Any:
@@ -35,10 +35,17 @@ def build(node: Mapping[str, Any], *arguments: Any, **options: Any) -> Any:
         raise UserError(f"{node['_target_']}: {' '.join(str(cause).split())}") from error
 
 
-def network(stage: Stage) -> nn.Module:
-    """The stage's network with freshly drawn weights, from torch's global generator."""
-    channels = stage.dataset["shape"][0]
-    return build(stage.model, classes=stage.dataset["classes"], channels=channels)
+def network(stage: Stage, spelling: Tensor | None = None) -> nn.Module:
+    """The stage's network with freshly drawn weights, from torch's global generator.
+
+    `spelling` is the characters of each word; only networks that read characters need it.
+    """
+    given: dict[str, Any] = {"classes": stage.dataset["classes"]}
+    if stage.dataset["kind"] == "images":
+        given["channels"] = stage.dataset["shape"][0]
+    if "characters" in stage.model:
+        given["spelling"] = spelling
+    return build(stage.model, **given)
 
 
 def objective(stage: Stage) -> Objective:
@@ -52,12 +59,15 @@ def _weight(value: Any) -> Any:
     return build(value) if isinstance(value, Mapping) else Constant(value)
 
 
-def learner(stage: Stage, device: torch.device) -> Learner:
+def learner(stage: Stage, device: torch.device, spelling: Tensor | None = None) -> Learner:
     """A network in training, on its device, in the memory layout that convolutions like."""
-    student, loss = network(stage).to(device, memory_format=torch.channels_last), objective(stage).to(device)  # pyright: ignore[reportCallIssue]
+    recipe = stage.recipe
+    student = network(stage, spelling).to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    loss = objective(stage).to(device)
     parameters = [p for p in [*student.parameters(), *loss.parameters()] if p.requires_grad]
-    optimizer = build(stage.recipe["optimizer"], parameters)
-    return Learner(student, loss, optimizer, stage.recipe["optimizer"]["lr"])
+    optimizer = build(recipe["optimizer"], parameters)
+    scale = recipe.get("loss_scale") or 1.0
+    return Learner(student, loss, optimizer, recipe["optimizer"]["lr"], scale, recipe.get("clip_norm"))
 
 
 def teacher(stage: Stage, networks: Sequence[nn.Module]) -> Teacher:
@@ -70,7 +80,7 @@ class Rehearsal(NamedTuple):
 
     parameters: int
     training_flops: float
-    """Floating-point operations per training image: the student forward and backward, its teachers forward."""
+    """Floating-point operations per training image or word: the student forward and backward, its teachers forward."""
 
 
 def rehearse(stage: Stage) -> Rehearsal:
@@ -80,8 +90,8 @@ def rehearse(stage: Stage) -> Rehearsal:
         UserError: the parts do not fit together, for example DKPP and two classes.
     """
     kinds = [stage.model, stage.method, [parent.stage.model for parent in stage.teachers]]
-    shape = [stage.dataset["classes"], stage.dataset["shape"]]
-    kind = json.dumps([kinds, shape], sort_keys=True)  # stages of one kind are rehearsed once
+    sizes = [stage.dataset.get(name) for name in ("classes", "shape", "characters", "word_length")]
+    kind = json.dumps([kinds, sizes], sort_keys=True)  # stages of one kind are rehearsed once
     if kind not in _REHEARSED:
         try:
             _REHEARSED[kind] = _imagine(stage)
@@ -94,12 +104,17 @@ _REHEARSED: dict[str, Rehearsal] = {}
 
 
 def _imagine(stage: Stage) -> Rehearsal:
-    size = 2
+    dataset, size = stage.dataset, 2
     with torch.device("meta"):
-        student, loss = network(stage).train(), objective(stage)
-        guides = [network(parent.stage) for parent in stage.teachers]
-        inputs = torch.empty(size, *stage.dataset["shape"])
-        batch = Batch((inputs,), torch.zeros(size, dtype=torch.long), torch.zeros(size, dtype=torch.long))
+        if dataset["kind"] == "images":
+            inputs, spelling = torch.empty(size, *dataset["shape"]), None
+            targets = torch.zeros(size, dtype=torch.long)
+        else:
+            inputs = targets = torch.zeros(1, size, dtype=torch.long)
+            spelling = torch.zeros(dataset["classes"], dataset["word_length"], dtype=torch.long)
+        student, loss = network(stage, spelling).train(), objective(stage)
+        guides = [network(parent.stage, spelling) for parent in stage.teachers]
+        batch = Batch((inputs,), targets, targets)
         with FlopCounterMode(display=False) as own, torch.no_grad():
             output: Output = student(inputs)
         with FlopCounterMode(display=False) as taught, torch.no_grad():

@@ -16,6 +16,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ban.corpus import facts
 from ban.errors import UserError
 
 _INSTALLED = Path(__file__).parent / "conf"
@@ -35,6 +36,10 @@ class Recipe:
     epochs: int = MISSING
     batch_size: int = MISSING
     steps_per_epoch: Optional[int] = None  # noqa: UP045
+    unroll: Optional[int] = None  # noqa: UP045
+    loss_scale: Optional[float] = None  # noqa: UP045
+    clip_norm: Optional[float] = None  # noqa: UP045
+    select: Optional[str] = None  # noqa: UP045
     optimizer: dict[str, Any] = MISSING
     schedule: dict[str, Any] = MISSING
     precision: str = MISSING
@@ -93,8 +98,10 @@ def settings(config: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: a setting is impossible; one sentence says which, and what to do.
     """
-    plain = {key: value for key, value in config.items() if key != "hydra"}
-    frozen: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)  # pyright: ignore[reportAssignmentType]
+    plain = OmegaConf.create({key: value for key, value in config.items() if key != "hydra"})
+    if plain.dataset.kind == "language" and plain.dataset.classes is None:
+        plain.dataset.update(facts(plain.dataset))  # before other settings refer to them
+    frozen: dict[str, Any] = OmegaConf.to_container(plain, resolve=True)  # pyright: ignore[reportAssignmentType]
     check(frozen)
     return _with_sources(frozen)
 
@@ -131,6 +138,7 @@ def check(settings: Mapping[str, Any]) -> None:
         "dataset.test_size": (dataset["test_size"], 1),
         "dataset.validation_size": (dataset["validation_size"], 0),
         "machine.threads": (machine["threads"] or 1, 1),
+        "recipe.unroll": (1 if recipe["unroll"] is None else recipe["unroll"], 1),
         "recipe.steps_per_epoch": (1 if recipe["steps_per_epoch"] is None else recipe["steps_per_epoch"], 1),
     }
     for name, (value, least) in numbers.items():
@@ -146,6 +154,7 @@ def check(settings: Mapping[str, Any]) -> None:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(machine["device"])):
         raise UserError(f"machine.device is {machine['device']}; choose auto, cpu, cuda or cuda:N.")
     _check_method(settings)
+    _check_kinds(settings)
 
 
 def _check_method(settings: Mapping[str, Any]) -> None:
@@ -159,6 +168,29 @@ def _check_method(settings: Mapping[str, Any]) -> None:
             f"method={settings['method']['name']} learns from nobody, so there is no generation "
             f"{settings['generations']}: leave generations out, or choose a method with a teacher."
         )
+
+
+def _check_kinds(settings: Mapping[str, Any]) -> None:
+    """Images with networks and recipes for images, texts with those for texts."""
+    dataset, recipe = settings["dataset"], settings["recipe"]
+    language = dataset["kind"] == "language"
+    images = "leave dataset out, and the model brings its own"
+    other = "choose model=lstm or another of the LSTMs" if language else images
+    for name, model in (("model", settings["model"]), ("teacher.model", settings["teacher"]["model"])):
+        if (model.get("kind") == "language") != language:
+            raise UserError(
+                f"{name}={model['name']} does not read {dataset['kind']}, but dataset={dataset['name']} is: {other}."
+            )
+    if language != (recipe["unroll"] is not None):
+        kinds = "lstm, cnn_lstm, budget_language" if language else "wrn, digits, budget_images"
+        raise UserError(f"recipe={recipe['name']} is not for {dataset['kind']}: choose one like {kinds}.")
+    follows = recipe["select"] == "best_validation"
+    if recipe["select"] not in (None, "best_validation"):
+        raise UserError(f"recipe.select is {recipe['select']}; choose best_validation, or null for the last epoch.")
+    if recipe["schedule"]["_target_"].endswith(".Plateau") and not follows:
+        raise UserError("recipe.schedule follows the validation set: it needs recipe.select=best_validation.")
+    if follows and not dataset["validation_size"]:
+        raise UserError("recipe.select=best_validation needs a validation set: set dataset.validation_size.")
 
 
 def _with_sources(value: Any) -> Any:
@@ -205,6 +237,8 @@ def _unknown_setting(key: str) -> str:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         known = _keys(OmegaConf.to_container(compose("config"), resolve=False))
     known += [folder.name for folder in CONF.iterdir() if folder.is_dir()]
+    if key in known:
+        return f"{key} has no such option yet: add it with +{key}.OPTION=VALUE."
     if close := difflib.get_close_matches(key, known, n=1):
         return f"there is no setting '{key}': did you mean '{close[0]}'?"
     parent = key.rpartition(".")[0]

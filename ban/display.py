@@ -51,7 +51,7 @@ class Display:
         """Shows one event."""
         match event.kind:
             case "finished":
-                self._end(event, f"test error {event.values['error']:.2f} %")
+                self._end(event, str(event.values["outcome"]))
             case "failed":
                 self._end(event, f"failed: {event.values['reason']}")
             case "waiting":
@@ -94,13 +94,15 @@ def _name(stage: Stage) -> str:
 
 def _detail(values: Mapping[str, float | str]) -> str:
     """Every loss term, the errors, and the speed."""
-    hidden = {"at", "epoch", "rate", "seconds", "images_per_second", "label", "epochs"}
-    parts = [f"{values['images_per_second']:.0f} images/s"] if "images_per_second" in values else []
+    hidden = {"at", "epoch", "rate", "seconds", "speed", "label", "epochs"}
+    parts = [str(values["speed"])] if "speed" in values else []
     if "epoch" in values:
         parts.append(f"epoch {values['epoch']:.0f}")
     for name, value in values.items():
         if name.endswith("_error_percent"):
             parts.append(f"{name.removesuffix('_error_percent')} error {value:.1f} %")
+        elif name.endswith("_perplexity"):
+            parts.append(f"{name.removesuffix('_perplexity')} perplexity {value:.1f}")
         elif name not in hidden:
             parts.append(f"{name} {value:.3f}")
     return ", ".join(parts)

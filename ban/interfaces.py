@@ -4,6 +4,7 @@ Shape legend, used in every annotation of the package:
     `*batch`  any leading axes: `[batch]` for images, `[time, batch]` for text
     `classes` classes, or words of a vocabulary
     `channels height width`  one image; networks see `[batch, channels, height, width]`
+    `time`    words of a row; networks see word numbers `[time, batch]`
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ class Output(NamedTuple):
     features: Mapping[str, Tensor]
     """Hidden activations by name: `stem`, `stage1`, `stage2`, …, `pooled`."""
     state: Any = None
-    """What a recurrent network carries to the next batch."""
+    """What a recurrent network carries to the next batch, without gradient."""
 
 
 class Lesson(NamedTuple):
@@ -49,6 +50,8 @@ class Progress(NamedTuple):
     step: int
     steps_per_epoch: int
     epochs: int
+    history: tuple[float, ...] = ()
+    """What the validation set gave after each finished epoch, less is better; empty where nobody looks at it."""
 
     @property
     def fraction(self) -> float:
@@ -82,6 +85,9 @@ class Teacher(nn.Module):
     State that must survive a resume belongs into buffers or `get_extra_state`; networks that come from another stage
     do not, because they are read from the store again.
     """
+
+    def start_epoch(self) -> None:
+        """Called before the first step of an epoch; not when one is resumed in the middle."""
 
     def lesson(self, step: Step) -> Lesson:
         """What this teacher says to learner `step.turn`."""

@@ -21,9 +21,9 @@ VERSIONS: dict[str, int] = {}
 """Class or function name → version, where it is not 1: raised when a component's mathematics changes, so that old
 results are not taken for new ones. A test pins the losses of each component's first steps."""
 
-UNSIGNED = frozenset({"name", "title", "mirrors", "evaluate_every", "checkpointing"})
+UNSIGNED = frozenset({"name", "title", "kind", "metric", "path", "files", "mirrors", "evaluate_every", "checkpointing"})
 """Settings of a data set, model, method or recipe that do not change the weights (beyond rounding): names to show,
-places to download from, how often to measure, memory saving."""
+places where data are (their checksum is signed), how often to measure, memory saving."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ class Stage:
             "recipe": self.recipe["name"],
             "seed": self.seed,
             "root_seed": self.root_seed,
-            "split_seed": self.dataset["split_seed"],
+            "split_seed": self.dataset.get("split_seed"),
+            "metric": self.dataset["metric"],
             "replica": self.replica,
             "signature": self.signature,
             "family": self.family,
@@ -118,11 +119,13 @@ class Stage:
         data, recipe = self.dataset, self.recipe
         steps = f" of {recipe['steps_per_epoch']} steps" if recipe.get("steps_per_epoch") else ""
         epochs = f"{recipe['epochs']} epoch{'s' * (recipe['epochs'] != 1)}{steps}"
-        held_out = f", {data['validation_size']} held out" if data["validation_size"] else ""
+        held_out = f", {data['validation_size']} validation" if data["validation_size"] else ""
         noise = f", {data['label_noise']:.0%} of the labels wrong" if data.get("label_noise") else ""
+        examples = "words" if data["kind"] == "language" else "images"
+        unroll = f" × {recipe['unroll']}" if recipe.get("unroll") else ""
         return (
-            f"{data['title']}, {data['train_size']} training{held_out} and {data['test_size']} test images{noise}; "
-            f"recipe {recipe['name']}: {epochs}, batch {recipe['batch_size']}, {recipe['precision']}"
+            f"{data['title']}, {data['train_size']} training{held_out} and {data['test_size']} test {examples}{noise}; "
+            f"recipe {recipe['name']}: {epochs}, batch {recipe['batch_size']}{unroll}, {recipe['precision']}"
         )
 
     def describe(self) -> dict[str, Any]:

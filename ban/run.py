@@ -1,5 +1,6 @@
 """One stage: resume it if it was begun, train, evaluate, publish."""
 
+import copy
 import functools
 import gc
 import json
@@ -20,12 +21,12 @@ import ban
 from ban import build, metrics
 from ban.errors import Interrupted, UserError
 from ban.events import Event, Report
-from ban.interfaces import Progress
+from ban.interfaces import Output, Progress
 from ban.machine import Machine, Signals
 from ban.plan import Parent, Stage
 from ban.store import Store, Work
 from ban.streams import stream
-from ban.train import Position, Training, reseed
+from ban.train import Best, Position, Training, reseed
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -49,7 +50,9 @@ def run(stage: Stage, machine: Machine, report: Report, signals: Signals) -> dic
             if work is not None:
                 _train(stage, machine, store, work, report, signals)
     result = store.result(stage.signature)
-    report(Event(stage.signature, "finished", {"error": result["test_error_percent"]}))
+    metric = stage.dataset["metric"]
+    outcome = metrics.text("test", metric, result[f"test_{metric}"])
+    report(Event(stage.signature, "finished", {"outcome": outcome}))
     return result
 
 
@@ -73,19 +76,21 @@ class _Trainer:
     ) -> None:
         self.stage, self.machine, self.store, self.work = stage, machine, store, work
         self.report, self.signals = report, signals
-        self.device = machine.prepare()
+        self.device, self.metric = machine.prepare(), stage.dataset["metric"]
         recipe = stage.recipe
+        self.follow = f"validation_{self.metric}" if recipe.get("select") else None
         self.precision = functools.partial(machine.precision, recipe["precision"])
         self.data = build.build(
             stage.dataset,
             batch_size=recipe["batch_size"],
             steps_per_epoch=recipe.get("steps_per_epoch"),
+            **({"unroll": recipe["unroll"]} if recipe.get("unroll") else {}),
             data_dir=machine.data_dir,
             download=machine.download,
             device=self.device,
         )
         reseed(stream(*stage.key, "initial"))
-        self.learner = build.learner(stage, self.device)
+        self.learner = build.learner(stage, self.device, self.data.spelling)
         guides = [self._load(parent) for parent in stage.teachers]
         self.training = Training(
             key=stage.key,
@@ -98,6 +103,8 @@ class _Trainer:
             on_step=self._on_step,
             on_epoch=self._on_epoch,
             position=Position(Progress(0, 0, self.data.steps_per_epoch, recipe["epochs"])),
+            count_errors=self.metric == "error_percent",
+            follow=self.follow,
         )
         for network in [self.learner.network, *guides]:
             machine.accelerate(network)
@@ -117,13 +124,15 @@ class _Trainer:
         self._told = {"step": now, "epoch": now}
         try:
             self.training.fit()
-            result = self._result()
+            networks = self._networks()
+            result = self._result(networks)
         except Interrupted:
             self._checkpoint()
             raise
         self._write_curves()
-        tensors = {name: tensor.contiguous() for name, tensor in self.learner.network.state_dict().items()}
-        self.work.write("weights.safetensors", functools.partial(save_file, tensors))
+        for name, network in networks.items():
+            tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+            self.work.write(weights_file(name), functools.partial(save_file, tensors))
         self.work.publish(result)
 
     # What the loop calls
@@ -145,23 +154,25 @@ class _Trainer:
         """A sign of life, twice a second at most of each kind."""
         now = time.monotonic()
         if now - self._told[kind] >= 0.5:
-            values = {"at": self._at(), "images_per_second": self._images_per_second(), **record}
+            speed = f"{self._examples_per_second():.0f} {self.data.examples}/s"
+            values = {"at": self._at(), "speed": speed, **record}
             self.report(Event(self.stage.signature, kind, values))
             self._told[kind] = now
 
     def _evaluate(self, progress: Progress) -> dict[str, float]:
-        """Errors after this epoch, if it is one of those after which the recipe wants them; the last comes anyway."""
+        """What is due after this epoch; the last one's tests come with the result."""
         every, epoch = self.stage.recipe["evaluate_every"], progress.epoch + 1
-        if not every or epoch % every or epoch == progress.epochs:
-            return {}
-        return {f"{split}_error_percent": metrics.error_percent(*self._predict(split)) for split in self._splits()}
+        due = every and not epoch % every and epoch < progress.epochs
+        splits = self.data.held_out if due else ["validation"] if self.follow else []
+        spoken = {split: self._predict(self.learner.network, split) for split in splits}
+        return {name: value for name, value in _measure(spoken).items() if name.endswith(self.metric)}
 
     # The store
 
     def _load(self, parent: Parent) -> nn.Module:
         """A trained network, rebuilt from the plan, never from what a stored file says."""
-        network = build.network(parent.stage)
-        network.load_state_dict(load_file(self.store.folder(parent.stage.signature) / "weights.safetensors"))
+        network = build.network(parent.stage, self.data.spelling)
+        network.load_state_dict(load_file(self.store.folder(parent.stage.signature) / weights_file(parent.network)))
         return network.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def _resume(self) -> None:
@@ -175,6 +186,7 @@ class _Trainer:
         position = self.training.position
         position.progress = position.progress._replace(epoch=state["epoch"], step=state["step"])
         position.sums, position.curves, position.seconds = state["sums"], state["curves"], state["seconds"]
+        position.best = Best(*state["best"]) if state["best"] else None
 
     def _checkpoint(self) -> None:
         position = self.training.position
@@ -187,6 +199,7 @@ class _Trainer:
             "sums": position.sums,
             "curves": position.curves,
             "seconds": position.seconds,
+            "best": tuple(position.best) if position.best else None,
         }
         self.work.write(CHECKPOINT, functools.partial(torch.save, state))
         self._write_curves()
@@ -202,48 +215,54 @@ class _Trainer:
         """The finished part of the training."""
         return self.training.position.progress.fraction
 
-    def _images_per_second(self) -> float:
-        """Training images per second of training time, over all processes that took part."""
+    def _examples_per_second(self) -> float:
+        """Training images or words per second of training time, over all processes that took part."""
         position = self.training.position
         steps = position.progress.epoch * position.progress.steps_per_epoch + position.progress.step
-        return steps * self.data.batch_size / max(1e-9, position.seconds)
-
-    def _splits(self) -> list[str]:
-        return ["test", "validation"] if len(self.data.splits.validation.labels) else ["test"]
+        return steps * self.data.examples_per_step / max(1e-9, position.seconds)
 
     @torch.no_grad()
-    def _predict(self, split: str) -> tuple[metrics.LogProbabilities, np.ndarray]:
-        network = self.learner.network.eval()
-        outputs, targets = [], []
+    def _predict(self, network: nn.Module, split: str) -> metrics.Predictions:
+        network.eval()
+        state, spoken, targets = None, [], []
         for batch in self.data.evaluation(split):
             self.signals.check()
             with self.precision():
-                logits = network(batch.views[0]).logits
-            outputs.append(logits.float().log_softmax(-1))
-            targets.append(batch.targets)
-        return torch.cat(outputs).cpu().numpy(), torch.cat(targets).cpu().numpy()
+                output: Output = network(batch.views[0], state)
+            state, log_probabilities = output.state, output.logits.float().log_softmax(-1)
+            if self.metric == "perplexity":
+                log_probabilities = log_probabilities.gather(-1, batch.targets[..., None])[:, 0, 0]
+            spoken.append(log_probabilities)
+            targets.append(batch.targets.flatten())
+        return {"log_probabilities": torch.cat(spoken).cpu().numpy(), "targets": torch.cat(targets).cpu().numpy()}
 
-    def _result(self) -> dict[str, Any]:
+    def _networks(self) -> dict[str, nn.Module]:
+        """The trained network, `0`, and where that is the best validation epoch's, the last epoch's too."""
+        last, best = self.learner.network, self.training.position.best
+        if best is None:
+            return {"0": last}
+        chosen = copy.deepcopy(last)
+        chosen.load_state_dict(best.networks[0])
+        return {"0": chosen, "last": last}
+
+    def _result(self, networks: Mapping[str, nn.Module]) -> dict[str, Any]:
         stage, position = self.stage, self.training.position
-        measured: dict[str, Any] = {}
-        for split in [*self._splits(), "train"]:
-            log_probabilities, targets = self._predict(split)
-            if not np.isfinite(log_probabilities).all():
-                raise UserError("the trained network's outputs are not finite: lower recipe.optimizer.lr.")
-            measured[f"{split}_error_percent"] = metrics.error_percent(log_probabilities, targets)
-            measured[f"{split}_nll"] = metrics.negative_log_likelihood(log_probabilities, targets)
-            if split == "test":
-                arrays = {"log_probabilities": log_probabilities, "targets": targets}
-                self.work.write("predictions.safetensors", functools.partial(save_arrays, arrays))
-        position.curves[-1] |= {name: measured[name] for name in measured if not name.startswith("train")}
+        spoken = {split: self._predict(networks["0"], split) for split in [*self.data.held_out, "train"]}
+        self.work.write("predictions.safetensors", functools.partial(save_arrays, dict(spoken["test"])))
+        measured = {"0": _measure(spoken)}
+        if last := networks.get("last"):
+            measured["last"] = _measure({split: self._predict(last, split) for split in self.data.held_out})
+        at_the_end = measured.get("last", measured["0"])
+        position.curves[-1] |= {name: value for name, value in at_the_end.items() if not name.startswith("train")}
         return {
             **stage.identity(),
             "parameters": sum(parameter.numel() for parameter in self.learner.network.parameters()),
             "seconds": round(position.seconds, 3),
-            "images_per_second": round(self._images_per_second(), 1),
-            **measured,
-            **_best(position.curves),
-            "networks": {"0": measured},
+            f"{self.data.examples}_per_second": round(self._examples_per_second(), 1),
+            **measured["0"],
+            **({"selected_epoch": position.best.epoch} if position.best else {}),
+            **_best(position.curves, self.metric),
+            "networks": measured,
             "device": self.machine.device,
             "device_name": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             "threads": self.machine.threads,
@@ -252,15 +271,30 @@ class _Trainer:
         }
 
 
-def _best(curves: list[dict[str, float]]) -> dict[str, Any]:
-    """The best epochs by test and by validation error, labelled as such: the headline is always the last epoch."""
+def _measure(spoken: Mapping[str, metrics.Predictions]) -> dict[str, float]:
+    """The metrics of each split."""
+    measured = {}
+    for split, predictions in spoken.items():
+        if not np.isfinite(predictions["log_probabilities"]).all():
+            raise UserError("the trained network's outputs are not finite: lower recipe.optimizer.lr.")
+        measured |= {f"{split}_{name}": value for name, value in metrics.measure(predictions).items()}
+    return measured
+
+
+def weights_file(network: str) -> str:
+    """The file of one of a stage's networks."""
+    return "weights.safetensors" if network == "0" else f"weights.{network}.safetensors"
+
+
+def _best(curves: list[dict[str, float]], metric: str) -> dict[str, Any]:
+    """The best epochs on the test and on the validation set, labelled as such: never the headline by themselves."""
     best = {}
     for split in ("test", "validation"):
-        name = f"{split}_error_percent"
+        name = f"{split}_{metric}"
         measured = [record for record in curves if name in record]
         if len(measured) > 1:
             chosen = min(measured, key=lambda record: record[name])
-            kept = {key: value for key, value in chosen.items() if key.endswith("_error_percent")}
+            kept = {key: value for key, value in chosen.items() if key.endswith(metric)}
             best[f"best_on_{split}"] = {"epoch": chosen["epoch"], **kept}
     return best
 

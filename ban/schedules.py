@@ -6,6 +6,7 @@ A learning-rate schedule returns a factor of `optimizer.lr`. There is no state t
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ban.interfaces import Progress
 
@@ -59,3 +60,27 @@ class OneCycle:
         if at < self.warmup:
             return self.start + (1 - self.start) * at / self.warmup
         return (1 - at) / (1 - self.warmup)
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Multiplied by `factor` after every epoch whose validation result did not fall by `fall` or more.
+
+    It is compared with the previous epoch's, as in the code of Kim et al. 2016, or with the best so far, as in
+    PyTorch's example of a word language model (2017). The first `free` epochs are not judged; the very first cannot be.
+    """
+
+    factor: float
+    fall: float = 0.0
+    reference: Literal["best", "previous"] = "best"
+    free: int = 1
+
+    def __call__(self, progress: Progress) -> float:
+        """The factor at this step."""
+        history = progress.history
+        drops = 0
+        for epoch in range(max(1, self.free), len(history)):
+            before = min(history[:epoch]) if self.reference == "best" else history[epoch - 1]
+            fell = before - history[epoch]
+            drops += not (fell > 0 and fell >= self.fall)
+        return self.factor**drops

@@ -8,7 +8,7 @@ import csv
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ Identity = Mapping[str, Any]
 """`Stage.identity()`, or a result.json, which contains it."""
 Families = Sequence[str]
 """What a cell is made of: one family, or the members of an ensemble, the latest last."""
+SPLITS = {"validation": "validation", "test": "test", "train": "training"}
+"""In the order of the columns → their headings."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +71,12 @@ class Row:
     """One cell: a network of a generation, or an ensemble."""
 
     name: str
-    error: Interval | None = None
+    measured: dict[str, Interval] = field(default_factory=dict)
+    """The table's metric by split: `test` unless nothing is stored; `validation` and `train` of single networks."""
     gain: Interval | None = None
-    """Paired difference to the teacher."""
-    train_error: Interval | None = None
+    """Paired difference to the teacher on the test set."""
     teachers: int = 0
     """How many different generations 0 the repetitions descend from."""
-    paper: float | None = None
-    judged: bool = False
-    """Whether recipe, data and network are the paper's, so that its number may be judged."""
 
 
 @dataclass
@@ -86,6 +85,8 @@ class Table:
 
     title: str
     network: str
+    metric: str
+    """`error_percent` or `perplexity`: less is better."""
     parameters: int | None
     rows: list[Row]
     notes: list[str]
@@ -123,29 +124,28 @@ class Results:
                 return ancestor
         return next((other for other in self.stored(family) if _seeds(other) == _seeds(result)), None)
 
-    def errors(self, families: Families) -> dict[str, float]:
-        """Test error in percent by the signature of the latest member: of one family, or of an ensemble of several."""
+    def tested(self, families: Families, metric: str) -> dict[str, float]:
+        """The test metric by the signature of the latest member: of one family, or of an ensemble of several."""
         if not families:
             return {}
-        errors = {}
+        tested = {}
         for result in self.stored(families[-1]):
             members = [self.partner(result, family) for family in families]
             if len(members) == 1:
-                errors[result["signature"]] = result["test_error_percent"]
+                tested[result["signature"]] = result[f"test_{metric}"]
             elif all(members):
-                errors[result["signature"]] = self._ensemble_error([m["signature"] for m in members if m])
-        return errors
+                tested[result["signature"]] = self._ensemble([m["signature"] for m in members if m])[metric]
+        return tested
 
-    def _ensemble_error(self, signatures: Sequence[str]) -> float:
-        arrays = [self._predictions(signature) for signature in signatures]
-        targets = arrays[0]["targets"]
-        if not all(np.array_equal(each["targets"], targets) for each in arrays):
-            raise UserError(f"the test images of {' and '.join(signatures)} differ: they cannot be averaged.")
-        return metrics.error_percent(metrics.ensemble([each["log_probabilities"] for each in arrays]), targets)
+    def _ensemble(self, signatures: Sequence[str]) -> dict[str, float]:
+        try:
+            return metrics.measure(metrics.ensemble([self._predictions(signature) for signature in signatures]))
+        except ValueError as error:
+            raise UserError(f"{' and '.join(signatures)} cannot be averaged: {error}.") from error
 
-    def difference(self, ours: Families, reference: Families) -> Interval | None:
+    def difference(self, ours: Families, reference: Families, metric: str) -> Interval | None:
         """The mean paired difference: a student against what it descends from, others against the same seeds."""
-        mine, theirs = self.errors(ours), self.errors(reference)
+        mine, theirs = self.tested(ours, metric), self.tested(reference, metric)
         differences = []
         for signature, error in mine.items():
             partner = self.partner(self.by_signature[signature], reference[-1]) if theirs else None
@@ -195,16 +195,18 @@ def _table(
     members: Sequence[Identity], by_family: Mapping[str, Identity], results: Results, layout: Mapping[str, Any]
 ) -> Table:
     last = max(members, key=lambda member: member["generation"])
+    metric = last["metric"]
     cells = _cells(members, by_family, last)
     if chosen := layout.get("cells"):
         chosen = chosen | (layout.get("exceptions") or {}).get(last["model_title"], {})
         cells = {name: _families(labels, cells) for name, labels in chosen.items()}
-    rows = [_row(name, families, members, by_family, results) for name, families in cells.items()]
+    rows = [_row(name, families, members, by_family, results, metric) for name, families in cells.items()]
     stored = [result for family in cells.values() for each in family for result in results.stored(each)]
     parameters = next((result["parameters"] for result in stored if result["network"] == last["network"]), None)
     pairs = {ours: control for ours, control in (layout.get("compare") or {}).items() if {ours, control} <= {*cells}}
-    notes = [*_verdicts(rows), *(_comparison(a, b, results.difference(cells[a], cells[b])) for a, b in pairs.items())]
-    return Table(last["regime_title"], last["model_title"], parameters, rows, [note for note in notes if note])
+    compared = [_comparison(a, b, results.difference(cells[a], cells[b], metric)) for a, b in pairs.items()]
+    notes = [note for note in [*_verdicts(rows), *compared] if note]
+    return Table(last["regime_title"], last["model_title"], metric, parameters, rows, notes)
 
 
 def _row(
@@ -213,17 +215,21 @@ def _row(
     members: Sequence[Identity],
     by_family: Mapping[str, Identity],
     results: Results,
+    metric: str,
 ) -> Row:
-    errors = results.errors(families)
-    if not errors:
+    tested = results.tested(families, metric)
+    if not tested:
         return Row(name)
-    row = Row(name, Interval.of([*errors.values()]))
-    row.teachers = len({results.lineage(results.by_signature[signature])[-1]["signature"] for signature in errors})
+    row = Row(name, {"test": Interval.of([*tested.values()])})
+    row.teachers = len({results.lineage(results.by_signature[signature])[-1]["signature"] for signature in tested})
     teacher = _teacher(by_family[families[-1]], members, by_family)
     if teacher and list(families) != [teacher]:
-        row.gain = results.difference(families, [teacher])
+        row.gain = results.difference(families, [teacher], metric)
     if len(families) == 1:
-        row.train_error = Interval.of([result["train_error_percent"] for result in results.stored(families[0])])
+        stored = results.stored(families[0])
+        for split in ("validation", "train"):
+            if values := [result[f"{split}_{metric}"] for result in stored if f"{split}_{metric}" in result]:
+                row.measured[split] = Interval.of(values)
     return row
 
 
@@ -280,7 +286,7 @@ def _comparison(ours: str, control: str, difference: Interval | None) -> str:
     if difference is None:
         return ""
     verdict = "resolved" if difference.resolved else "not resolved"
-    return f"{ours} against {control}: {difference.text(sign=True)} points, {verdict}."
+    return f"{ours} against {control}: {difference.text(sign=True)}, {verdict}."
 
 
 # Showing and writing
@@ -295,7 +301,8 @@ def show(tables: Sequence[Table], outputs: Path, name: str = "last") -> None:
     for table in tables:
         frame = pd.DataFrame([_record(table, row) for row in table.rows])
         frames.append(frame)
-        _print(f"{table.network}{_size(table)}, test error in %", table.title, _texts(table), table.notes)
+        title = f"{table.network}{_size(table)}, {metrics.SHOWN[table.metric]}"
+        _print(title, table.title, _texts(table), table.notes)
     _write(pd.concat(frames), [(_caption(table), _texts(table), table.notes) for table in tables], outputs, name)
 
 
@@ -312,35 +319,36 @@ def _caption(table: Table) -> str:
 
 def _texts(table: Table) -> pd.DataFrame:
     """The table as people read it."""
-    rows = [
-        {
-            "": row.name,
-            "test error": row.error.text() if row.error else "missing",
-            "against the teacher": row.gain.text(sign=True) if row.gain else "",
-            "training error": row.train_error.text() if row.train_error else "",
-            "n": _count(row),
-        }
-        for row in table.rows
-    ]
+    splits = [split for split in SPLITS if any(split in row.measured for row in table.rows)]
+    rows = []
+    for row in table.rows:
+        line = {"": row.name}
+        for split in splits:
+            missing = "" if row.measured else "missing" if split == "test" else ""
+            line[SPLITS[split]] = row.measured[split].text() if split in row.measured else missing
+            if split == "test":
+                line["against the teacher"] = row.gain.text(sign=True) if row.gain else ""
+        rows.append(line | {"n": _count(row)})
     return pd.DataFrame(rows)
 
 
 def _count(row: Row) -> str:
     """The repetitions, and the teachers behind them where they are fewer."""
-    if row.error is None:
+    if "test" not in row.measured:
         return "0"
-    shared = row.teachers < row.error.count
-    return f"{row.error.count}, {row.teachers} teacher{'s' * (row.teachers > 1)}" if shared else f"{row.error.count}"
+    count = row.measured["test"].count
+    return f"{count}, {row.teachers} teacher{'s' * (row.teachers > 1)}" if row.teachers < count else f"{count}"
 
 
 def _record(table: Table, row: Row) -> dict[str, Any]:
     """The same in full precision, one cell a line."""
     record: dict[str, Any] = {"regime": table.title, "network": table.network, "cell": row.name}
-    parts = {"test_error_percent": row.error, "difference": row.gain, "train_error_percent": row.train_error}
+    parts = {f"{split}_{table.metric}": row.measured.get(split) for split in SPLITS} | {"difference": row.gain}
     for name, interval in parts.items():
         record[name] = interval.mean if interval else None
         record[f"{name}_half_width"] = interval.half_width if interval else None
-    return record | {"n": row.error.count if row.error else 0, "teachers": row.teachers, "paper": row.paper}
+    count = row.measured["test"].count if row.measured else 0
+    return record | {"n": count, "teachers": row.teachers}
 
 
 def _print(title: str, caption: str, frame: pd.DataFrame, notes: Sequence[str]) -> None:
@@ -385,21 +393,25 @@ def paper_numbers(number: int) -> dict[str, dict[str, float]]:
     return networks
 
 
-def show_paper_table(tables: Sequence[Table], number: int, as_published: bool, outputs: Path) -> None:
+def show_paper_table(tables: Sequence[Table], layout: Mapping[str, Any], as_published: bool, outputs: Path) -> None:
     """Networks by columns as in the paper: measured mean, interval and n, and the paper's number beside it.
 
     `as_published` says that recipe, data, networks and methods are the paper's. Its numbers are single runs, so then
-    they are judged by the 95 % prediction interval of one more run of ours.
+    they are judged by the 95 % prediction interval of one more run of ours. `layout` is the experiment's `table`: its
+    `number`, and with `splits` a column of each for every cell.
     """
+    number = layout["number"]
     published = paper_numbers(number)
     lines, records = [], []
     for table in tables:
         paper = published.get(table.network, {})
         line = {"network": f"{table.network}{_size(table)}"}
-        for row in table.rows:
-            row.paper, row.judged = paper.get(row.name), as_published
-            line[row.name] = _paper_cell(row)
-            records.append(_record(table, row))
+        for split, suffix in (layout.get("splits") or {"test": ""}).items():
+            for row in table.rows:
+                column = f"{row.name} {suffix}".strip()
+                measured, theirs = row.measured.get(split), paper.get(column)
+                line[column] = _paper_cell(measured, _count(row), theirs, as_published)
+                records.append(_record(table, row) | {"column": column, "paper": theirs})
         lines.append(line)
     frame = pd.DataFrame(lines).fillna("")
     regime = "; ".join(dict.fromkeys(table.title for table in tables))
@@ -411,19 +423,14 @@ def show_paper_table(tables: Sequence[Table], number: int, as_published: bool, o
     else:
         notes.append("✓ / ✗: the paper's number is inside / outside the 95 % prediction interval of our runs (n ≥ 3).")
     notes += [f"{table.network}: {note}" for table in tables for note in table.notes]
-    _print(f"Table {number}, test error in %", regime, frame, notes)
+    _print(f"Table {number}, {metrics.SHOWN[tables[0].metric]}", regime, frame, notes)
     _write(pd.DataFrame(records), [(f"Table {number}. {regime}.", frame, notes)], outputs, f"table{number}")
 
 
-def _train_errors(table: Table) -> str:
-    return ", ".join(f"{row.name} {row.train_error.text()}" for row in table.rows if row.train_error)
-
-
-def _paper_cell(row: Row) -> str:
-    ours = f"{row.error.text()} ({_count(row)})" if row.error else "missing"
-    if row.paper is None:
+def _paper_cell(measured: Interval | None, count: str, paper: float | None, judged: bool) -> str:
+    ours = f"{measured.text()} ({count})" if measured else "missing"
+    if paper is None:
         return ours
-    mark = ""
-    if row.judged and row.error and (inside := row.error.predicts(row.paper)) is not None:
-        mark = " ✓" if inside else " ✗"
-    return f"{ours} [{row.paper:.2f}]{mark}"
+    inside = measured.predicts(paper) if judged and measured else None
+    mark = "" if inside is None else " ✓" if inside else " ✗"
+    return f"{ours} [{paper:.2f}]{mark}"

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -65,17 +65,26 @@ class Learner:
     objective: Objective
     optimizer: torch.optim.Optimizer
     peak_rate: float
+    loss_scale: float = 1.0
+    """What the mean over the batch is multiplied by: the unrolled steps, for a loss that is summed over time."""
+    clip_norm: float | None = None
+    """The largest norm of the gradient of the scaled loss."""
+    state: Any = None
+    """What a recurrent network carries to the next batch."""
 
     def __call__(self, inputs: Tensor) -> Output:
-        """The network's output."""
-        return self.network(inputs)
+        """The network's output, with its carried state."""
+        return self.network(inputs, self.state)
 
     def step(self, loss: Tensor, rate: float) -> None:
         """One step of the optimizer at a learning rate of `rate` times the peak."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.peak_rate * rate
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (self.loss_scale * loss).backward()
+        if self.clip_norm is not None:
+            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         self.optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
@@ -84,6 +93,7 @@ class Learner:
             "network": self.network.state_dict(),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "state": self.state,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -91,6 +101,16 @@ class Learner:
         self.network.load_state_dict(state["network"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.state = state["state"]
+
+
+class Best(NamedTuple):
+    """The networks after the epoch with the lowest validation result so far."""
+
+    epoch: int
+    """Counted from 1."""
+    value: float
+    networks: list[dict[str, Tensor]]
 
 
 @dataclass
@@ -104,6 +124,8 @@ class Position:
     """One record per finished epoch."""
     seconds: float = 0.0
     """Time spent training, over all processes that did."""
+    best: Best | None = None
+    """Kept only where a training is asked to follow its validation set."""
 
     def check_finite(self) -> None:
         """Refuses to go on from, or to save, a training that has diverged. Waits for the device.
@@ -137,6 +159,11 @@ class Training:
     """Called between steps: checkpoints, progress, and stopping by an exception."""
     on_epoch: Callable[[dict[str, float]], None]
     position: Position
+    count_errors: bool = True
+    """Whether to record how many training examples are classified wrongly."""
+    follow: str | None = None
+    """A measurement of `evaluate` that comes after every epoch: its history goes to the schedules, and the networks
+    with its lowest value are kept."""
     started: float = 0.0
     """When the clock was last read."""
 
@@ -149,6 +176,7 @@ class Training:
         while (progress := self.position.progress).epoch < progress.epochs:
             for learner in self.learners:
                 learner.network.train()
+            progress = self.position.progress = progress._replace(history=self._history())
             progress = progress._replace(step=0)  # the same for an epoch that was resumed in the middle
             self.started = time.monotonic()
             self.advance()
@@ -157,6 +185,7 @@ class Training:
             measured = self.evaluate(progress)  # may be interrupted: nothing has been closed yet
             record = self._close_epoch(progress) | measured
             self.position.curves.append(record)
+            self._keep_best(record)
             self.on_epoch(record)
 
     def tick(self) -> None:
@@ -169,6 +198,10 @@ class Training:
         """The rest of the current epoch."""
         learners, teacher, position = self.learners, self.teacher, self.position
         progress = position.progress
+        if not progress.step:
+            teacher.start_epoch()
+            for learner in learners:
+                learner.state = None
         for batch in self.data.epoch(self.key, progress.epoch, progress.step):
             reseed(stream(*self.key, "noise", progress.epoch, progress.step))
             with self.precision():
@@ -181,17 +214,33 @@ class Training:
                 learner.step(torch.stack([*terms.values()]).sum(), self.schedule(progress))
                 teacher.after_step(step)
                 self._record(turn, terms, outputs[turn], batch)
+            for learner, output in zip(learners, outputs, strict=True):
+                learner.state = output.state
             progress = position.progress = progress._replace(step=progress.step + 1)
             self.on_step(position)
 
     @torch.no_grad()
     def _record(self, turn: int, terms: Mapping[str, Tensor], output: Output, batch: Batch) -> None:
         """Adds to the running sums on the device; nothing here waits for it."""
-        wrong = (output.logits.argmax(-1) != batch.targets).float().mean()
-        for name, value in [*terms.items(), ("error", wrong)]:
+        measured = dict(terms)
+        if self.count_errors:
+            measured["error"] = (output.logits.argmax(-1) != batch.targets).float().mean()
+        for name, value in measured.items():
             name = name if turn == 0 else f"{turn}.{name}"
             total = self.position.sums.get(name)
             self.position.sums[name] = value.detach() if total is None else total + value.detach()
+
+    def _history(self) -> tuple[float, ...]:
+        return tuple(record[self.follow] for record in self.position.curves) if self.follow else ()
+
+    def _keep_best(self, record: Mapping[str, float]) -> None:
+        if not self.follow:
+            return
+        best, value = self.position.best, record[self.follow]
+        if best is None or value < best.value:
+            states = [learner.network.state_dict() for learner in self.learners]
+            copies = [{name: tensor.clone() for name, tensor in state.items()} for state in states]
+            self.position.best = Best(int(record["epoch"]), value, copies)
 
     def _close_epoch(self, progress: Progress) -> dict[str, float]:
         """Goes on to the next epoch; what this one recorded, as means over its steps."""

@@ -16,6 +16,14 @@ from ban.run import run
 
 DIGITS = ("dataset=digits", "model=small_conv", "recipe=digits", "machine.threads=1", "machine.device=cpu")
 """A training of about a second."""
+TEXT = Path(__file__).parent / "text.txt"
+"""4,000 words of a made-up language: 60 words, each followed by one of three most of the time."""
+LANGUAGE = (
+    *("dataset=text", f"dataset.path={TEXT}", "model=lstm_small", "model.units=32", "recipe=budget_language"),
+    *("recipe.batch_size=5", "machine.threads=1", "machine.device=cpu"),
+)
+"""The same for words."""
+KINDS = {"images": DIGITS, "language": LANGUAGE}
 
 Train = Callable[..., list[dict[str, Any]]]
 
@@ -25,8 +33,8 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def plan(*overrides: str) -> list[Stage]:
-    return lineage(compose_settings([*DIGITS, *overrides])[0])
+def plan(*overrides: str, kind: str = "images") -> list[Stage]:
+    return lineage(compose_settings([*KINDS[kind], *overrides])[0])
 
 
 def quiet(event: Event) -> None:
@@ -35,10 +43,10 @@ def quiet(event: Event) -> None:
 
 @pytest.fixture
 def train(tmp_path: Path) -> Train:
-    """Trains a lineage on digits in this process, in a store of the test's own, and gives the results."""
+    """Trains a lineage in this process, in a store of the test's own, and gives the results."""
 
-    def trained(*overrides: str) -> list[dict[str, Any]]:
-        settings, _ = compose_settings([*DIGITS, f"machine.outputs={tmp_path}", *overrides])
+    def trained(*overrides: str, kind: str = "images") -> list[dict[str, Any]]:
+        settings, _ = compose_settings([*KINDS[kind], f"machine.outputs={tmp_path}", *overrides])
         machine = Machine.of(settings["machine"])
         return [run(stage, machine, quiet, Signals()) for stage in lineage(settings)]
 

@@ -1,14 +1,16 @@
 """Real processes, really killed: they go on, and end where an uninterrupted run ends, bit for bit."""
 
+import functools
 import json
 import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import DIGITS, ban, command, environment, files, plan, weights
+from conftest import DIGITS, KINDS, ban, command, environment, files, plan, weights
 
 from ban.config import compose_settings
 from ban.events import Event
@@ -18,7 +20,11 @@ from ban.machine import Machine
 pytestmark = pytest.mark.slow
 
 # Several seconds of training in many steps, with a checkpoint after every step.
-LONG = (*DIGITS, "method=dkpp", "generations=2", "recipe.epochs=80", "machine.checkpoint_seconds=0")
+OPTIONS = {
+    "images": ("method=dkpp", "generations=2", "recipe.epochs=80", "machine.checkpoint_seconds=0"),
+    "language": ("method=ban_l", "generations=2", "recipe.epochs=8", "machine.checkpoint_seconds=0"),
+}
+LONG = (*DIGITS, *OPTIONS["images"])
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -34,16 +40,23 @@ def wait_for(folder: Path, pattern: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder_of_undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    ban(*LONG, cwd=folder)
+def folders_of_undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    @functools.cache
+    def folder(kind: str) -> Path:
+        folder = tmp_path_factory.mktemp(f"undisturbed_{kind}")
+        ban(*KINDS[kind], *OPTIONS[kind], cwd=folder)
+        return folder
+
     return folder
 
 
+def weights_of(folder: Path, kind: str) -> dict[str, bytes]:
+    return {stage.signature: weights(folder / "outputs", stage.signature) for stage in plan(*OPTIONS[kind], kind=kind)}
+
+
 @pytest.fixture(scope="module")
-def undisturbed(folder_of_undisturbed: Path) -> dict[str, bytes]:
-    folder = folder_of_undisturbed
-    return {stage.signature: weights(folder / "outputs", stage.signature) for stage in plan(*LONG[5:])}
+def undisturbed(folders_of_undisturbed: Callable[[str], Path]) -> dict[str, bytes]:
+    return weights_of(folders_of_undisturbed("images"), "images")
 
 
 def curves(folder: Path, signature: str) -> list[dict[str, float]]:
@@ -56,22 +69,24 @@ def found(folder: Path, signatures: dict[str, bytes]) -> dict[str, bytes]:
     return {signature: weights(folder / "outputs", signature) for signature in signatures}
 
 
+@pytest.mark.parametrize("kind", KINDS)
 def test_killed_in_the_middle_of_a_student_it_ends_with_the_same_weights(
-    undisturbed: dict[str, bytes], folder_of_undisturbed: Path, tmp_path: Path
+    kind: str, folders_of_undisturbed: Callable[[str], Path], tmp_path: Path
 ) -> None:
+    arguments, undisturbed = (*KINDS[kind], *OPTIONS[kind]), weights_of(folders_of_undisturbed(kind), kind)
     teacher, student, _ = undisturbed
     for signature in (teacher, student):  # in the middle of the teacher, then of the student
-        process = start(tmp_path, *LONG)
+        process = start(tmp_path, *arguments)
         wait_for(tmp_path, f"outputs/work/{signature}.*/checkpoint.pt")
         time.sleep(0.3)
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
         assert not (tmp_path / "outputs" / "stages" / signature).exists()
-    ban(*LONG, cwd=tmp_path)
+    ban(*arguments, cwd=tmp_path)
     assert found(tmp_path, undisturbed) == undisturbed
     for signature in undisturbed:
-        assert curves(tmp_path, signature) == curves(folder_of_undisturbed, signature)
+        assert curves(tmp_path, signature) == curves(folders_of_undisturbed(kind), signature)
     assert not list((tmp_path / "outputs" / "work").glob("*/"))
 
 

@@ -50,8 +50,18 @@ def test_the_papers_numbers() -> None:
 
 
 def test_an_ensemble_averages_probabilities() -> None:
-    members = [np.log(np.array([[0.6, 0.4]])), np.log(np.array([[0.1, 0.9]]))]
-    np.testing.assert_allclose(np.exp(metrics.ensemble(members)), [[0.35, 0.65]])
+    targets = np.array([1])
+    members = [{"log_probabilities": np.log([row]), "targets": targets} for row in ([0.6, 0.4], [0.1, 0.9])]
+    np.testing.assert_allclose(np.exp(metrics.ensemble(members)["log_probabilities"]), [[0.35, 0.65]])
+    with pytest.raises(ValueError, match="different examples"):
+        metrics.ensemble([members[0], members[1] | {"targets": np.array([0])}])
+
+
+def test_an_ensemble_of_language_models_averages_the_words_probabilities() -> None:
+    targets = np.array([5, 7])
+    members = [{"log_probabilities": np.log(row), "targets": targets} for row in ([0.5, 0.1], [0.3, 0.7])]
+    assert metrics.measure(metrics.ensemble(members))["perplexity"] == pytest.approx((0.4 * 0.4) ** -0.5)
+    assert metrics.measure(members[0])["perplexity"] == pytest.approx(0.05**-0.5)
 
 
 def publish(store: Store, stage, error_of_ten: int) -> None:
@@ -100,7 +110,7 @@ def test_students_of_one_teacher_are_said_to_be(tmp_path: Path) -> None:
     for _, student in lineages:
         publish(store, student, 2)
     row = found(store, *lineages)["BAN-1"]
-    assert row.error is not None and (row.error.count, row.teachers) == (3, 1)
+    assert (row.measured["test"].count, row.teachers) == (3, 1)
 
 
 def test_settings_under_one_label_are_kept_apart(tmp_path: Path) -> None:
@@ -108,7 +118,7 @@ def test_settings_under_one_label_are_kept_apart(tmp_path: Path) -> None:
     light, heavy = (digits("method=ban_l", f"method.terms.label.weight={weight}") for weight in (0.5, 1))
     for error, stage in zip((5, 3, 4), (light[0], light[1], heavy[1]), strict=True):
         publish(store, stage, error)
-    errors = {name: row.error.mean for name, row in found(store, light, heavy).items() if row.error}
+    errors = {name: row.measured["test"].mean for name, row in found(store, light, heavy).items() if row.measured}
     assert errors == {
         "Teacher": 50.0,
         f"BAN+L-1 [{light[1].family[:6]}]": 30.0,

@@ -143,6 +143,9 @@ def with_label_noise(clean: Labelled, options: Options) -> Labelled:
 class Images:
     """A data set on a device: training images as one uint8 tensor, one gather per batch."""
 
+    examples = "images"
+    spelling = None
+
     def __init__(self, pool: Labelled, test: Labelled | None, options: Options) -> None:
         """Draws the splits from the pool and moves the training images to the device.
 
@@ -157,6 +160,9 @@ class Images:
                 f"images: set recipe.batch_size to {options.train_size} or less."
             )
         self.count, self.batch_size, self.device = options.train_size, options.batch_size, options.device
+        self.examples_per_step = self.batch_size
+        self.held_out = ["test", "validation"] if options.validation_size else ["test"]
+        """What is not trained on."""
         self.steps_per_epoch = min(self.count // self.batch_size, options.steps_per_epoch or self.count)
         """The last partial batch is dropped."""
         self.augmentation, device = options.augmentation, options.device

@@ -26,13 +26,12 @@ def table(name: str | None, overrides: Sequence[str]) -> None:
     outputs, layout = Path(jobs[0]["machine"]["outputs"]).expanduser(), jobs[0]["table"] or {}
     stages = union(lineage(job) for job in jobs)
     found = tables.compare(stages, Store(outputs), layout)
-    number = layout.get("number")
-    if number is None:
+    if "number" not in layout:
         tables.show(found, outputs, experiment)
     else:
         published = {stage.family for job in (_jobs(experiment, []) if overrides else jobs) for stage in lineage(job)}
         as_published = all(stage.family in published for stage in stages)
-        tables.show_paper_table(found, number, as_published, outputs)
+        tables.show_paper_table(found, layout, as_published, outputs)
 
 
 def _jobs(experiment: str, overrides: Sequence[str]) -> list[dict]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -13,7 +13,8 @@ from ban.interfaces import Lesson, Step, Teacher
 class Frozen(Teacher):
     """One or more trained networks: evaluation mode, no gradient, and the same view of each image as the student.
 
-    Several networks speak with one voice: the mean of their probabilities, or of their logits.
+    Several networks speak with one voice: the mean of their probabilities, or of their logits. Recurrent ones read the
+    same stream as the student and carry their own states.
     """
 
     def __init__(
@@ -25,6 +26,12 @@ class Frozen(Teacher):
         # A tuple hides them from state_dict(): the store has them already.
         self.networks = tuple(network.eval().requires_grad_(False) for network in networks)
         self.average = average
+        self._states: list[Any] = [None] * len(self.networks)
+        self._next_states = self._states
+
+    def start_epoch(self) -> None:
+        """Forgets what was read."""
+        self._states = [None] * len(self.networks)
 
     @torch.no_grad()
     def lesson(self, step: Step) -> Lesson:
@@ -38,10 +45,25 @@ class Frozen(Teacher):
                 raise RuntimeError("the teacher is in training mode: its batch statistics would leak")
             if any(network is learner.network for learner in step.learners):
                 raise RuntimeError("the teacher is the student itself: nothing would be distilled")
-        outputs = [network(step.batch.views[0]) for network in self.networks]
+        inputs = step.batch.views[0]
+        outputs = [network(inputs, state) for network, state in zip(self.networks, self._states, strict=True)]
+        self._next_states = [output.state for output in outputs]
         if len(outputs) == 1:
             return Lesson(outputs[0].logits, outputs[0].features)
         logits = torch.stack([output.logits.float() for output in outputs])
         if self.average == "logits":
             return Lesson(logits.mean(0))
         return Lesson(logits.log_softmax(-1).logsumexp(0) - math.log(len(outputs)))
+
+    def after_step(self, step: Step) -> None:
+        """Reads on, once all learners have had their lesson about this batch."""
+        if step.turn == len(step.learners) - 1:
+            self._states = self._next_states
+
+    def get_extra_state(self) -> list[Any]:
+        """What the networks carry to the next batch."""
+        return self._states
+
+    def set_extra_state(self, state: list[Any]) -> None:
+        """Goes back to a checkpoint."""
+        self._states = state

@@ -1,0 +1,215 @@
+"""Texts as words: where they come from, how they are cleaned and split, and their vocabulary. No torch here.
+
+A text without sizes in its configuration (`classes: null`) is read when the configuration is frozen, so that the plan
+knows its numbers and its checksum.
+"""
+
+import hashlib
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ban.errors import UserError
+
+UNKNOWN, END = "<unk>", "<eos>"
+"""A word outside of the vocabulary, and the end of a line."""
+SPECIAL_CHARACTERS = 5
+"""Padding, start and end of a word, and one character that spells each of `UNKNOWN` and `END`."""
+
+
+class Corpus(NamedTuple):
+    """Three parts of a text, in words."""
+
+    train: Sequence[str]
+    validation: Sequence[str]
+    test: Sequence[str]
+
+    @property
+    def checksum(self) -> str:
+        """Of the words, so it does not depend on how lines are broken or where the files are."""
+        text = "\n\n".join(" ".join(part) for part in self)
+        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+class Vocabulary:
+    """The words of a training text, the most frequent first; all others are `UNKNOWN`."""
+
+    def __init__(self, words: Iterable[str], min_count: int = 1) -> None:
+        counts = Counter(words)
+        kept = [word for word, count in counts.items() if count >= min_count and word != UNKNOWN]
+        self.words = [UNKNOWN, *sorted(kept, key=lambda word: (-counts[word], word))]
+        self.index = {word: number for number, word in enumerate(self.words)}
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def encode(self, words: Sequence[str]) -> NDArray[np.int64]:
+        """Their numbers."""
+        unknown = self.index[UNKNOWN]
+        return np.fromiter((self.index.get(word, unknown) for word in words), np.int64, len(words))
+
+    @cached_property
+    def alphabet(self) -> list[str]:
+        """The characters of its words, except for the two special ones."""
+        return sorted(set("".join(word for word in self.words if word not in (UNKNOWN, END))))
+
+    @property
+    def spelling(self) -> NDArray[np.int64]:
+        """[words, longest word + 2]: each word's characters between start and end, padded with 0.
+
+        `UNKNOWN` and `END` are one character each, as in the code of Kim et al. 2016.
+        """
+        number = {character: index for index, character in enumerate(self.alphabet, SPECIAL_CHARACTERS)}
+        spelled = [[1, *_letters(word, number), 2] for word in self.words]
+        table = np.zeros((len(self), max(map(len, spelled))), np.int64)
+        for row, letters in zip(table, spelled, strict=True):
+            row[: len(letters)] = letters
+        return table
+
+
+def _letters(word: str, number: Mapping[str, int]) -> list[int]:
+    special = {UNKNOWN: [3], END: [4]}
+    return special.get(word) or [number[character] for character in word]
+
+
+def facts(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a text that follow from its content, for those that are null.
+
+    Raises:
+        UserError: there is no such text, or it cannot be read.
+    """
+    corpus = read(dataset["path"])
+    vocabulary = Vocabulary(corpus.train, dataset["min_count"])
+    measured = {
+        "title": Path(dataset["path"]).stem if dataset["path"] else "Python's help",
+        "checksum": corpus.checksum,
+        "classes": len(vocabulary),
+        "train_size": len(corpus.train),
+        "validation_size": len(corpus.validation),
+        "test_size": len(corpus.test),
+        "characters": len(vocabulary.alphabet) + SPECIAL_CHARACTERS,
+        "word_length": vocabulary.spelling.shape[1],
+    }
+    return {name: value for name, value in measured.items() if dataset.get(name) is None}
+
+
+@lru_cache(maxsize=4)
+def read(path: str | None) -> Corpus:
+    """A text: Python's own help (no path), a folder with three files, or one file that is split 8 : 1 : 1 by lines.
+
+    Raises:
+        UserError: there is no such text, a part is missing or empty, or it is not UTF-8.
+    """
+    if path is None:
+        return python_help()
+    source = Path(path).expanduser()
+    if source.is_dir():
+        parts = [lines(_part(source, names)) for names in (("train",), ("valid", "val"), ("test",))]
+    elif source.is_file():
+        whole = lines(source)
+        parts = [whole[: len(whole) * 8 // 10], whole[len(whole) * 8 // 10 : len(whole) * 9 // 10]]
+        parts.append(whole[len(whole) * 9 // 10 :])
+    else:
+        raise UserError(f"dataset.path={path} is neither a file nor a folder.")
+    corpus = Corpus(*(words(part) for part in parts))
+    for name, part in zip(Corpus._fields, corpus, strict=True):
+        if len(part) < 2:
+            raise UserError(f"dataset.path={path}: the {name} text is empty.")
+    return corpus
+
+
+def _part(folder: Path, names: Sequence[str]) -> Path:
+    """The one file of a folder that has one of the names in its own, like ptb.valid.txt."""
+    for name in names:
+        found = [file for file in sorted(folder.iterdir()) if file.is_file() and name in file.name.lower()]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UserError(f"{folder} has several files for '{name}': {', '.join(file.name for file in found)}.")
+    raise UserError(
+        f"{folder} has no file with '{names[0]}' in its name: put three there, like train.txt, valid.txt and test.txt."
+    )
+
+
+def lines(file: Path) -> list[str]:
+    """The lines of a text file that hold anything.
+
+    Raises:
+        UserError: it cannot be read or is not UTF-8.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{file} is not UTF-8 (byte {error.start}): convert it, for example with iconv -t utf-8."
+        ) from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}.") from None
+    return [line for line in text.split("\n") if line.strip()]
+
+
+def words(text: Iterable[str]) -> list[str]:
+    """The words of lines, each line closed by `END`."""
+    return [word for line in text for word in (*line.split(), END)]
+
+
+# Python's own help
+
+
+def python_help() -> Corpus:
+    """The English of the language reference that every Python brings along (`pydoc_data.topics`), about 50,000 words.
+
+    Paragraphs that are mostly code are left out, punctuation and markup too; numbers become N. Topics that share a
+    paragraph stay in the same part, so that nothing of the test text was trained on. Differs between Python versions.
+    """
+    from pydoc_data.topics import topics
+
+    paragraphs = {name: _english(text) for name, text in topics.items()}
+    seen: set[str] = set()
+    parts: dict[str, list[str]] = {"test": [], "validation": [], "train": []}
+    groups = sorted(_connected(paragraphs), key=lambda group: hashlib.sha256(group[0].encode()).digest())
+    distinct = len(set(itertools.chain.from_iterable(paragraphs.values())))
+    for group in groups:
+        smallest = next((name for name in ("test", "validation") if len(parts[name]) < distinct / 10), "train")
+        large = sum(len(paragraphs[name]) for name in group) > distinct / 10
+        part = parts["train" if large else smallest]
+        for paragraph in itertools.chain.from_iterable(paragraphs[name] for name in group):
+            if paragraph not in seen:
+                seen.add(paragraph)
+                part.append(paragraph)
+    return Corpus(*(words(parts[name]) for name in Corpus._fields))
+
+
+def _english(text: str) -> list[str]:
+    """The paragraphs of a topic that are prose: eight words or more, seven of ten of them plain."""
+    plain = re.compile(r"[\"'(\[*`]*[A-Za-z][a-z]*(?:[-'’][a-z]+)*[\"')\].,;:?!*`]*")
+    prose = []
+    for paragraph in re.split(r"\n\s*\n", text):
+        tokens = paragraph.split()
+        code = "::=" in paragraph or ">>>" in paragraph or re.search(r"^\s*[*=~-]{3,}", paragraph, re.MULTILINE)
+        if not code and len(tokens) >= 8 and sum(bool(plain.fullmatch(t)) for t in tokens) >= 0.7 * len(tokens):
+            prose.append(" ".join(filter(None, map(_word, tokens))))
+    return prose
+
+
+def _word(token: str) -> str:
+    bare = token.strip("\"'`*_,.;:()[]{}?!“”‘’").lower()
+    return re.sub(r"\d+(\.\d+)*", "N", bare)
+
+
+def _connected(paragraphs: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """The topics, grouped so that topics with a common paragraph are together."""
+    groups: list[list[str]] = []
+    for name in sorted(paragraphs):
+        mine = set(paragraphs[name])
+        touching = [group for group in groups if any(mine & set(paragraphs[other]) for other in group)]
+        groups = [group for group in groups if group not in touching]
+        groups.append([*itertools.chain.from_iterable(touching), name])
+    return groups

@@ -1,0 +1,148 @@
+"""Language models: LSTMs over words (Zaremba et al. 2014) or over the characters of words (Kim et al. 2016)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Integer
+from torch import Tensor, nn
+
+from ban.interfaces import Output
+
+Words = Integer[Tensor, "time batch"]
+State = list[tuple[Tensor, Tensor]]
+"""Hidden and cell state `[1, batch, units]` of each layer."""
+
+
+class Recurrence(nn.Module):
+    """LSTM layers with dropout between them and after the last, never along time (Zaremba et al. 2014).
+
+    One `nn.LSTM` a layer: with several in one module, cuDNN draws the dropout between them from a generator that cannot
+    be reseeded, and a resumed training would go on with other masks.
+    """
+
+    def __init__(self, inputs: int, units: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.LSTM(units if layer else inputs, units) for layer in range(layers))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, inputs: Float[Tensor, "time batch inputs"], state: State | None
+    ) -> tuple[Float[Tensor, "time batch units"], State, dict[str, Tensor]]:
+        """The last layer's outputs, the state to carry on, without gradient, and each layer's outputs by name."""
+        hidden, features, carried = inputs, {}, []
+        for number, layer in enumerate(self.layers):
+            hidden, (output, cell) = layer(hidden, state[number] if state else None)
+            features[f"stage{number + 1}"] = hidden
+            carried.append((output.detach(), cell.detach()))
+            hidden = self.dropout(hidden)
+        return hidden, carried, features
+
+
+class LSTM(nn.Module):
+    """Words in, LSTM layers, words out; dropout on the embedding, between layers and on the output.
+
+    `tied`: the output layer uses the embedding's weights (Press and Wolf 2016). Embedding and output from U(−0.1, 0.1),
+    output bias 0, LSTM as PyTorch draws it, U(−1/√units, 1/√units): PyTorch's word language model example (2017).
+    Features: `stem` (the embedding), `stage1`, `stage2`, …: the layers.
+    """
+
+    def __init__(self, units: int, layers: int, dropout: float, tied: bool, *, classes: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(classes, units)
+        self.dropout = nn.Dropout(dropout)
+        self.recurrence = Recurrence(units, units, layers, dropout)
+        self.output_weight = None if tied else nn.Parameter(torch.empty(classes, units).uniform_(-0.1, 0.1))
+        self.output_bias = nn.Parameter(torch.zeros(classes))
+        nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
+
+    def forward(self, inputs: Words, state: State | None = None) -> Output:
+        """Logits of the next word, features, and the state to carry on."""
+        embedded = self.embedding(inputs)
+        hidden, carried, features = self.recurrence(self.dropout(embedded), state)
+        weight = self.embedding.weight if self.output_weight is None else self.output_weight
+        return Output(F.linear(hidden, weight, self.output_bias), {"stem": embedded} | features, carried)
+
+
+class CharacterLSTM(nn.Module):
+    """Each word is read by convolutions over its characters, their maxima pass highway layers, then LSTM layers.
+
+    Dropout between LSTM layers and on the output, none on the input. All weights from U(−0.05, 0.05), biases of the
+    transform gates −2, the padding's vector 0 and untrained. Kim et al. 2016 and their code.
+    Features: `stem` (the words' vectors), `stage1`, `stage2`, …: the LSTM layers.
+    """
+
+    spelling: Integer[Tensor, "classes characters"]
+
+    def __init__(  # noqa: PLR0913 – flat arguments, as in the YAML
+        self,
+        characters: int,
+        character_units: int,
+        filters: Sequence[int],
+        highway_layers: int,
+        units: int,
+        layers: int,
+        dropout: float,
+        *,
+        spelling: Integer[Tensor, "classes characters"],
+        classes: int,
+    ) -> None:
+        """`filters` are the numbers of convolutions of widths 1, 2, 3 and so on.
+
+        Raises:
+            ValueError: the longest word is shorter than the widest convolution.
+        """
+        super().__init__()
+        if spelling.shape[1] < len(filters):
+            raise ValueError(f"convolutions {len(filters)} wide need words of that many characters, ends included")
+        self.register_buffer("spelling", spelling, persistent=False)
+        self.character_embedding = nn.Embedding(characters, character_units, padding_idx=0)
+        widths = enumerate(filters, 1)
+        self.convolutions = nn.ModuleList(nn.Conv1d(character_units, count, width) for width, count in widths)
+        self.highway = nn.Sequential(*(Highway(sum(filters)) for _ in range(highway_layers)))
+        self.recurrence = Recurrence(sum(filters), units, layers, dropout)
+        self.output = nn.Linear(units, classes)
+        self._vectors: Tensor | None = None
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -0.05, 0.05)
+        nn.init.zeros_(self.character_embedding.weight[0])
+        for layer in self.highway:
+            nn.init.constant_(layer.transform.bias, -2.0)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+
+    def forward(self, inputs: Words, state: State | None = None) -> Output:
+        """Logits of the next word, features, and the state to carry on."""
+        if self.training or torch.is_grad_enabled():
+            vectors = self._read(self.spelling[inputs].flatten(0, 1)).unflatten(0, inputs.shape)
+        else:
+            vectors = self._vocabulary()[inputs]
+        hidden, carried, features = self.recurrence(vectors, state)
+        return Output(self.output(hidden), {"stem": vectors} | features, carried)
+
+    def train(self, mode: bool = True) -> "CharacterLSTM":
+        """Training changes how words are read, so what was kept of them is dropped."""
+        self._vectors = None
+        return super().train(mode)
+
+    def _read(self, spelled: Integer[Tensor, "words characters"]) -> Float[Tensor, "words filters"]:
+        characters = self.character_embedding(spelled).transpose(1, 2)
+        maxima = [convolution(characters).amax(-1).tanh() for convolution in self.convolutions]
+        return self.highway(torch.cat(maxima, dim=-1))
+
+    def _vocabulary(self) -> Float[Tensor, "classes filters"]:
+        """Every word's vector: a network that does not change reads each word once."""
+        if self._vectors is None:
+            self._vectors = torch.cat([self._read(part) for part in self.spelling.split(1000)])
+        return self._vectors
+
+
+class Highway(nn.Module):
+    """t · relu(W x) + (1 − t) · x with the gate t = σ(V x) (Srivastava et al. 2015)."""
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.hidden, self.transform = nn.Linear(units, units), nn.Linear(units, units)
+
+    def forward(self, inputs: Float[Tensor, "words units"]) -> Float[Tensor, "words units"]:
+        """As many units out as in."""
+        gate = torch.sigmoid(self.transform(inputs))
+        return torch.lerp(inputs, F.relu(self.hidden(inputs)), gate)
