@@ -7,10 +7,11 @@ STAMP := .venv/.installed
 RUN_YES := $(if $(filter 1 true yes,$(YES)),yes=true)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-noise test check format reproduce-table1 reproduce-table2 reproduce-table3 clean
+TABLES := reproduce-table1 reproduce-table2 reproduce-table3 reproduce-table6
+.PHONY: help install demo demo-noise demo-language test check format clean $(TABLES)
 
 help:  ## this list
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 22
+	@grep -hE '^(# )?[a-zA-Z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^# //; s/:[^#]*## */\t/' | expand -t 22
 
 install: $(STAMP)  ## .venv with ban and what its development needs
 
@@ -28,6 +29,9 @@ demo: install  ## a teacher and three born-again generations on digits, two minu
 demo-noise: install  ## the same with a fifth of the training labels wrong: the effect at its largest
 	$(BIN)/ban experiment=demo_noise
 
+demo-language: install  ## a born-again language model on the English of Python's own help
+	$(BIN)/ban experiment=demo_language
+
 test: check  ## the whole test suite (and the checks)
 	$(BIN)/pytest -n 2 --dist loadfile
 
@@ -41,7 +45,8 @@ format: install  ## rewrite the code in the house's style
 	$(BIN)/ruff format ban tests
 	$(BIN)/ruff check --fix ban tests
 
-reproduce-table1 reproduce-table2 reproduce-table3: reproduce-table%: install  ## an experiment of the paper; SCALE=paper|budget|smoke, YES=1 to go ahead without a GPU
+# reproduce-tableN:  ## an experiment of the paper, N = 1, 2, 3, 6; SCALE=paper|budget|smoke, YES=1 to go ahead without a GPU
+$(TABLES): reproduce-table%: install
 	$(BIN)/ban -m experiment=table$* scale=$(SCALE) $(RUN_YES)
 	$(BIN)/ban table $* scale=$(SCALE)
 

@@ -54,7 +54,7 @@ def _table(arguments: Sequence[str]) -> None:
     from ban.launch.results import table
 
     if any(word.startswith("-") for word in arguments):
-        raise UserError("use: ban table [NAME] [KEY=VALUE …], where NAME is 1, 2, 3 or an experiment.")
+        raise UserError("use: ban table [NAME] [KEY=VALUE …], where NAME is 1, 2, 3, 6 or an experiment.")
     names = [word for word in arguments if "=" not in word]
     overrides = [word for word in arguments if "=" in word]
     if len(names) > 1:

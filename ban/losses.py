@@ -24,12 +24,17 @@ def soft_cross_entropy(student: Logits, teacher: Probabilities, *, temperature: 
 
     Its gradient is (q − p) / temperature; born-again networks use temperature 1 (Furlanello et al. 2018, eq. 5).
     """
-    return -(teacher.float() * (student.float() / temperature).log_softmax(-1)).sum(-1)
+    return -(teacher.float() * _softened(student, temperature).log_softmax(-1)).sum(-1)
 
 
 def probabilities(logits: Logits, *, temperature: float = 1.0) -> Probabilities:
     """softmax(v / temperature) in fp32."""
-    return (logits.float() / temperature).softmax(-1)
+    return _softened(logits, temperature).softmax(-1)
+
+
+def _softened(logits: Logits, temperature: float) -> Logits:
+    """Without a copy at temperature 1: of a batch of words that would be some forty megabytes."""
+    return logits.float() if temperature == 1 else logits.float() / temperature
 
 
 def weighted_mean(values: PerExample, weights: PerExample) -> Float[Tensor, ""]:

@@ -140,6 +140,29 @@ def test_a_teacher_that_is_gone_is_missing_and_no_more(tmp_path: Path) -> None:
     assert [row.name for row in table.rows] == ["BAN-1", "BAN-2"]
 
 
+def test_table_6_shows_both_splits_of_the_best_epochs_network(tmp_path: Path) -> None:
+    store = Store(tmp_path / "outputs")
+    for seed in range(3):
+        lineage = plans("model=lstm", "dataset=ptb", "method=ban_l", f"seed={seed}")
+        for stage, perplexity in zip(lineage, (70.0, 68.0), strict=True):
+            with store.claim(stage.signature) as work:
+                assert work is not None
+                measured = {"validation_perplexity": perplexity + 3, "test_perplexity": perplexity + seed}
+                work.publish(stage.identity() | measured | {"parameters": 7})
+    shown = ban("table", "6", cwd=tmp_path).stdout
+    frame = pd.read_csv(tmp_path / "outputs" / "tables" / "table6.csv").set_index(["network", "column"])
+    assert len(frame) == 8 and "perplexity" in shown
+    lstm = frame.loc["LSTM"]
+    assert lstm["paper"].to_dict() == {
+        "Teacher Val": 75.11,
+        "BAN+L Val": 71.19,
+        "Teacher Test": 71.87,
+        "BAN+L Test": 68.56,
+    }
+    assert lstm.loc["BAN+L Test", ["test_perplexity", "difference"]].tolist() == [69.0, -2.0]
+    assert "71.00 ± 2.48 (3) [71.87] ✓" in (tmp_path / "outputs" / "tables" / "table6.md").read_text()
+
+
 def test_table_2_holds_every_cell_of_the_paper_and_ours(tmp_path: Path) -> None:
     store = Store(tmp_path / "outputs")
     for seed in range(3):
@@ -203,7 +226,7 @@ def test_every_cell_of_an_experiment_is_planned_by_its_sweep() -> None:
 def test_the_paper_has_a_number_for_every_network_of_the_tables() -> None:
     from ban.launch.results import _jobs
 
-    for number in (1, 2, 3):
+    for number in (1, 2, 3, 6):
         titles = {job["model"]["title"] for job in _jobs(f"table{number}", [])}
         assert titles == set(paper_numbers(number))
 

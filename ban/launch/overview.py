@@ -49,7 +49,7 @@ def confirm(missing: Sequence[Stage], machine: Machine, yes: bool, slots: int) -
     """
     if yes or machine.device != "cpu":
         return
-    operations = sum(rehearse(stage).training_flops * _images(stage) for stage in missing)
+    operations = sum(rehearse(stage).training_flops * _examples(stage) for stage in missing)
     if operations < 1e9 * 3600 * COSTLY_HOURS:
         return  # any CPU does a GFLOP/s: no need to measure
     rate = _operations_per_second(machine.threads)
@@ -67,10 +67,12 @@ def confirm(missing: Sequence[Stage], machine: Machine, yes: bool, slots: int) -
     raise UserError(f"{reason}. Go ahead with yes=true, or try a cheaper scale: {cheaper}.")
 
 
-def _images(stage: Stage) -> int:
+def _examples(stage: Stage) -> int:
+    """The images or words that a training goes through."""
     recipe = stage.recipe
-    steps = stage.dataset["train_size"] // recipe["batch_size"]
-    return recipe["epochs"] * min(steps, recipe.get("steps_per_epoch") or steps) * recipe["batch_size"]
+    at_once = recipe["batch_size"] * (recipe.get("unroll") or 1)
+    steps = stage.dataset["train_size"] // at_once
+    return recipe["epochs"] * min(steps, recipe.get("steps_per_epoch") or steps) * at_once
 
 
 def _operations_per_second(threads: int) -> float:
