@@ -11,21 +11,23 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ban.errors import UserError
-from ban.interfaces import Batch, Output, Progress, Step, Teacher
+from ban.interfaces import Batch, Data, Output, Progress, Step, Teacher
+from ban.machine import Machine
 from ban.plan import Stage
 from ban.schedules import Constant
 from ban.train import Learner, Objective
 
-NOT_ARGUMENTS = frozenset({"name", "title", "kind", "metric", "weight", "source_sha256"})
+DESCRIPTION = ("name", "title", "kind")
+"""Settings of data sets and models that are about them, and not arguments."""
 
 
-def build(node: Mapping[str, Any], *arguments: Any, **options: Any) -> Any:
-    """An object from its part of the configuration and from what only the running program has.
+def build(node: Mapping[str, Any], *arguments: Any, without: Sequence[str] = (), **options: Any) -> Any:
+    """An object from its part of the configuration, `without` some keys, and from what only the running program has.
 
     Raises:
         UserError: the options do not fit.
     """
-    kept = {key: value for key, value in node.items() if key not in NOT_ARGUMENTS}
+    kept = {key: value for key, value in node.items() if key not in (*without, "source_sha256")}
     try:
         return instantiate(kept, _partial_=True, _convert_="all")(*arguments, **options)
     except (InstantiationException, TypeError, ValueError) as error:
@@ -45,13 +47,27 @@ def network(stage: Stage, spelling: Tensor | None = None) -> nn.Module:
         given["channels"] = stage.dataset["shape"][0]
     if "characters" in stage.model:
         given["spelling"] = spelling
-    return build(stage.model, **given)
+    return build(stage.model, without=DESCRIPTION, **given)
+
+
+def data(stage: Stage, machine: Machine, device: torch.device) -> Data:
+    """The stage's data set on the device."""
+    recipe = stage.recipe
+    given = {name: recipe[name] for name in ("batch_size", "unroll") if recipe.get(name) is not None}
+    given |= {"steps_per_epoch": recipe.get("steps_per_epoch"), "device": device}
+    return build(
+        stage.dataset,
+        without=[*DESCRIPTION, "metric"],
+        data_dir=machine.data_dir,
+        download=machine.download,
+        **given,
+    )
 
 
 def objective(stage: Stage) -> Objective:
     """The method's named, weighted terms."""
     nodes = stage.method["terms"]
-    terms = {name: build(node) for name, node in nodes.items()}
+    terms = {name: build(node, without=["weight"]) for name, node in nodes.items()}
     return Objective(terms, {name: _weight(node["weight"]) for name, node in nodes.items()})
 
 
@@ -66,7 +82,7 @@ def learner(stage: Stage, device: torch.device, spelling: Tensor | None = None) 
     loss = objective(stage).to(device)
     parameters = [p for p in [*student.parameters(), *loss.parameters()] if p.requires_grad]
     optimizer = build(recipe["optimizer"], parameters)
-    scale = recipe.get("loss_scale") or 1.0
+    scale = 1.0 if recipe.get("loss_scale") is None else recipe["loss_scale"]
     return Learner(student, loss, optimizer, recipe["optimizer"]["lr"], scale, recipe.get("clip_norm"))
 
 

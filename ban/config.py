@@ -16,7 +16,6 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ban.corpus import facts
 from ban.errors import UserError
 
 _INSTALLED = Path(__file__).parent / "conf"
@@ -99,7 +98,9 @@ def settings(config: DictConfig) -> dict[str, Any]:
         UserError: a setting is impossible; one sentence says which, and what to do.
     """
     plain = OmegaConf.create({key: value for key, value in config.items() if key != "hydra"})
-    if plain.dataset.kind == "language" and plain.dataset.classes is None:
+    if "min_count" in plain.dataset and "path" in plain.dataset:
+        from ban.corpus import facts  # numpy: not for help and completion
+
         plain.dataset.update(facts(plain.dataset))  # before other settings refer to them
     frozen: dict[str, Any] = OmegaConf.to_container(plain, resolve=True)  # pyright: ignore[reportAssignmentType]
     check(frozen)
@@ -126,35 +127,61 @@ def check(settings: Mapping[str, Any]) -> None:
     Raises:
         UserError: with the setting, its value and what is possible.
     """
-    dataset, recipe, machine = settings["dataset"], settings["recipe"], settings["machine"]
-    numbers = {
-        "generations": (settings["generations"], 0),
-        "replica": (settings["replica"], 0),
-        "recipe.epochs": (recipe["epochs"], 1),
-        "recipe.batch_size": (recipe["batch_size"], 1),
-        "recipe.evaluate_every": (recipe["evaluate_every"], 0),
-        "dataset.classes": (dataset["classes"], 2),
-        "dataset.train_size": (dataset["train_size"], 1),
-        "dataset.test_size": (dataset["test_size"], 1),
-        "dataset.validation_size": (dataset["validation_size"], 0),
-        "machine.threads": (machine["threads"] or 1, 1),
-        "recipe.unroll": (1 if recipe["unroll"] is None else recipe["unroll"], 1),
-        "recipe.steps_per_epoch": (1 if recipe["steps_per_epoch"] is None else recipe["steps_per_epoch"], 1),
-    }
-    for name, (value, least) in numbers.items():
-        if not isinstance(value, int) or value < least:
-            raise UserError(f"{name} is {value}; it must be a whole number, {least} or more.")
+    dataset, machine = settings["dataset"], settings["machine"]
+    _check_whole("", settings, {"generations": 0, "replica": 0})
+    _check_whole("dataset.", dataset, {"classes": 2, "train_size": 1, "test_size": 1, "validation_size": 0})
+    _check_whole("machine.", machine, {"threads": 1}, optional=["threads"])
     if not 0 <= (dataset.get("label_noise") or 0) < 1:
         raise UserError(f"dataset.label_noise is {dataset['label_noise']}; it is a part: from 0 to below 1.")
-    rate = recipe["optimizer"].get("lr")
-    if not isinstance(rate, int | float) or rate <= 0:
-        raise UserError(f"recipe.optimizer.lr is {rate}; it must be a number above 0.")
-    if recipe["precision"] not in ("fp32", "bf16"):
-        raise UserError(f"recipe.precision is {recipe['precision']}; choose fp32 or bf16.")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(machine["device"])):
         raise UserError(f"machine.device is {machine['device']}; choose auto, cpu, cuda or cuda:N.")
     _check_method(settings)
-    _check_kinds(settings)
+    for name, part in {"": settings, "teacher.": settings["teacher"]}.items():
+        _check_model(f"{name}model", part["model"], dataset)
+        _check_recipe(f"{name}recipe", part["recipe"], dataset)
+
+
+def _check_whole(prefix: str, part: Mapping[str, Any], least: Mapping[str, int], optional: Sequence[str] = ()) -> None:
+    """Whole numbers, that many or more; the optional ones may be null."""
+    for name, number in least.items():
+        value = part.get(name)
+        if value is None and name in optional:
+            continue
+        if not isinstance(value, int) or value < number:
+            raise UserError(f"{prefix}{name} is {value}; it must be a whole number, {number} or more.")
+
+
+def _check_model(name: str, model: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
+    language = dataset["kind"] == "language"
+    images = "leave dataset out, and the model brings its own"
+    other = "choose model=lstm or another of the LSTMs" if language else images
+    if (model.get("kind") == "language") != language:
+        raise UserError(
+            f"{name}={model['name']} does not read {dataset['kind']}, but dataset={dataset['name']} is: {other}."
+        )
+
+
+def _check_recipe(name: str, recipe: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
+    optional = {"unroll": 1, "steps_per_epoch": 1}
+    _check_whole(f"{name}.", recipe, {"epochs": 1, "batch_size": 1, "evaluate_every": 0} | optional, [*optional])
+    positive = {key: recipe.get(key) for key in ("loss_scale", "clip_norm")}
+    positive["optimizer.lr"] = recipe["optimizer"].get("lr", "missing")
+    for key, value in positive.items():
+        if value is not None and not (isinstance(value, int | float) and value > 0):
+            raise UserError(f"{name}.{key} is {value}; it must be a number above 0.")
+    if recipe["precision"] not in ("fp32", "bf16"):
+        raise UserError(f"{name}.precision is {recipe['precision']}; choose fp32 or bf16.")
+    language = dataset["kind"] == "language"
+    if language != (recipe.get("unroll") is not None):
+        kinds = "lstm, cnn_lstm, budget_language" if language else "wrn, digits, budget_images"
+        raise UserError(f"{name}={recipe['name']} is not for {dataset['kind']}: choose one like {kinds}.")
+    select = recipe.get("select")
+    if select not in (None, "best_validation"):
+        raise UserError(f"{name}.select is {select}; choose best_validation, or null for the last epoch.")
+    if recipe["schedule"]["_target_"].endswith(".Plateau") and not select:
+        raise UserError(f"{name}.schedule follows the validation set: it needs {name}.select=best_validation.")
+    if select and not dataset["validation_size"]:
+        raise UserError(f"{name}.select=best_validation needs a validation set: set dataset.validation_size.")
 
 
 def _check_method(settings: Mapping[str, Any]) -> None:
@@ -168,29 +195,6 @@ def _check_method(settings: Mapping[str, Any]) -> None:
             f"method={settings['method']['name']} learns from nobody, so there is no generation "
             f"{settings['generations']}: leave generations out, or choose a method with a teacher."
         )
-
-
-def _check_kinds(settings: Mapping[str, Any]) -> None:
-    """Images with networks and recipes for images, texts with those for texts."""
-    dataset, recipe = settings["dataset"], settings["recipe"]
-    language = dataset["kind"] == "language"
-    images = "leave dataset out, and the model brings its own"
-    other = "choose model=lstm or another of the LSTMs" if language else images
-    for name, model in (("model", settings["model"]), ("teacher.model", settings["teacher"]["model"])):
-        if (model.get("kind") == "language") != language:
-            raise UserError(
-                f"{name}={model['name']} does not read {dataset['kind']}, but dataset={dataset['name']} is: {other}."
-            )
-    if language != (recipe["unroll"] is not None):
-        kinds = "lstm, cnn_lstm, budget_language" if language else "wrn, digits, budget_images"
-        raise UserError(f"recipe={recipe['name']} is not for {dataset['kind']}: choose one like {kinds}.")
-    follows = recipe["select"] == "best_validation"
-    if recipe["select"] not in (None, "best_validation"):
-        raise UserError(f"recipe.select is {recipe['select']}; choose best_validation, or null for the last epoch.")
-    if recipe["schedule"]["_target_"].endswith(".Plateau") and not follows:
-        raise UserError("recipe.schedule follows the validation set: it needs recipe.select=best_validation.")
-    if follows and not dataset["validation_size"]:
-        raise UserError("recipe.select=best_validation needs a validation set: set dataset.validation_size.")
 
 
 def _with_sources(value: Any) -> Any:

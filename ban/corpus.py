@@ -7,6 +7,7 @@ knows its numbers and its checksum.
 import hashlib
 import itertools
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
@@ -20,6 +21,8 @@ from ban.errors import UserError
 
 UNKNOWN, END = "<unk>", "<eos>"
 """A word outside of the vocabulary, and the end of a line."""
+PARTS = (("train",), ("valid", "validation", "val", "dev"), ("test",))
+"""What the names of a text's three files say."""
 SPECIAL_CHARACTERS = 5
 """Padding, start and end of a word, and one character that spells each of `UNKNOWN` and `END`."""
 
@@ -33,7 +36,7 @@ class Corpus(NamedTuple):
 
     @property
     def checksum(self) -> str:
-        """Of the words, so it does not depend on how lines are broken or where the files are."""
+        """Of the words, so it depends neither on spaces and empty lines nor on where the files are."""
         text = "\n\n".join(" ".join(part) for part in self)
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
@@ -43,7 +46,7 @@ class Vocabulary:
 
     def __init__(self, words: Iterable[str], min_count: int = 1) -> None:
         counts = Counter(words)
-        kept = [word for word, count in counts.items() if count >= min_count and word != UNKNOWN]
+        kept = [word for word, count in counts.items() if (count >= min_count or word == END) and word != UNKNOWN]
         self.words = [UNKNOWN, *sorted(kept, key=lambda word: (-counts[word], word))]
         self.index = {word: number for number, word in enumerate(self.words)}
 
@@ -85,10 +88,19 @@ def facts(dataset: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: there is no such text, or it cannot be read.
     """
-    corpus = read(dataset["path"])
-    vocabulary = Vocabulary(corpus.train, dataset["min_count"])
-    measured = {
-        "title": Path(dataset["path"]).stem if dataset["path"] else "Python's help",
+    path, min_count = dataset["path"], dataset["min_count"]
+    if not isinstance(min_count, int) or min_count < 1:
+        raise UserError(f"dataset.min_count is {min_count}; it must be a whole number, 1 or more.")
+    measured = _measure(None if path is None else str(path), min_count)
+    return {name: value for name, value in measured.items() if dataset.get(name) is None}
+
+
+@lru_cache(maxsize=4)
+def _measure(path: str | None, min_count: int) -> dict[str, Any]:
+    corpus = read(path)
+    vocabulary = Vocabulary(corpus.train, min_count)
+    return {
+        "title": Path(path).stem if path else "Python's help",
         "checksum": corpus.checksum,
         "classes": len(vocabulary),
         "train_size": len(corpus.train),
@@ -97,7 +109,6 @@ def facts(dataset: Mapping[str, Any]) -> dict[str, Any]:
         "characters": len(vocabulary.alphabet) + SPECIAL_CHARACTERS,
         "word_length": vocabulary.spelling.shape[1],
     }
-    return {name: value for name, value in measured.items() if dataset.get(name) is None}
 
 
 @lru_cache(maxsize=4)
@@ -111,9 +122,11 @@ def read(path: str | None) -> Corpus:
         return python_help()
     source = Path(path).expanduser()
     if source.is_dir():
-        parts = [lines(_part(source, names)) for names in (("train",), ("valid", "val"), ("test",))]
+        parts = [lines(_part(source, names)) for names in PARTS]
     elif source.is_file():
         whole = lines(source)
+        if len(whole) < 10:
+            raise UserError(f"dataset.path={path} has {len(whole)} lines; a file is split by lines, so it needs ten.")
         parts = [whole[: len(whole) * 8 // 10], whole[len(whole) * 8 // 10 : len(whole) * 9 // 10]]
         parts.append(whole[len(whole) * 9 // 10 :])
     else:
@@ -126,13 +139,16 @@ def read(path: str | None) -> Corpus:
 
 
 def _part(folder: Path, names: Sequence[str]) -> Path:
-    """The one file of a folder that has one of the names in its own, like ptb.valid.txt."""
-    for name in names:
-        found = [file for file in sorted(folder.iterdir()) if file.is_file() and name in file.name.lower()]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise UserError(f"{folder} has several files for '{name}': {', '.join(file.name for file in found)}.")
+    """The one file of a folder that has one of the names as a word of its own name, like ptb.valid.txt."""
+    found = []
+    for file in sorted(folder.iterdir()):
+        marks = {word for part in PARTS for word in part} & set(re.split(r"[^a-z]+", file.name.lower()))
+        if file.is_file() and marks and marks <= set(names):
+            found.append(file)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"{folder} has several files for '{names[0]}': {', '.join(file.name for file in found)}.")
     raise UserError(
         f"{folder} has no file with '{names[0]}' in its name: put three there, like train.txt, valid.txt and test.txt."
     )
@@ -145,7 +161,7 @@ def lines(file: Path) -> list[str]:
         UserError: it cannot be read or is not UTF-8.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{file} is not UTF-8 (byte {error.start}): convert it, for example with iconv -t utf-8."
@@ -157,14 +173,14 @@ def lines(file: Path) -> list[str]:
 
 def words(text: Iterable[str]) -> list[str]:
     """The words of lines, each line closed by `END`."""
-    return [word for line in text for word in (*line.split(), END)]
+    return [sys.intern(word) for line in text for word in (*line.split(), END)]
 
 
 # Python's own help
 
 
 def python_help() -> Corpus:
-    """The English of the language reference that every Python brings along (`pydoc_data.topics`), about 50,000 words.
+    """The English of the language reference that every Python brings along (`pydoc_data.topics`), about 45,000 words.
 
     Paragraphs that are mostly code are left out, punctuation and markup too; numbers become N. Topics that share a
     paragraph stay in the same part, so that nothing of the test text was trained on. Differs between Python versions.
@@ -177,9 +193,9 @@ def python_help() -> Corpus:
     groups = sorted(_connected(paragraphs), key=lambda group: hashlib.sha256(group[0].encode()).digest())
     distinct = len(set(itertools.chain.from_iterable(paragraphs.values())))
     for group in groups:
-        smallest = next((name for name in ("test", "validation") if len(parts[name]) < distinct / 10), "train")
+        unfilled = next((name for name in ("test", "validation") if len(parts[name]) < distinct / 10), "train")
         large = sum(len(paragraphs[name]) for name in group) > distinct / 10
-        part = parts["train" if large else smallest]
+        part = parts["train" if large else unfilled]
         for paragraph in itertools.chain.from_iterable(paragraphs[name] for name in group):
             if paragraph not in seen:
                 seen.add(paragraph)

@@ -94,7 +94,7 @@ def _name(stage: Stage) -> str:
 
 def _detail(values: Mapping[str, float | str]) -> str:
     """Every loss term, the errors, and the speed."""
-    hidden = {"at", "epoch", "rate", "seconds", "speed", "label", "epochs"}
+    hidden = {"at", "epoch", "rate", "seconds", "speed"}
     parts = [str(values["speed"])] if "speed" in values else []
     if "epoch" in values:
         parts.append(f"epoch {values['epoch']:.0f}")

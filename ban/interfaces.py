@@ -7,7 +7,7 @@ Shape legend, used in every annotation of the package:
     `time`    words of a row; networks see word numbers `[time, batch]`
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from jaxtyping import Float, Integer
@@ -57,6 +57,29 @@ class Progress(NamedTuple):
     def fraction(self) -> float:
         """The part of the whole training that is behind us, in [0, 1)."""
         return (self.epoch + self.step / self.steps_per_epoch) / self.epochs
+
+
+class Data(Protocol):
+    """A data set on a device."""
+
+    examples: str
+    """What it consists of: images or words."""
+    examples_per_step: int
+    steps_per_epoch: int
+    held_out: list[str]
+    """The splits that are not trained on: `test`, perhaps `validation`."""
+    vocabulary: Sequence[str]
+    """The words of a text by their numbers; empty for images."""
+    spelling: Integer[Tensor, "words characters"] | None
+    """The characters of each word of a text."""
+
+    def epoch(self, key: tuple[int, ...], epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from `first_step` on, the same for the same key."""
+        ...
+
+    def evaluation(self, split: str) -> Iterator[Batch]:
+        """All examples of a split as they are, in a fixed order."""
+        ...
 
 
 class Learner(Protocol):

@@ -55,8 +55,8 @@ def permute_dark_knowledge(teacher: Probabilities, noise: Float[Tensor, "*batch 
         raise ValueError(f"DKPP permutes all classes but one, so {teacher.shape[-1]} classes leave nothing to do")
     largest = teacher.argmax(-1, keepdim=True)
     sources = noise.scatter(-1, largest, -torch.inf).argsort(-1)
-    classes = torch.arange(teacher.shape[-1], device=teacher.device).expand(teacher.shape)
-    places = classes.scatter(-1, largest, -1).argsort(-1)
+    places = torch.arange(teacher.shape[-1], device=teacher.device)
+    places = (places - (places <= largest).long()).scatter(-1, torch.zeros_like(largest), largest)  # largest, 0, 1, …
     return torch.empty_like(teacher).scatter(-1, places, teacher.gather(-1, sources))
 
 

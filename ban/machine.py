@@ -2,8 +2,10 @@
 
 import importlib.util
 import os
+import resource
 import shutil
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -68,6 +70,13 @@ class Machine:
         if name == "fp32":
             return nullcontext()
         return torch.autocast(torch.device(self.device).type, torch.bfloat16)
+
+    def peak_memory_mib(self) -> int:
+        """The most memory in use so far: of the device by this process, or of the whole process on a CPU."""
+        if self.device == "cpu":
+            used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            return used // (2**20 if sys.platform == "darwin" else 2**10)
+        return torch.cuda.max_memory_allocated(torch.device(self.device)) // 2**20
 
     def accelerate(self, network: nn.Module) -> None:
         """Compiles the network if that is asked for and possible; otherwise warns and leaves it as it is."""

@@ -40,6 +40,6 @@ def ensemble(members: Sequence[Predictions]) -> Predictions:
     return {"log_probabilities": summed - np.log(len(members)), "targets": targets}
 
 
-def text(split: str, metric: str, value: float) -> str:
+def sentence(split: str, metric: str, value: float) -> str:
     """As people read it: test error 12.92 %."""
     return f"{split} error {value:.2f} %" if metric == "error_percent" else f"{split} {metric} {value:.2f}"

@@ -21,9 +21,14 @@ VERSIONS: dict[str, int] = {}
 """Class or function name → version, where it is not 1: raised when a component's mathematics changes, so that old
 results are not taken for new ones. A test pins the losses of each component's first steps."""
 
-UNSIGNED = frozenset({"name", "title", "kind", "metric", "path", "files", "mirrors", "evaluate_every", "checkpointing"})
-"""Settings of a data set, model, method or recipe that do not change the weights (beyond rounding): names to show,
-places where data are (their checksum is signed), how often to measure, memory saving."""
+UNSIGNED = {
+    "dataset": {"name", "title", "kind", "metric", "path", "files", "mirrors"},
+    "model": {"name", "title", "kind", "checkpointing"},
+    "method": {"name", "title"},
+    "recipe": {"name", "evaluate_every"},
+}
+"""Settings that do not change the weights (beyond rounding): names to show, places where data are (their checksum is
+signed), how often to measure, memory saving."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class Stage:
             "method_title": self.method["title"],
             "model": self.model["name"],
             "model_title": self.model["title"],
-            "network": _digest(_signed(self.model)),
+            "network": _digest(_signed("model", self.model)),
             "dataset": self.dataset["name"],
             "recipe": self.recipe["name"],
             "seed": self.seed,
@@ -121,7 +126,7 @@ class Stage:
         epochs = f"{recipe['epochs']} epoch{'s' * (recipe['epochs'] != 1)}{steps}"
         held_out = f", {data['validation_size']} validation" if data["validation_size"] else ""
         noise = f", {data['label_noise']:.0%} of the labels wrong" if data.get("label_noise") else ""
-        examples = "words" if data["kind"] == "language" else "images"
+        examples = f"words, vocabulary {data['classes']}" if data["kind"] == "language" else "images"
         unroll = f" × {recipe['unroll']}" if recipe.get("unroll") else ""
         return (
             f"{data['title']}, {data['train_size']} training{held_out} and {data['test_size']} test {examples}{noise}; "
@@ -140,10 +145,10 @@ class Stage:
             "generation": self.generation,
             "seed": self.seed,
             "replica": self.replica,
-            "dataset": _signed(self.dataset),
-            "models": [_signed(self.model)],
-            "method": _signed(self.method),
-            "recipe": _signed(self.recipe),
+            "dataset": _signed("dataset", self.dataset),
+            "models": [_signed("model", self.model)],
+            "method": _signed("method", self.method),
+            "recipe": _signed("recipe", self.recipe),
         }
 
 
@@ -190,9 +195,9 @@ def union(lineages: Iterable[Iterable[Stage]]) -> list[Stage]:
     return list(stages.values())
 
 
-def _signed(node: Node) -> Any:
+def _signed(part: str, node: Node) -> Any:
     """What of a data set, model, method or recipe goes into the signature."""
-    return _canonical({key: value for key, value in node.items() if key not in UNSIGNED})
+    return _canonical({key: value for key, value in node.items() if key not in UNSIGNED[part]})
 
 
 def _canonical(value: Any) -> Any:

@@ -1,6 +1,5 @@
 """One stage: resume it if it was begun, train, evaluate, publish."""
 
-import copy
 import functools
 import gc
 import json
@@ -29,6 +28,8 @@ from ban.streams import stream
 from ban.train import Best, Position, Training, reseed
 
 CHECKPOINT = "checkpoint.pt"
+CHECKPOINT_FORMAT = 2
+"""Raised when a checkpoint holds something else than before."""
 
 
 def run(stage: Stage, machine: Machine, report: Report, signals: Signals) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def run(stage: Stage, machine: Machine, report: Report, signals: Signals) -> dic
                 _train(stage, machine, store, work, report, signals)
     result = store.result(stage.signature)
     metric = stage.dataset["metric"]
-    outcome = metrics.text("test", metric, result[f"test_{metric}"])
+    outcome = metrics.sentence("test", metric, result[f"test_{metric}"])
     report(Event(stage.signature, "finished", {"outcome": outcome}))
     return result
 
@@ -61,8 +62,8 @@ def _train(stage: Stage, machine: Machine, store: Store, work: Work, report: Rep
         _Trainer(stage, machine, store, work, report, signals).train_and_publish()
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"{stage.label} does not fit into the memory of {machine.device}: lower recipe.batch_size, or set "
-            "model.checkpointing=true for a DenseNet."
+            f"{stage.label} does not fit into the memory of {machine.device}: lower recipe.batch_size (of a text, "
+            "recipe.unroll), or set model.checkpointing=true for a DenseNet."
         ) from error
     finally:
         gc.collect()  # trainer and loop know each other: free the device before the next stage
@@ -80,15 +81,7 @@ class _Trainer:
         recipe = stage.recipe
         self.follow = f"validation_{self.metric}" if recipe.get("select") else None
         self.precision = functools.partial(machine.precision, recipe["precision"])
-        self.data = build.build(
-            stage.dataset,
-            batch_size=recipe["batch_size"],
-            steps_per_epoch=recipe.get("steps_per_epoch"),
-            **({"unroll": recipe["unroll"]} if recipe.get("unroll") else {}),
-            data_dir=machine.data_dir,
-            download=machine.download,
-            device=self.device,
-        )
+        self.data = build.data(stage, machine, self.device)
         reseed(stream(*stage.key, "initial"))
         self.learner = build.learner(stage, self.device, self.data.spelling)
         guides = [self._load(parent) for parent in stage.teachers]
@@ -118,8 +111,7 @@ class _Trainer:
         """
         self.work.write_json("stage.json", self.stage.describe())
         self._resume()
-        values = {"label": self.stage.label, "epochs": self.stage.recipe["epochs"], "at": self._at()}
-        self.report(Event(self.stage.signature, "started", values))
+        self.report(Event(self.stage.signature, "started", {"at": self._at()}))
         self._checkpointed = now = time.monotonic()
         self._told = {"step": now, "epoch": now}
         try:
@@ -130,6 +122,9 @@ class _Trainer:
             self._checkpoint()
             raise
         self._write_curves()
+        if self.data.vocabulary:  # the weights' rows are its lines
+            text = "\n".join(self.data.vocabulary) + "\n"
+            self.work.write("vocabulary.txt", lambda path: path.write_text(text, encoding="utf-8"))
         for name, network in networks.items():
             tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
             self.work.write(weights_file(name), functools.partial(save_file, tensors))
@@ -173,6 +168,9 @@ class _Trainer:
         """A trained network, rebuilt from the plan, never from what a stored file says."""
         network = build.network(parent.stage, self.data.spelling)
         network.load_state_dict(load_file(self.store.folder(parent.stage.signature) / weights_file(parent.network)))
+        return self._placed(network)
+
+    def _placed(self, network: nn.Module) -> nn.Module:
         return network.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def _resume(self) -> None:
@@ -180,6 +178,11 @@ class _Trainer:
         if not path.exists():
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
+        if state.get("format") != CHECKPOINT_FORMAT:
+            raise UserError(
+                f"{path} was written by another version of ban: finish the stage with that one, or remove "
+                f"{path.parent} to begin it anew."
+            )
         for learner, saved in zip(self.training.learners, state["learners"], strict=True):
             learner.load_state_dict(saved)
         self.training.teacher.load_state_dict(state["teacher"])
@@ -192,6 +195,7 @@ class _Trainer:
         position = self.training.position
         position.check_finite()  # waits for the device
         state = {
+            "format": CHECKPOINT_FORMAT,
             "learners": [learner.state_dict() for learner in self.training.learners],
             "teacher": self.training.teacher.state_dict(),
             "epoch": position.progress.epoch,
@@ -231,19 +235,19 @@ class _Trainer:
                 output: Output = network(batch.views[0], state)
             state, log_probabilities = output.state, output.logits.float().log_softmax(-1)
             if self.metric == "perplexity":
-                log_probabilities = log_probabilities.gather(-1, batch.targets[..., None])[:, 0, 0]
+                log_probabilities = log_probabilities.gather(-1, batch.targets[..., None]).flatten()
             spoken.append(log_probabilities)
             targets.append(batch.targets.flatten())
         return {"log_probabilities": torch.cat(spoken).cpu().numpy(), "targets": torch.cat(targets).cpu().numpy()}
 
     def _networks(self) -> dict[str, nn.Module]:
-        """The trained network, `0`, and where that is the best validation epoch's, the last epoch's too."""
+        """The trained network, `0`: the last epoch's, or that of the best validation epoch and the `last` one too."""
         last, best = self.learner.network, self.training.position.best
-        if best is None:
+        if best is None or best.epoch == self.stage.recipe["epochs"]:
             return {"0": last}
-        chosen = copy.deepcopy(last)
+        chosen = build.network(self.stage, self.data.spelling)  # an interrupt must find the last one in its place
         chosen.load_state_dict(best.networks[0])
-        return {"0": chosen, "last": last}
+        return {"0": self._placed(chosen), "last": last}
 
     def _result(self, networks: Mapping[str, nn.Module]) -> dict[str, Any]:
         stage, position = self.stage, self.training.position
@@ -259,6 +263,7 @@ class _Trainer:
             "parameters": sum(parameter.numel() for parameter in self.learner.network.parameters()),
             "seconds": round(position.seconds, 3),
             f"{self.data.examples}_per_second": round(self._examples_per_second(), 1),
+            "peak_memory_mib": self.machine.peak_memory_mib(),
             **measured["0"],
             **({"selected_epoch": position.best.epoch} if position.best else {}),
             **_best(position.curves, self.metric),

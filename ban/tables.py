@@ -97,7 +97,8 @@ class Results:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.by_signature = {result["signature"]: result for result in store.results()}
+        images = {"metric": "error_percent"}  # of results from before there were texts
+        self.by_signature = {result["signature"]: images | result for result in store.results()}
         self.families: dict[str, list[dict[str, Any]]] = {}
         for result in self.by_signature.values():
             self.families.setdefault(result["family"], []).append(result)

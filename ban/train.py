@@ -6,7 +6,7 @@ between any two steps goes on exactly as if nothing had happened.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ban.errors import UserError
-from ban.interfaces import Batch, Lesson, Output, Progress, Step, Teacher
+from ban.interfaces import Batch, Data, Lesson, Output, Progress, Step, Teacher
 from ban.streams import stream
 
 
@@ -24,16 +24,6 @@ def reseed(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
-
-
-class Data(Protocol):
-    """A data set in training."""
-
-    steps_per_epoch: int
-
-    def epoch(self, key: tuple[int, ...], epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from `first_step` on, the same for the same key."""
-        ...
 
 
 class Weight(Protocol):
@@ -196,28 +186,32 @@ class Training:
 
     def advance(self) -> None:
         """The rest of the current epoch."""
-        learners, teacher, position = self.learners, self.teacher, self.position
-        progress = position.progress
+        position, progress = self.position, self.position.progress
         if not progress.step:
-            teacher.start_epoch()
-            for learner in learners:
+            self.teacher.start_epoch()
+            for learner in self.learners:
                 learner.state = None
         for batch in self.data.epoch(self.key, progress.epoch, progress.step):
             reseed(stream(*self.key, "noise", progress.epoch, progress.step))
-            with self.precision():
-                outputs = [learner(batch.views[0]) for learner in learners]
-            for turn, learner in enumerate(learners):
-                step = Step(batch, learners, outputs, turn, progress)
-                with self.precision():
-                    lesson = teacher.lesson(step)
-                terms = learner.objective(outputs[turn], lesson, batch, progress)
-                learner.step(torch.stack([*terms.values()]).sum(), self.schedule(progress))
-                teacher.after_step(step)
-                self._record(turn, terms, outputs[turn], batch)
-            for learner, output in zip(learners, outputs, strict=True):
-                learner.state = output.state
+            self._step(batch, progress)
             progress = position.progress = progress._replace(step=progress.step + 1)
             self.on_step(position)
+
+    def _step(self, batch: Batch, progress: Progress) -> None:
+        """Every learner's turn. What is large lives no longer than this."""
+        learners, teacher = self.learners, self.teacher
+        with self.precision():
+            outputs = [learner(batch.views[0]) for learner in learners]
+        for turn, learner in enumerate(learners):
+            step = Step(batch, learners, outputs, turn, progress)
+            with self.precision():
+                lesson = teacher.lesson(step)
+            terms = learner.objective(outputs[turn], lesson, batch, progress)
+            learner.step(torch.stack([*terms.values()]).sum(), self.schedule(progress))
+            teacher.after_step(step)
+            self._record(turn, terms, outputs[turn], batch)
+        for learner, output in zip(learners, outputs, strict=True):
+            learner.state = output.state
 
     @torch.no_grad()
     def _record(self, turn: int, terms: Mapping[str, Tensor], output: Output, batch: Batch) -> None:

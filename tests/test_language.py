@@ -1,7 +1,6 @@
 """Language models: texts, networks, the carried state, the loss convention, and honest perplexities."""
 
 import hashlib
-import importlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -24,13 +23,15 @@ from ban.models import LSTM, CharacterLSTM
 from ban.schedules import Plateau
 from ban.teachers import Frozen
 
+NOT_OPTIONS = [*build.DESCRIPTION, "metric"]
+
 # Words
 
 
 def text(**options: object) -> data.Text:
     dataset = plan(kind="language")[0].dataset
     given = {"batch_size": 5, "unroll": 35, "steps_per_epoch": None, "device": torch.device("cpu")}
-    return build.build(dataset | options, data_dir=Path(), download=False, **(given | options))
+    return build.build(dataset | options, without=NOT_OPTIONS, data_dir=Path(), download=False, **given)
 
 
 def test_an_epoch_reads_every_row_in_order_and_predicts_the_next_word() -> None:
@@ -62,10 +63,10 @@ def test_evaluation_predicts_every_word_once_the_first_from_the_end_of_a_line() 
 
 def test_the_vocabulary_and_how_its_words_are_spelled() -> None:
     vocabulary = Vocabulary(["b", "ab", "b", END, "ab", "b", "c"], min_count=2)
-    assert vocabulary.words == ["<unk>", "b", "ab"] and vocabulary.alphabet == ["a", "b"]
+    assert vocabulary.words == ["<unk>", "b", "ab", END] and vocabulary.alphabet == ["a", "b"]
     assert vocabulary.encode(["c", "ab", "zzz"]).tolist() == [0, 2, 0]
-    assert vocabulary.spelling.tolist() == [[1, 3, 2, 0], [1, 6, 2, 0], [1, 5, 6, 2]]
-    assert Vocabulary([END]).spelling.tolist() == [[1, 3, 2], [1, 4, 2]]
+    assert vocabulary.spelling.tolist() == [[1, 3, 2, 0], [1, 6, 2, 0], [1, 5, 6, 2], [1, 4, 2, 0]]
+    assert Vocabulary([END], min_count=2).spelling.tolist() == [[1, 3, 2], [1, 4, 2]]  # lines end, however rarely
 
 
 def test_pythons_help_is_english_and_no_paragraph_is_in_two_parts() -> None:
@@ -84,6 +85,7 @@ def test_pythons_help_is_english_and_no_paragraph_is_in_two_parts() -> None:
         ({"train.txt": "a b", "valid.txt": "", "test.txt": "a b"}, "the validation text is empty"),
         ({"train.txt": b"\xff\xfe", "valid.txt": "a", "test.txt": "a"}, "train.txt is not UTF-8"),
         ({"train.txt": "a", "old_train.txt": "a"}, "several files for 'train'"),
+        ({"train.txt": "a", "test_valid.txt": "a"}, "no file with 'valid' in its name"),
     ],
 )
 def test_what_is_wrong_with_a_text_is_said(files: dict[str, str | bytes], message: str, tmp_path: Path) -> None:
@@ -91,6 +93,26 @@ def test_what_is_wrong_with_a_text_is_said(files: dict[str, str | bytes], messag
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=message):
         compose_settings([*LANGUAGE, f"dataset.path={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("dataset.path=2024", "dataset.path=2024 is neither a file nor a folder"),
+        ("dataset.min_count=many", "dataset.min_count is many; it must be a whole number"),
+        ("dataset.classes=7", "dataset.classes is 7, but this text has 62"),
+    ],
+)
+def test_what_is_wrong_with_its_settings_is_said(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        stage = plan(override, kind="language")[0]
+        text(**stage.dataset)
+
+
+def test_a_file_of_a_few_lines_cannot_be_split(tmp_path: Path) -> None:
+    (tmp_path / "text8").write_text("anarchism originated as a term")
+    with pytest.raises(UserError, match="has 1 lines; a file is split by lines"):
+        compose_settings([*LANGUAGE, f"dataset.path={tmp_path / 'text8'}"])
 
 
 def test_a_folder_with_three_files_is_a_text(tmp_path: Path) -> None:
@@ -115,6 +137,7 @@ def test_the_signature_of_a_text_is_its_content_not_its_place(tmp_path: Path) ->
     assert there.signature == plan(kind="language")[0].signature
     elsewhere.write_text(TEXT.read_text() + "one more line\n")
     corpus.read.cache_clear()
+    corpus._measure.cache_clear()
     assert plan(f"dataset.path={elsewhere}", kind="language")[0].signature != there.signature
 
 
@@ -128,10 +151,21 @@ class TestPennTreebank:
         sums = {name: hashlib.sha256(line.encode()).hexdigest() for name, line in (self.lines | files).items()}
         mirrors = [] if mirror is None else [(folder / "nowhere").as_uri(), mirror.as_uri()]
         dataset = compose_settings(["model=lstm"])[0]["dataset"]
-        sizes = {"classes": 4, "train_size": 5, "validation_size": 2, "test_size": 2, "files": sums, "mirrors": mirrors}
+        sizes = {
+            "classes": 4,
+            "characters": 7,
+            "word_length": 3,
+            "train_size": 5,
+            "validation_size": 2,
+            "test_size": 2,
+            "files": sums,
+            "mirrors": mirrors,
+        }
         given = {"batch_size": 1, "unroll": 2, "steps_per_epoch": None, "device": torch.device("cpu")}
         checksum = {"checksum": self.parts.checksum}
-        return build.build(dataset | sizes | checksum, data_dir=folder, download=mirror is not None, **given)
+        return build.build(
+            dataset | sizes | checksum, without=NOT_OPTIONS, data_dir=folder, download=mirror is not None, **given
+        )
 
     def put(self, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -248,12 +282,13 @@ def test_a_network_that_does_not_change_reads_each_word_once() -> None:
     with_gradient = model(words).logits
     with torch.no_grad():
         torch.testing.assert_close(model(words).logits, with_gradient)
-        model.train()
-        torch.nn.init.zeros_(model.output.weight)
-        torch.nn.init.zeros_(model.convolutions[0].weight)
-        model.eval()
-        kept = model(words).features["stem"]
-    torch.testing.assert_close(kept, model(words).features["stem"])
+        torch.nn.init.zeros_(model.convolutions[0].weight)  # still in evaluation mode
+        changed = model(words).features["stem"]
+        model.load_state_dict({name: tensor / 2 for name, tensor in model.state_dict().items()})
+        loaded = model(words).features["stem"]
+    with torch.enable_grad():
+        torch.testing.assert_close(loaded, model(words).features["stem"])
+    assert not torch.equal(changed, loaded)
 
 
 def test_initial_weights() -> None:
@@ -339,8 +374,7 @@ def test_the_best_validation_epoch_is_tested_and_teaches(train: Train, tmp_path:
 
 def test_perplexity_does_not_depend_on_how_the_text_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = plan("method=labels", kind="language")[0]
-    module = importlib.import_module("ban.data.text")  # `ban.data.text` itself is the function
-    monkeypatch.setattr(module, "EVALUATION_STEPS", 7)
+    monkeypatch.setattr("ban.data.words.EVALUATION_STEPS", 7)
     words, model = text(), build.network(stage)
     model.eval()
 
@@ -353,7 +387,7 @@ def test_perplexity_does_not_depend_on_how_the_text_is_cut(monkeypatch: pytest.M
         return float(torch.cat(total).mean().exp())
 
     short = perplexity()
-    monkeypatch.setattr(module, "EVALUATION_STEPS", 500)
+    monkeypatch.setattr("ban.data.words.EVALUATION_STEPS", 500)
     assert perplexity() == pytest.approx(short, rel=1e-5)
 
 
@@ -372,6 +406,18 @@ def test_the_teacher_reads_the_same_stream_with_a_state_of_its_own() -> None:
     torch.testing.assert_close(cut, guide(words).logits)
     teacher.start_epoch()
     torch.testing.assert_close(lesson(words[:2]), cut[:2])
+
+
+def test_two_recurrent_teachers_each_carry_their_own_state() -> None:
+    guides, words = [lstm(), lstm(units=5)], torch.arange(18).view(6, 3)
+    teacher = Frozen(guides)
+    said = []
+    for part in (words[:2], words[2:]):
+        step = Step(Batch((part,), part, part), [SimpleNamespace(network=None)], [], 0, Progress(0, 0, 1, 1))  # pyright: ignore
+        said.append(teacher.lesson(step).logits)
+        teacher.after_step(step)
+    mean = torch.stack([guide(words).logits.softmax(-1) for guide in guides]).mean(0)
+    torch.testing.assert_close(torch.cat(said).softmax(-1), mean)  # pyright: ignore
 
 
 # Anchors

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DIGITS, KINDS, Train, plan, quiet, weights
+from conftest import DIGITS, KINDS, LANGUAGE, Train, plan, quiet, weights
 from safetensors.torch import load_file, save_file
 
 from ban import build
 from ban.config import CONF, compose_settings
 from ban.errors import UserError
 from ban.interfaces import Batch, Output, Progress, Step
+from ban.launch.command import execute
 from ban.machine import Machine, Signals
 from ban.models import SmallConv
 from ban.run import run
@@ -38,6 +39,7 @@ def trace(outputs: Path, result: dict) -> list[float]:
 
 FIVE_STEPS = ("recipe.epochs=5", "recipe.steps_per_epoch=1")
 LEARNED = {"images": ("recipe.epochs=100",), "language": ("recipe.epochs=12", "model.dropout=0.1")}
+FALL = {"images": 0.99, "language": 0.999}  # permuted among 60 words, a teacher leaves little to learn
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -61,8 +63,8 @@ def test_the_loss_falls_and_every_term_is_logged(method: str, kind: str, train: 
     records = curves(tmp_path, result)
     terms = set(plan(f"method={method}")[-1].method["terms"])
     assert terms <= set(records[0])
-    assert sum(records[-1][term] for term in terms) < 0.999 * sum(records[0][term] for term in terms)
-    assert result.get("test_error_percent", 0) < 50 and result.get("test_perplexity", 0) < 1000
+    assert sum(records[-1][term] for term in terms) < FALL[kind] * sum(records[0][term] for term in terms)
+    assert result["test_error_percent"] < 50 if kind == "images" else result["test_perplexity"] < 60  # words
 
 
 @every_kind
@@ -199,6 +201,7 @@ def test_the_result_has_what_scripts_rely_on(train: Train, tmp_path: Path) -> No
     assert result["seconds"] > 0 and len(result["teachers"]) == 1
     assert result["best_on_test"]["epoch"] in (2, 4) and result["best_on_validation"]["epoch"] in (2, 4)
     folder = tmp_path / "stages" / result["signature"]
+    assert result["peak_memory_mib"] > 100
     names = {"stage.json", "result.json", "weights.safetensors", "curves.jsonl", "predictions.safetensors"}
     assert {path.name for path in folder.iterdir()} == names
     predictions = load_file(folder / "predictions.safetensors")
@@ -225,6 +228,24 @@ def test_without_a_compiler_it_warns_and_goes_on(train: Train, monkeypatch: pyte
     monkeypatch.setattr("shutil.which", lambda _: None)
     with pytest.warns(UserWarning, match="going on without"):
         train("method=labels", "machine.compile=true", *FIVE_STEPS)
+
+
+def test_half_precision_without_its_instructions_is_refused_for_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Machine, "emulates_bf16", True)
+    settings, _ = compose_settings([*LANGUAGE, "recipe.precision=bf16"])
+    with pytest.raises(SystemExit, match=r"use recipe\.precision=fp32"):
+        execute([settings], in_processes=False)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_a_gpu_learns_a_language_and_repeats_itself(train: Train, tmp_path: Path) -> None:
+    on_gpu = ("machine.device=cuda", "method=ban_l")
+    cpu = train("method=ban_l", kind="language")[-1]
+    gpu = train(*on_gpu, f"machine.outputs={tmp_path / 'gpu'}", kind="language")[-1]
+    again = train(*on_gpu, f"machine.outputs={tmp_path / 'again'}", kind="language")[-1]
+    assert gpu["test_perplexity"] == pytest.approx(cpu["test_perplexity"], rel=0.1)
+    assert again["test_perplexity"] == pytest.approx(gpu["test_perplexity"], rel=1e-3)  # the same dropout masks
 
 
 @pytest.mark.gpu

@@ -3,6 +3,6 @@
 from ban.data.cifar import cifar10, cifar100
 from ban.data.digits import digits
 from ban.data.images import Augmentation, Images
-from ban.data.text import Text, ptb, text
+from ban.data.words import Text, ptb, text
 
 __all__ = ["Augmentation", "Images", "Text", "cifar10", "cifar100", "digits", "ptb", "text"]

@@ -144,6 +144,7 @@ class Images:
     """A data set on a device: training images as one uint8 tensor, one gather per batch."""
 
     examples = "images"
+    vocabulary = ()
     spelling = None
 
     def __init__(self, pool: Labelled, test: Labelled | None, options: Options) -> None:
@@ -204,7 +205,7 @@ class Images:
     ) -> Float[Tensor, "batch channels height width"]:
         return torch.addcmul(self._shift, images.permute(0, 3, 1, 2).float(), self._scale)
 
-    def evaluation(self, split: Literal["train", "validation", "test"]) -> Iterator[Batch]:
+    def evaluation(self, split: str) -> Iterator[Batch]:
         """All images of a split as they are, in a fixed order."""
         chosen: Labelled = getattr(self.splits, split)
         for start in range(0, len(chosen.labels), EVALUATION_BATCH):

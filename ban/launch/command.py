@@ -46,7 +46,7 @@ def _execute(jobs: Sequence[Mapping[str, Any]], in_processes: bool, slots: int |
         return {}
     missing = [stage for stage in stages if not store.has(stage.signature)]
     for stage in missing:
-        overview.rehearse(stage)  # refuses what does not fit together before anything is written
+        _check(stage, machine)
     if slots is not None and slots < 1:
         raise UserError(f"hydra.launcher.slots is {slots}; it must be 1 or more, or null.")
     if slots is None:
@@ -63,6 +63,14 @@ def _execute(jobs: Sequence[Mapping[str, Any]], in_processes: bool, slots: int |
                     run(stage, machine, display, signals)
     tables.show(tables.compare(stages, store, first["table"]), machine.outputs)
     return failures
+
+
+def _check(stage: Stage, machine: Machine) -> None:
+    """Refuses what could not be trained here, before anything is written."""
+    overview.rehearse(stage)
+    emulated = stage.recipe["precision"] == "bf16" and machine.emulates_bf16
+    if emulated and stage.dataset["kind"] == "language":
+        raise UserError("this CPU has no bf16 instructions, and LSTMs cannot do without: use recipe.precision=fp32.")
 
 
 def _announce(stages: Sequence[Stage], missing: Sequence[Stage], machine: Machine, slots: int) -> None:

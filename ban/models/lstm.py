@@ -1,6 +1,7 @@
 """Language models: LSTMs over words (Zaremba et al. 2014) or over the characters of words (Kim et al. 2016)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -102,7 +103,7 @@ class CharacterLSTM(nn.Module):
         self.highway = nn.Sequential(*(Highway(sum(filters)) for _ in range(highway_layers)))
         self.recurrence = Recurrence(sum(filters), units, layers, dropout)
         self.output = nn.Linear(units, classes)
-        self._vectors: Tensor | None = None
+        self._vectors: tuple[Any, Tensor] | None = None
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -0.05, 0.05)
         nn.init.zeros_(self.character_embedding.weight[0])
@@ -118,11 +119,6 @@ class CharacterLSTM(nn.Module):
         hidden, carried, features = self.recurrence(vectors, state)
         return Output(self.output(hidden), {"stem": vectors} | features, carried)
 
-    def train(self, mode: bool = True) -> "CharacterLSTM":
-        """Training changes how words are read, so what was kept of them is dropped."""
-        self._vectors = None
-        return super().train(mode)
-
     def _read(self, spelled: Integer[Tensor, "words characters"]) -> Float[Tensor, "words filters"]:
         characters = self.character_embedding(spelled).transpose(1, 2)
         maxima = [convolution(characters).amax(-1).tanh() for convolution in self.convolutions]
@@ -130,9 +126,12 @@ class CharacterLSTM(nn.Module):
 
     def _vocabulary(self) -> Float[Tensor, "classes filters"]:
         """Every word's vector: a network that does not change reads each word once."""
-        if self._vectors is None:
-            self._vectors = torch.cat([self._read(part) for part in self.spelling.split(1000)])
-        return self._vectors
+        readers = [self.character_embedding, self.convolutions, self.highway]
+        tensors = [parameter for reader in readers for parameter in reader.parameters()]
+        version = [(tensor.data_ptr(), tensor._version) for tensor in tensors]  # of their content, counted by torch
+        if self._vectors is None or self._vectors[0] != version:
+            self._vectors = version, torch.cat([self._read(part) for part in self.spelling.split(1000)])
+        return self._vectors[1]
 
 
 class Highway(nn.Module):

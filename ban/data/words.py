@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ class Text:
     """A text on a device. Every word is predicted from all words before it in its row, the first from `END`.
 
     Training cuts the text into `batch_size` rows and walks through them `unroll` words at a time, in the same order in
-    every epoch; what does not fill a window is left out. Evaluation is one row: its result depends on no batch size.
+    every epoch; what does not fill a window is left out. Validation and test text are evaluated as one row, so their
+    results depend on no batch size; the training text, which is no headline, in its rows.
     """
 
     examples = "words"
@@ -63,6 +65,7 @@ class Text:
         _check(corpus, vocabulary, options)
         self.batch_size, self.unroll, self.device = options.batch_size, options.unroll, options.device
         self.examples_per_step = self.batch_size * self.unroll
+        self.vocabulary = vocabulary.words
         self.spelling: Int64[Tensor, "words characters"] = torch.from_numpy(vocabulary.spelling)
         sizes = {"train": options.train_size, "validation": options.validation_size, "test": options.test_size}
         self._streams = {
@@ -76,13 +79,9 @@ class Text:
                 f"the {options.train_size} training words do not fill one batch of {self.batch_size} rows of "
                 f"{self.unroll} words: lower recipe.batch_size or recipe.unroll."
             )
+        self.held_out = [name for name in ("test", "validation") if len(self._streams[name]) > 1]
         start = torch.arange(self.batch_size, device=self.device) * row
         self._positions = start + torch.arange(self.unroll, device=self.device)[:, None]
-
-    @property
-    def held_out(self) -> list[str]:
-        """What is not trained on."""
-        return [name for name in ("test", "validation") if len(self._streams[name]) > 1]
 
     def epoch(self, key: tuple[int, ...], epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The windows of an epoch, from `first_step` on. Nothing is random here: `key` and `epoch` do not matter."""
@@ -92,7 +91,10 @@ class Text:
             yield Batch((stream[positions],), stream[positions + 1], positions)
 
     def evaluation(self, split: str) -> Iterator[Batch]:
-        """All words of a split in one row."""
+        """All words of a split in one row; of the training text those that are trained on, in their rows."""
+        if split == "train":
+            yield from self.epoch((), 0)
+            return
         stream = self._streams[split]
         for start in range(0, len(stream) - 1, EVALUATION_STEPS):
             window = stream[start : start + EVALUATION_STEPS + 1, None]
@@ -102,9 +104,15 @@ class Text:
 
 def _check(corpus: Corpus, vocabulary: Vocabulary, options: Options) -> None:
     if corpus.checksum != options.checksum:
-        raise UserError(f"the text has the checksum {corpus.checksum}, not {options.checksum}: it is another text.")
-    if len(vocabulary) != options.classes:
-        raise UserError(f"dataset.classes is {options.classes}, but the vocabulary has {len(vocabulary)} words.")
+        raise UserError(
+            f"the text has the checksum {corpus.checksum}, not {options.checksum} (dataset.checksum): it is another "
+            "text, or has changed. Put the right files in place, or name its sizes and checksum in a file of its own."
+        )
+    spelling = vocabulary.spelling
+    found = {"classes": len(vocabulary), "characters": int(spelling.max()) + 1, "word_length": spelling.shape[1]}
+    for name, value in found.items():
+        if value != getattr(options, name):
+            raise UserError(f"dataset.{name} is {getattr(options, name)}, but this text has {value}.")
     wanted = (options.train_size, options.validation_size, options.test_size)
     for name, part, size in zip(Corpus._fields, corpus, wanted, strict=True):
         if size > len(part):
@@ -130,15 +138,18 @@ def ptb(*, files: Mapping[str, str], mirrors: Sequence[str], data_dir: Path, dow
 def _fetch(folder: Path, files: Mapping[str, str], mirrors: Sequence[str]) -> None:
     """Downloads what is missing from the first mirror that has it."""
     failures = []
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another machine.data_dir.") from error
     with FileLock(folder / "download.lock", fallback_to_soft=False):
         for name, checksum in files.items():
             for mirror in mirrors:
                 if (folder / name).exists():
                     break
                 try:
-                    torch.hub.download_url_to_file(f"{mirror}/{name}", str(folder / name), hash_prefix=checksum)
-                except (OSError, RuntimeError) as error:
+                    torch.hub.download_url_to_file(f"{mirror}/{name}", str(folder / name), checksum, progress=False)
+                except (OSError, RuntimeError, HTTPException) as error:
                     failures.append(f"{mirror}/{name}: {error}")
     if missing := [name for name in files if not (folder / name).exists()]:
         tried = "".join(f"\n  tried {failure}" for failure in failures) or "\n  (machine.download is off)"
