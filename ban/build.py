@@ -1,7 +1,7 @@
 """Objects from a stage's plain data: where configuration ends."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,12 +11,15 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ban.errors import UserError
-from ban.interfaces import Batch, Data, Output, Progress, Step, Teacher
+from ban.interfaces import Batch, Classroom, Data, Progress, Step, Teacher, Term
 from ban.machine import Machine
-from ban.plan import Stage
+from ban.plan import Inheritance, Parent, Stage
 from ban.schedules import Constant
-from ban.train import Learner, Objective
+from ban.streams import stream
+from ban.train import Learner, Objective, reseed
 
+Load = Callable[[Parent], nn.Module]
+"""A trained network of another stage."""
 DESCRIPTION = ("name", "title", "kind")
 """Settings of data sets and models that are about them, and not arguments."""
 
@@ -37,17 +40,18 @@ def build(node: Mapping[str, Any], *arguments: Any, without: Sequence[str] = (),
         raise UserError(f"{node['_target_']}: {' '.join(str(cause).split())}") from error
 
 
-def network(stage: Stage, spelling: Tensor | None = None) -> nn.Module:
-    """The stage's network with freshly drawn weights, from torch's global generator.
+def network(stage: Stage, index: int = 0, spelling: Tensor | None = None) -> nn.Module:
+    """A network of the stage with freshly drawn weights, from torch's global generator.
 
     `spelling` is the characters of each word; only networks that read characters need it.
     """
     given: dict[str, Any] = {"classes": stage.dataset["classes"]}
     if stage.dataset["kind"] == "images":
         given["channels"] = stage.dataset["shape"][0]
-    if "characters" in stage.model:
+    model = stage.models[index]
+    if "characters" in model:
         given["spelling"] = spelling
-    return build(stage.model, without=DESCRIPTION, **given)
+    return build(model, without=DESCRIPTION, **given)
 
 
 def data(stage: Stage, machine: Machine, device: torch.device) -> Data:
@@ -75,20 +79,94 @@ def _weight(value: Any) -> Any:
     return build(value) if isinstance(value, Mapping) else Constant(value)
 
 
-def learner(stage: Stage, device: torch.device, spelling: Tensor | None = None) -> Learner:
-    """A network in training, on its device, in the memory layout that convolutions like."""
-    recipe = stage.recipe
-    student = network(stage, spelling).to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    loss = objective(stage).to(device)
-    parameters = [p for p in [*student.parameters(), *loss.parameters()] if p.requires_grad]
-    optimizer = build(recipe["optimizer"], parameters)
+class Class(NamedTuple):
+    """Everybody in a training."""
+
+    learners: list[Learner]
+    """Without their optimizers."""
+    teacher: Teacher
+
+
+def assemble(stage: Stage, load: Load, device: torch.device, spelling: Tensor | None, examples: int) -> Class:
+    """Students with fresh or inherited weights, their losses, and their teacher.
+
+    Raises:
+        ValueError: the parts do not fit together.
+    """
+    students = [_student(stage, index, load, device, spelling) for index in range(len(stage.models))]
+    guides = [load(parent) for parent in stage.teachers]
+    guide = teacher(stage, Classroom(guides, students, examples, stage.dataset["classes"])).to(device)
+    recipe, until = stage.recipe, stage.method.get("until")
     scale = 1.0 if recipe.get("loss_scale") is None else recipe["loss_scale"]
-    return Learner(student, loss, optimizer, recipe["optimizer"]["lr"], scale, recipe.get("clip_norm"))
+    rate, clip = recipe["optimizer"]["lr"], recipe.get("clip_norm")
+    learners = [Learner(student, objective(stage).to(device), rate, scale, clip, until) for student in students]
+    for learner in learners:
+        _prepare(learner, guide, probe(stage, device))
+    return Class(learners, guide)
 
 
-def teacher(stage: Stage, networks: Sequence[nn.Module]) -> Teacher:
-    """Who teaches: the method's answer, with the trained networks of the stage's parents."""
-    return build(stage.method["teacher"], networks) if networks else Teacher()
+def _student(stage: Stage, index: int, load: Load, device: torch.device, spelling: Tensor | None) -> nn.Module:
+    """In the memory layout that convolutions like."""
+    reseed(stream(*stage.key, "initial", *([index] if index else [])))
+    student = network(stage, index, spelling).to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    for inheritance in stage.inherits:
+        _inherit(student, load(inheritance.parent), inheritance)
+    return student
+
+
+def _inherit(student: nn.Module, source: nn.Module, inheritance: Inheritance) -> None:
+    """Copies the modules, all or the named ones.
+
+    Raises:
+        ValueError: a module is missing on one side, or has another shape.
+    """
+    for name in inheritance.modules or [""]:
+        try:
+            mine, theirs = student.get_submodule(name), source.get_submodule(name)
+            mine.load_state_dict(theirs.state_dict())
+        except (AttributeError, RuntimeError) as error:
+            raise ValueError(
+                f"'{name or 'the network'}' cannot be taken over: {str(error).splitlines()[-1]}"
+            ) from error
+        if inheritance.frozen:
+            mine.requires_grad_(False)
+
+
+def _prepare(learner: Learner, guide: Teacher, batch: Batch) -> None:
+    """Shows networks and teacher a batch of zeros, for terms whose parameters depend on their shapes."""
+    waiting = [term for term in learner.objective.terms.values() if type(term).prepare is not Term.prepare]  # pyright: ignore
+    if not waiting:
+        return
+    learner.network.eval()
+    with torch.no_grad():
+        output = learner(batch.views[0])
+        lesson = guide.lesson(Step(batch, [learner], [output], 0, Progress(0, 0, 1, 1)))
+    for term in waiting:
+        term.prepare(output, lesson)  # pyright: ignore[reportCallIssue]
+        term.to(batch.views[0].device)
+
+
+def probe(stage: Stage, device: torch.device, size: int = 2) -> Batch:
+    """A batch of zeros as the stage's networks see them."""
+    dataset = stage.dataset
+    if dataset["kind"] == "images":
+        inputs, targets = torch.zeros(size, *dataset["shape"]), torch.zeros(size, dtype=torch.long)
+    else:
+        inputs = targets = torch.zeros(1, size, dtype=torch.long)
+    inputs, targets = inputs.to(device), targets.to(device)
+    return Batch((inputs,) * dataset.get("views", 1), targets, torch.arange(size, device=device))
+
+
+def optimizer(stage: Stage, learner: Learner) -> torch.optim.Optimizer:
+    """For all that is not frozen: weight decay would move a parameter without a gradient too."""
+    trained = [p for p in [*learner.network.parameters(), *learner.objective.parameters()] if p.requires_grad]
+    return build(stage.recipe["optimizer"], trained)
+
+
+def teacher(stage: Stage, classroom: Classroom) -> Teacher:
+    """Who teaches: the method's answer."""
+    node = stage.method.get("teacher")
+    return Teacher() if node is None else build(node, classroom)
 
 
 class Rehearsal(NamedTuple):
@@ -105,8 +183,10 @@ def rehearse(stage: Stage) -> Rehearsal:
     Raises:
         UserError: the parts do not fit together, for example DKPP and two classes.
     """
-    kinds = [stage.model, stage.method, [parent.stage.model for parent in stage.teachers]]
-    sizes = [stage.dataset.get(name) for name in ("classes", "shape", "characters", "word_length")]
+    teachers = [parent.stage.model for parent in stage.teachers]
+    kinds = [stage.models, stage.method, teachers, [str(each.modules) for each in stage.inherits]]
+    names = ("classes", "shape", "characters", "word_length", "views")
+    sizes = [stage.dataset.get(name) for name in names]
     kind = json.dumps([kinds, sizes], sort_keys=True)  # stages of one kind are rehearsed once
     if kind not in _REHEARSED:
         try:
@@ -120,23 +200,23 @@ _REHEARSED: dict[str, Rehearsal] = {}
 
 
 def _imagine(stage: Stage) -> Rehearsal:
-    dataset, size = stage.dataset, 2
-    with torch.device("meta"):
-        if dataset["kind"] == "images":
-            inputs, spelling = torch.empty(size, *dataset["shape"]), None
-            targets = torch.zeros(size, dtype=torch.long)
-        else:
-            inputs = targets = torch.zeros(1, size, dtype=torch.long)
-            spelling = torch.zeros(dataset["classes"], dataset["word_length"], dtype=torch.long)
-        student, loss = network(stage, spelling).train(), objective(stage)
-        guides = [network(parent.stage, spelling) for parent in stage.teachers]
-        batch = Batch((inputs,), targets, targets)
+    device, dataset = torch.device("meta"), stage.dataset
+    with device:
+        words = (dataset["classes"], dataset.get("word_length") or 0)
+        spelling = torch.zeros(words, dtype=torch.long)
+
+        def load(parent: Parent) -> nn.Module:
+            return network(parent.stage, parent.index, spelling)
+
+        learners, guide = assemble(stage, load, device, spelling, examples=2)
+        batch, start = probe(stage, device), Progress(0, 0, 1, 1)
         with FlopCounterMode(display=False) as own, torch.no_grad():
-            output: Output = student(inputs)
-        guide, step = teacher(stage, guides), Step(batch, [], [output], 0, Progress(0, 0, 1, 1))
+            outputs = [learner(batch.views[0]) for learner in learners]
+        step = Step(batch, learners, outputs, 0, start)
         guide.lesson(step)  # what a teacher computes only once does not count
         with FlopCounterMode(display=False) as taught, torch.no_grad():
             lesson = guide.lesson(step)
-        loss(output, lesson, batch, Progress(0, 0, 1, 1))
-    parameters = sum(parameter.numel() for parameter in student.parameters())
-    return Rehearsal(parameters, (3 * own.get_total_flops() + taught.get_total_flops()) / size)
+        learners[0].objective(outputs[0], lesson, batch, start)
+    parameters = sum(parameter.numel() for learner in learners for parameter in learner.network.parameters())
+    flops = 3 * own.get_total_flops() + len(learners) * taught.get_total_flops()
+    return Rehearsal(parameters, flops / batch.targets.numel())

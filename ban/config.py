@@ -51,6 +51,7 @@ class Teacher:
 
     seed: int = MISSING
     model: Any = MISSING
+    models: dict[str, Any] = field(default_factory=dict)
     method: Any = MISSING
     recipe: Any = MISSING
 
@@ -84,6 +85,7 @@ class Schema:
     model: dict[str, Any] = MISSING
     method: dict[str, Any] = MISSING
     recipe: Recipe = field(default_factory=Recipe)
+    peers: dict[str, Any] = MISSING
     teacher: Teacher = field(default_factory=Teacher)
     machine: Machine = field(default_factory=Machine)
 
@@ -190,9 +192,9 @@ def _check_method(settings: Mapping[str, Any]) -> None:
         raise UserError(f"teacher.recipe={name} names no settings: choose a file with +recipe@teacher.recipe={name}.")
     if without := [name for name, term in settings["method"]["terms"].items() if "_target_" not in term]:
         raise UserError(f"method.terms.{without[0]} has no _target_: name the term's class, as conf/method does.")
-    if settings["method"].get("teacher") is None and settings["generations"] > 1:
+    if not settings["method"].get("teachers") and settings["generations"] > 1:
         raise UserError(
-            f"method={settings['method']['name']} learns from nobody, so there is no generation "
+            f"method={settings['method']['name']} learns from no trained network, so there is no generation "
             f"{settings['generations']}: leave generations out, or choose a method with a teacher."
         )
 

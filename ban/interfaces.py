@@ -30,9 +30,15 @@ class Output(NamedTuple):
 
     logits: Float[Tensor, "*batch classes"]
     features: Mapping[str, Tensor]
-    """Hidden activations by name: `stem`, `stage1`, `stage2`, …, `pooled`."""
+    """Hidden activations by name: `stem`, `stage1.first` (its first block), `stage1`, `stage2.first`, …, `pooled`."""
     state: Any = None
     """What a recurrent network carries to the next batch, without gradient."""
+
+
+def up_to(features: Mapping[str, Tensor]) -> Output:
+    """The output of a forward pass that ended at a feature: no classes."""
+    last = [*features.values()][-1]
+    return Output(last.new_empty(len(last), 0), features)
 
 
 class Lesson(NamedTuple):
@@ -40,6 +46,8 @@ class Lesson(NamedTuple):
 
     logits: Float[Tensor, "*batch classes"] | None = None
     """Ready to be softened; an ensemble of probabilities gives the logarithm of their mean."""
+    probabilities: Float[Tensor, "*batch classes"] | None = None
+    """Where there are no logits: an average over epochs."""
     features: Mapping[str, Tensor] | None = None
 
 
@@ -92,6 +100,17 @@ class Learner(Protocol):
         ...
 
 
+class Classroom(NamedTuple):
+    """What a teacher may be made of."""
+
+    networks: Sequence[nn.Module]
+    """Trained ones, from other stages."""
+    students: Sequence[nn.Module]
+    examples: int
+    """In the training set."""
+    classes: int
+
+
 class Step(NamedTuple):
     """What a teacher may look at: one learner's turn in one step."""
 
@@ -122,13 +141,44 @@ class Teacher(nn.Module):
     def after_epoch(self, progress: Progress) -> None:
         """Called after the last step of an epoch."""
 
+    def published(self) -> Mapping[str, nn.Module]:
+        """Networks of its own, by name, that are results of the training. The first is what it is judged by."""
+        return {}
+
 
 class Term(nn.Module):
     """What is matched: one named, weighted part of a method's loss, as a mean over the batch."""
 
+    def prepare(self, output: Output, lesson: Lesson) -> None:
+        """Makes the parameters whose sizes depend on the networks; called before the optimizer is built.
+
+        Raises:
+            ValueError: what is to be matched does not fit.
+        """
+
     def forward(self, output: Output, lesson: Lesson, batch: Batch) -> Float[Tensor, ""]:
         """The scalar loss of this term."""
         raise NotImplementedError
+
+
+def feature(features: Mapping[str, Tensor] | None, name: str, whose: str) -> Tensor:
+    """A hidden activation.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if not features or name not in features:
+        raise ValueError(f"{whose} has no feature '{name}': there are {', '.join(features or {}) or 'none'}")
+    return features[name]
+
+
+def probabilities_of(lesson: Lesson) -> Tensor:
+    """The teacher's probabilities, from its logits if need be.
+
+    Raises:
+        ValueError: the method has no teacher that gives any.
+    """
+    return logits_of(lesson).float().softmax(-1) if lesson.probabilities is None else lesson.probabilities
 
 
 def logits_of(lesson: Lesson) -> Tensor:

@@ -6,7 +6,7 @@ computed in fp32, whatever the networks ran in. Nothing here detaches: a teacher
 
 import torch
 from jaxtyping import Float, Integer
-from torch import Tensor
+from torch import Tensor, nn
 
 Logits = Float[Tensor, "*batch classes"]
 Probabilities = Float[Tensor, "*batch classes"]
@@ -63,3 +63,41 @@ def permute_dark_knowledge(teacher: Probabilities, noise: Float[Tensor, "*batch 
 def logit_regression(student: Logits, teacher: Logits) -> PerExample:
     """½ Σ_i (z_i − v_i)². Ba and Caruana, Do deep nets really need to be deep?, 2014."""
     return 0.5 * (student.float() - teacher.float()).square().sum(-1)
+
+
+def squared_difference(student: Probabilities, teacher: Probabilities) -> PerExample:
+    """(1/C) Σ_i (q_i − p_i)²: consistency (Laine and Aila 2017; Tarvainen and Valpola 2017)."""
+    return (student - teacher).square().mean(-1)
+
+
+def top_score_difference(student: Logits, *, scores: int) -> PerExample:
+    """q₍₁₎ − (1/(K − 1)) Σ_{k=2..K} q₍ₖ₎ over the K = `scores` largest probabilities (Yang et al. 2019).
+
+    The largest is the network's own choice, whatever the label. Minimising it makes a teacher more tolerant.
+
+    Raises:
+        ValueError: there are not that many classes, or fewer than two scores.
+    """
+    if not 2 <= scores <= student.shape[-1]:
+        raise ValueError(f"the top-score difference needs 2 to {student.shape[-1]} scores, not {scores}")
+    largest = probabilities(student).topk(scores, -1).values
+    return largest[..., 0] - largest[..., 1:].mean(-1)
+
+
+def hint(
+    student: Float[Tensor, " batch *feature"], teacher: Float[Tensor, " batch *feature"]
+) -> Float[Tensor, " batch"]:
+    """½ ‖u − r(v)‖² over all activations of a layer (Romero et al. 2015, eq. 3); `student`: the regressor's output."""
+    return 0.5 * (student.float() - teacher.float()).square().flatten(1).sum(1)
+
+
+def flow(
+    first: Float[Tensor, "batch m height width"], last: Float[Tensor, "batch n height width"]
+) -> Float[Tensor, "batch m n"]:
+    """G_ij = (1/hw) Σ_xy F¹_ixy F²_jxy: the flow of solution procedure between two layers (Yim et al. 2017, eq. 1).
+
+    Of different sizes, the larger is max-pooled. In fp32, because differences of such sums are small.
+    """
+    size = min(first.shape[-2:], last.shape[-2:])
+    first, last = (nn.functional.adaptive_max_pool2d(each.float(), size) for each in (first, last))
+    return torch.einsum("bihw,bjhw->bij", first, last) / (size[0] * size[1])

@@ -1,13 +1,14 @@
 """From a composed configuration to stages: pure, without torch and without a look at the disk.
 
-A stage is one training of one network: all that can change its weights, and nothing else. Its signature is a hash of
-that, the signatures of its teachers included, so two commands that need the same training meet in the same folder.
+A stage is one training of one network, or of a cohort that learns together: all that can change its weights, and
+nothing else. Its signature is a hash of that, the signatures of its teachers included, so two commands that need the
+same training meet in the same folder.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +25,16 @@ results are not taken for new ones. A test pins the losses of each component's f
 UNSIGNED = {
     "dataset": {"name", "title", "kind", "metric", "path", "files", "mirrors"},
     "model": {"name", "title", "kind", "checkpointing"},
-    "method": {"name", "title"},
+    "method": {
+        "name",
+        "title",
+        "teachers",
+        "cohort",
+        "begin",
+        "shares",
+        "data",
+        "headline",
+    },  # seen in the stages they make
     "recipe": {"name", "evaluate_every"},
 }
 """Settings that do not change the weights (beyond rounding): names to show, places where data are (their checksum is
@@ -38,6 +48,26 @@ class Parent:
     stage: "Stage"
     network: str = "0"
 
+    @property
+    def index(self) -> int:
+        """Which of the stage's models it is; an average is one of the first."""
+        return int(self.network) if self.network.isdigit() else 0
+
+
+@dataclass(frozen=True)
+class Inheritance:
+    """Weights that a training starts from."""
+
+    parent: Parent
+    modules: tuple[str, ...] = ()
+    """Names at the top of the network; none: all of it."""
+    frozen: bool = False
+    """They are kept as they are, and out of the optimizer."""
+
+    def signed(self, name: str) -> list[Any]:
+        """With the parent's signature or family."""
+        return [getattr(self.parent.stage, name), self.parent.network, list(self.modules), self.frozen]
+
 
 @dataclass(frozen=True, eq=False)
 class Stage:
@@ -47,22 +77,27 @@ class Stage:
     seed: int
     replica: int
     dataset: Node
-    model: Node
+    models: tuple[Node, ...]
+    """One, or those of a cohort."""
     method: Node
     recipe: Node
-    teachers: tuple[Parent, ...] = field(default=())
+    teachers: tuple[Parent, ...] = ()
+    inherits: tuple[Inheritance, ...] = ()
 
     @cached_property
     def signature(self) -> str:
         """The name of the stage's folder."""
-        parents = [[parent.stage.signature, parent.network] for parent in self.teachers]
-        return _digest(self._own() | {"teachers": parents})
+        return _digest(self._own() | self._kin("signature"))
 
     @cached_property
     def family(self) -> str:
         """The signature with all seeds removed: what repetitions of one experiment have in common."""
-        parents = [[parent.stage.family, parent.network] for parent in self.teachers]
-        return _digest(_without_seeds(self._own()) | {"teachers": parents})
+        return _digest(_without_seeds(self._own()) | self._kin("family"))
+
+    def _kin(self, name: str) -> dict[str, Any]:
+        """The parents by signature or family."""
+        kin = {"teachers": [[getattr(parent.stage, name), parent.network] for parent in self.teachers]}
+        return kin | ({"inherits": [each.signed(name) for each in self.inherits]} if self.inherits else {})
 
     @cached_property
     def regime(self) -> str:
@@ -70,9 +105,35 @@ class Stage:
         return _digest(_without_seeds({key: self._own()[key] for key in ("dataset", "recipe")}))
 
     @property
+    def model(self) -> Node:
+        """The network, or a cohort's first."""
+        return self.models[0]
+
+    @property
+    def parents(self) -> list["Stage"]:
+        """Every stage that must be finished before this one."""
+        return [parent.stage for parent in self.teachers] + [each.parent.stage for each in self.inherits]
+
+    @property
+    def judged(self) -> list[str]:
+        """The networks that its result is the mean of: a cohort's all, an average's own."""
+        headline = self.method.get("headline")
+        return [headline] if headline else [str(index) for index in range(len(self.models))]
+
+    @property
+    def prepares(self) -> bool:
+        """Whether it is only the beginning of a training, and its network not meant to be used."""
+        return self.method.get("until") is not None
+
+    @property
     def root_seed(self) -> int:
         """The seed of the generation 0 that this stage descends from."""
-        return self.teachers[0].stage.root_seed if self.teachers else self.seed
+        return self.taught_by[0].stage.root_seed if self.taught_by else self.seed
+
+    @property
+    def taught_by(self) -> tuple[Parent, ...]:
+        """Its teachers, or those of the training that it goes on from."""
+        return self.teachers or next((each.parent.stage.teachers for each in self.inherits), ())
 
     @property
     def key(self) -> tuple[int, int, int]:
@@ -82,15 +143,16 @@ class Stage:
     @property
     def label(self) -> str:
         """What people call it: Teacher, BAN-1, DKPP-2; a second draw says which replica it is."""
-        if self.generation == 0:
-            name = "Labels" if self.replica else "Teacher"
-        else:
-            name = f"{self.method['title']}-{self.generation}"
+        name = self.method["title"]
+        if self.generation:
+            name = f"{name}-{self.generation}"
+        elif self.method["name"] == "labels" and not self.replica:
+            name = "Teacher"
         return f"{name} (replica {self.replica})" if self.replica else name
 
     def identity(self) -> dict[str, Any]:
         """What a table needs to know, for `result.json`."""
-        parents = [parent.stage for parent in self.teachers]
+        teachers = [parent.stage for parent in self.taught_by]
         return {
             "label": self.label,
             "generation": self.generation,
@@ -99,6 +161,8 @@ class Stage:
             "model": self.model["name"],
             "model_title": self.model["title"],
             "network": _digest(_signed("model", self.model)),
+            "cohort": len(self.models),
+            "prepares": self.prepares,
             "dataset": self.dataset["name"],
             "recipe": self.recipe["name"],
             "seed": self.seed,
@@ -110,8 +174,8 @@ class Stage:
             "family": self.family,
             "regime": self.regime,
             "regime_title": self.regime_title,
-            "teachers": [parent.signature for parent in parents],
-            "teacher_families": [parent.family for parent in parents],
+            "teachers": [teacher.signature for teacher in teachers],
+            "teacher_families": [teacher.family for teacher in teachers],
             "train_size": self.dataset["train_size"],
             "epochs": self.recipe["epochs"],
             "batch_size": self.recipe["batch_size"],
@@ -135,9 +199,8 @@ class Stage:
 
     def describe(self) -> dict[str, Any]:
         """Everything that was asked for, for `stage.json`."""
-        parts = {"dataset": self.dataset, "model": self.model, "method": self.method, "recipe": self.recipe}
-        teachers = [{"signature": p.stage.signature, "network": p.network} for p in self.teachers]
-        return self.identity() | {"protocol": PROTOCOL} | parts | {"teachers": teachers}
+        parts = {"dataset": self.dataset, "models": self.models, "method": self.method, "recipe": self.recipe}
+        return self.identity() | {"protocol": PROTOCOL} | parts | self._kin("signature")
 
     def _own(self) -> dict[str, Any]:
         return {
@@ -146,7 +209,7 @@ class Stage:
             "seed": self.seed,
             "replica": self.replica,
             "dataset": _signed("dataset", self.dataset),
-            "models": [_signed("model", self.model)],
+            "models": [_signed("model", model) for model in self.models],
             "method": _signed("method", self.method),
             "recipe": _signed("recipe", self.recipe),
         }
@@ -155,36 +218,66 @@ class Stage:
 def lineage(settings: Node) -> list[Stage]:
     """The stages that one command asks for, teachers first: generation 0, then generation by generation.
 
-    A method without a teacher is a single stage of generation 0. `replica` belongs to the last generation: a second
-    draw of it from the same teacher.
+    A method without trained teachers is a single training of generation 0. Where it wants several, they differ in
+    their draws (replicas) and, if `teacher.models` names some, in their networks. `replica` belongs to the last
+    generation: another draw of it from the same teacher.
     """
-    taught = settings["method"].get("teacher") is not None
-    generations = settings["generations"] if taught else 0
-    dataset, replica = settings["dataset"], settings["replica"]
-    first = settings["teacher"] if taught else settings
-    root = Stage(
-        generation=0,
-        seed=first["seed"],
-        replica=0 if generations else replica,
-        dataset=dataset,
-        model=first["model"],
-        method=first["method"],
-        recipe=first["recipe"],
-    )
-    stages = [root]
+    method, replica = settings["method"], settings["replica"]
+    count = method.get("teachers") or 0
+    generations = settings["generations"] if count else 0
+    if not generations:
+        first = settings["teacher"] if count else settings
+        return _phases(settings, first, 0, replica, ())
+    stages = _teachers(settings, count)
+    parents = tuple(Parent(stage, stage.judged[0]) for stage in stages)
     for generation in range(1, generations + 1):
-        student = Stage(
-            generation=generation,
-            seed=settings["seed"],
-            replica=replica if generation == generations else 0,
-            dataset=dataset,
-            model=settings["model"],
-            method=settings["method"],
-            recipe=settings["recipe"],
-            teachers=(Parent(stages[-1]),),
-        )
-        stages.append(student)
+        drawn = replica if generation == generations else 0
+        stages += _phases(settings, settings, generation, drawn, parents)
+        parents = (Parent(stages[-1], stages[-1].judged[0]),)
     return stages
+
+
+def _teachers(settings: Node, count: int) -> list[Stage]:
+    teacher = settings["teacher"]
+    models = [*(teacher.get("models") or {}).values()] or [teacher["model"]]
+    return [
+        Stage(0, teacher["seed"], index, settings["dataset"], (models[index % len(models)],), *_how(teacher))
+        for index in range(count)
+    ]
+
+
+def _how(part: Node) -> tuple[Node, Node]:
+    return part["method"], part["recipe"]
+
+
+def _phases(settings: Node, part: Node, generation: int, replica: int, teachers: tuple[Parent, ...]) -> list[Stage]:
+    """A training of one generation: one stage, or two where the method begins with another."""
+    method, recipe = _how(part)
+    dataset = _merged(settings["dataset"], method.get("data") or {})
+    others = [*(settings.get("peers") or {}).values()] if part is settings else []
+    models = (part["model"], *others, *[part["model"]] * (method.get("cohort", 1) - 1 - len(others)))
+    shares = method.get("shares")
+    inherits = (Inheritance(teachers[0], tuple(shares), frozen=True),) if shares else ()
+    common = (generation, part["seed"], replica, dataset, models)
+    if begin := method.get("begin"):
+        first = Stage(*common, begin, _scaled(recipe, begin), teachers, inherits)
+        own = teachers if method.get("teacher") else ()
+        return [first, Stage(*common, method, recipe, own, (Inheritance(Parent(first)), *inherits))]
+    return [Stage(*common, method, recipe, teachers, inherits)]
+
+
+def _scaled(recipe: Node, begin: Node) -> dict[str, Any]:
+    """The recipe of a beginning: so many times the epochs and the learning rate of the training it begins."""
+    epochs = max(1, round(recipe["epochs"] * begin.get("epochs", 1)))
+    optimizer = recipe["optimizer"] | {"lr": recipe["optimizer"]["lr"] * begin.get("rate", 1)}
+    return {**recipe, "epochs": epochs, "optimizer": optimizer}
+
+
+def _merged(node: Node, changes: Node) -> dict[str, Any]:
+    merged = dict(node)
+    for key, value in changes.items():
+        merged[key] = _merged(merged[key], value) if isinstance(value, Mapping) and key in merged else value
+    return merged
 
 
 def union(lineages: Iterable[Iterable[Stage]]) -> list[Stage]:

@@ -5,30 +5,28 @@ import gc
 import json
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import ban
-from ban import build, metrics
+from ban import build, evaluation, metrics
 from ban.errors import Interrupted, UserError
 from ban.events import Event, Report
-from ban.interfaces import Output, Progress
+from ban.interfaces import Progress
 from ban.machine import Machine, Signals
 from ban.plan import Parent, Stage
 from ban.store import Store, Work
-from ban.streams import stream
-from ban.train import Best, Position, Training, reseed
+from ban.train import Best, Position, Training
 
 CHECKPOINT = "checkpoint.pt"
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 """Raised when a checkpoint holds something else than before."""
 
 
@@ -51,10 +49,15 @@ def run(stage: Stage, machine: Machine, report: Report, signals: Signals) -> dic
             if work is not None:
                 _train(stage, machine, store, work, report, signals)
     result = store.result(stage.signature)
-    metric = stage.dataset["metric"]
-    outcome = metrics.sentence("test", metric, result[f"test_{metric}"])
-    report(Event(stage.signature, "finished", {"outcome": outcome}))
+    report(Event(stage.signature, "finished", {"outcome": _outcome(stage, result)}))
     return result
+
+
+def _outcome(stage: Stage, result: Mapping[str, Any]) -> str:
+    if stage.prepares:
+        return "the beginning is done"
+    metric = stage.dataset["metric"]
+    return metrics.sentence("test", metric, result[f"test_{metric}"])
 
 
 def _train(stage: Stage, machine: Machine, store: Store, work: Work, report: Report, signals: Signals) -> None:
@@ -78,17 +81,20 @@ class _Trainer:
         self.stage, self.machine, self.store, self.work = stage, machine, store, work
         self.report, self.signals = report, signals
         self.device, self.metric = machine.prepare(), stage.dataset["metric"]
+        self.loaded: list[nn.Module] = []
         recipe = stage.recipe
         self.follow = f"validation_{self.metric}" if recipe.get("select") else None
         self.precision = functools.partial(machine.precision, recipe["precision"])
         self.data = build.data(stage, machine, self.device)
-        reseed(stream(*stage.key, "initial"))
-        self.learner = build.learner(stage, self.device, self.data.spelling)
-        guides = [self._load(parent) for parent in stage.teachers]
+        examples = self.data.steps_per_epoch * self.data.examples_per_step
+        examples = max(examples, stage.dataset["train_size"])
+        learners, teacher = build.assemble(stage, self._load, self.device, self.data.spelling, examples)
+        for learner in learners:
+            learner.optimizer = build.optimizer(stage, learner)
         self.training = Training(
             key=stage.key,
-            learners=[self.learner],
-            teacher=build.teacher(stage, guides),
+            learners=learners,
+            teacher=teacher,
             data=self.data,
             schedule=build.build(recipe["schedule"]),
             precision=self.precision,
@@ -96,10 +102,10 @@ class _Trainer:
             on_step=self._on_step,
             on_epoch=self._on_epoch,
             position=Position(Progress(0, 0, self.data.steps_per_epoch, recipe["epochs"])),
-            count_errors=self.metric == "error_percent",
+            count_errors=self.metric == "error_percent" and not stage.prepares,
             follow=self.follow,
         )
-        for network in [self.learner.network, *guides]:
+        for network in [*self.training.networks().values(), *self.loaded]:
             machine.accelerate(network)
         self.scalars = _scalars(machine, stage)
 
@@ -159,18 +165,28 @@ class _Trainer:
         every, epoch = self.stage.recipe["evaluate_every"], progress.epoch + 1
         due = every and not epoch % every and epoch < progress.epochs
         splits = self.data.held_out if due else ["validation"] if self.follow else []
-        spoken = {split: self._predict(self.learner.network, split) for split in splits}
-        return {name: value for name, value in _measure(spoken).items() if name.endswith(self.metric)}
+        if not splits or self.stage.prepares:
+            return {}
+        networks = self.training.networks()
+        measured = [evaluation.measure(self._predict(networks[name], splits)) for name in self.stage.judged]
+        return {name: value for name, value in evaluation.mean(measured).items() if name.endswith(self.metric)}
+
+    def _predict(self, network: nn.Module, splits: Iterable[str]) -> dict[str, metrics.Predictions]:
+        return {
+            split: evaluation.predict(network, self.data, split, self.precision, self.signals.check) for split in splits
+        }
 
     # The store
 
     def _load(self, parent: Parent) -> nn.Module:
         """A trained network, rebuilt from the plan, never from what a stored file says."""
-        network = build.network(parent.stage, self.data.spelling)
-        network.load_state_dict(load_file(self.store.folder(parent.stage.signature) / weights_file(parent.network)))
-        return self._placed(network)
+        path = self.store.folder(parent.stage.signature) / weights_file(parent.network)
+        self.loaded.append(self._network(parent, load_file(path)))
+        return self.loaded[-1]
 
-    def _placed(self, network: nn.Module) -> nn.Module:
+    def _network(self, which: Parent, state: Mapping[str, torch.Tensor]) -> nn.Module:
+        network = build.network(which.stage, which.index, self.data.spelling)
+        network.load_state_dict(state)
         return network.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def _resume(self) -> None:
@@ -225,49 +241,24 @@ class _Trainer:
         steps = position.progress.epoch * position.progress.steps_per_epoch + position.progress.step
         return steps * self.data.examples_per_step / max(1e-9, position.seconds)
 
-    @torch.no_grad()
-    def _predict(self, network: nn.Module, split: str) -> metrics.Predictions:
-        network.eval()
-        state, spoken, targets = None, [], []
-        for batch in self.data.evaluation(split):
-            self.signals.check()
-            with self.precision():
-                output: Output = network(batch.views[0], state)
-            state, log_probabilities = output.state, output.logits.float().log_softmax(-1)
-            if self.metric == "perplexity":
-                log_probabilities = log_probabilities.gather(-1, batch.targets[..., None]).flatten()
-            spoken.append(log_probabilities)
-            targets.append(batch.targets.flatten())
-        return {"log_probabilities": torch.cat(spoken).cpu().numpy(), "targets": torch.cat(targets).cpu().numpy()}
-
     def _networks(self) -> dict[str, nn.Module]:
-        """The trained network, `0`: the last epoch's, or that of the best validation epoch and the `last` one too."""
-        last, best = self.learner.network, self.training.position.best
+        """The trained networks: the last epoch's, or those of the best validation epoch and the `last` ones too."""
+        last, best = self.training.networks(), self.training.position.best
         if best is None or best.epoch == self.stage.recipe["epochs"]:
-            return {"0": last}
-        chosen = build.network(self.stage, self.data.spelling)  # an interrupt must find the last one in its place
-        chosen.load_state_dict(best.networks[0])
-        return {"0": self._placed(chosen), "last": last}
+            return last
+        # New ones: an interrupt must find the last ones in their places.
+        chosen = {name: self._network(Parent(self.stage, name), state) for name, state in best.networks.items()}
+        return chosen | {_last(name): network for name, network in last.items()}
 
     def _result(self, networks: Mapping[str, nn.Module]) -> dict[str, Any]:
         stage, position = self.stage, self.training.position
-        spoken = {split: self._predict(networks["0"], split) for split in [*self.data.held_out, "train"]}
-        self.work.write("predictions.safetensors", functools.partial(save_arrays, dict(spoken["test"])))
-        measured = {"0": _measure(spoken)}
-        if last := networks.get("last"):
-            measured["last"] = _measure({split: self._predict(last, split) for split in self.data.held_out})
-        at_the_end = measured.get("last", measured["0"])
-        position.curves[-1] |= {name: value for name, value in at_the_end.items() if not name.startswith("train")}
         return {
             **stage.identity(),
-            "parameters": sum(parameter.numel() for parameter in self.learner.network.parameters()),
+            "parameters": sum(p.numel() for learner in self.training.learners for p in learner.network.parameters()),
             "seconds": round(position.seconds, 3),
             f"{self.data.examples}_per_second": round(self._examples_per_second(), 1),
             "peak_memory_mib": self.machine.peak_memory_mib(),
-            **measured["0"],
-            **({"selected_epoch": position.best.epoch} if position.best else {}),
-            **_best(position.curves, self.metric),
-            "networks": measured,
+            **({} if stage.prepares else self._measured(networks)),
             "device": self.machine.device,
             "device_name": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             "threads": self.machine.threads,
@@ -275,15 +266,30 @@ class _Trainer:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 
+    def _measured(self, networks: Mapping[str, nn.Module]) -> dict[str, Any]:
+        """Every network's metrics, those of the judged ones as the headline, and their predictions to the store."""
+        stage, position = self.stage, self.training.position
+        measured, tested = {}, []
+        for name, network in networks.items():
+            judged = name in stage.judged
+            spoken = self._predict(network, [*self.data.held_out, *(["train"] if judged else [])])
+            measured[name] = evaluation.measure(spoken)
+            if judged:
+                tested.append(spoken["test"])
+        self.work.write("predictions.safetensors", functools.partial(save_arrays, dict(tested[0])))
+        headline = evaluation.mean([measured[name] for name in stage.judged])
+        if len(tested) > 1:
+            measured["ensemble"] = evaluation.measure({"test": metrics.ensemble(tested)})
+        last = [measured[_last(name)] for name in stage.judged if _last(name) in measured]
+        at_the_end = evaluation.mean(last) if last else headline
+        position.curves[-1] |= {name: value for name, value in at_the_end.items() if not name.startswith("train")}
+        selected = {"selected_epoch": position.best.epoch} if position.best else {}
+        return headline | selected | _best(position.curves, self.metric) | {"networks": measured}
 
-def _measure(spoken: Mapping[str, metrics.Predictions]) -> dict[str, float]:
-    """The metrics of each split."""
-    measured = {}
-    for split, predictions in spoken.items():
-        if not np.isfinite(predictions["log_probabilities"]).all():
-            raise UserError("the trained network's outputs are not finite: lower recipe.optimizer.lr.")
-        measured |= {f"{split}_{name}": value for name, value in metrics.measure(predictions).items()}
-    return measured
+
+def _last(name: str) -> str:
+    """What a network's last epoch is called where a better one was chosen."""
+    return "last" if name == "0" else f"{name}.last"
 
 
 def weights_file(network: str) -> str:

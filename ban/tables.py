@@ -97,8 +97,8 @@ class Results:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        images = {"metric": "error_percent"}  # of results from before there were texts
-        self.by_signature = {result["signature"]: images | result for result in store.results()}
+        earlier = {"metric": "error_percent", "prepares": False}  # of results from before there was a choice
+        self.by_signature = {result["signature"]: earlier | result for result in store.results()}
         self.families: dict[str, list[dict[str, Any]]] = {}
         for result in self.by_signature.values():
             self.families.setdefault(result["family"], []).append(result)
@@ -171,7 +171,7 @@ def everything(store: Store) -> list[Table]:
 
 
 def _tables(identities: Sequence[Identity], results: Results, layout: Mapping[str, Any]) -> list[Table]:
-    by_family = {identity["family"]: identity for identity in identities}
+    by_family = {identity["family"]: identity for identity in identities if not identity["prepares"]}
     groups: dict[tuple[str, str], dict[str, Identity]] = {}
     for identity in by_family.values():
         key = (identity["regime"], identity["network"])

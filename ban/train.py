@@ -53,18 +53,20 @@ class Learner:
 
     network: nn.Module
     objective: Objective
-    optimizer: torch.optim.Optimizer
     peak_rate: float
     loss_scale: float = 1.0
     """What the mean over the batch is multiplied by: the unrolled steps, for a loss that is summed over time."""
     clip_norm: float | None = None
     """The largest norm of the gradient of the scaled loss."""
+    until: str | None = None
+    """The feature after which the network's forward pass ends; None: at the logits."""
     state: Any = None
     """What a recurrent network carries to the next batch."""
+    optimizer: torch.optim.Optimizer = field(init=False)
 
     def __call__(self, inputs: Tensor) -> Output:
         """The network's output, with its carried state."""
-        return self.network(inputs, self.state)
+        return self.network(inputs, self.state) if self.until is None else self.network(inputs, until=self.until)
 
     def step(self, loss: Tensor, rate: float) -> None:
         """One step of the optimizer at a learning rate of `rate` times the peak."""
@@ -100,7 +102,8 @@ class Best(NamedTuple):
     epoch: int
     """Counted from 1."""
     value: float
-    networks: list[dict[str, Tensor]]
+    networks: dict[str, dict[str, Tensor]]
+    """Name → state."""
 
 
 @dataclass
@@ -218,11 +221,19 @@ class Training:
         """Adds to the running sums on the device; nothing here waits for it."""
         measured = dict(terms)
         if self.count_errors:
-            measured["error"] = (output.logits.argmax(-1) != batch.targets).float().mean()
+            labelled = batch.targets >= 0
+            measured["wrong"] = ((output.logits.argmax(-1) != batch.targets) & labelled).sum().float()
+            measured["labelled"] = labelled.sum().float()
         for name, value in measured.items():
             name = name if turn == 0 else f"{turn}.{name}"
             total = self.position.sums.get(name)
             self.position.sums[name] = value.detach() if total is None else total + value.detach()
+
+    def networks(self) -> dict[str, nn.Module]:
+        """What is trained, by name: `0`, `1`, … and what the teacher publishes."""
+        return {str(index): learner.network for index, learner in enumerate(self.learners)} | {
+            **self.teacher.published()
+        }
 
     def _history(self) -> tuple[float, ...]:
         return tuple(record[self.follow] for record in self.position.curves) if self.follow else ()
@@ -232,19 +243,24 @@ class Training:
             return
         best, value = self.position.best, record[self.follow]
         if best is None or value < best.value:
-            states = [learner.network.state_dict() for learner in self.learners]
-            copies = [{name: tensor.clone() for name, tensor in state.items()} for state in states]
+            copies = {
+                name: {key: tensor.clone() for key, tensor in network.state_dict().items()}
+                for name, network in self.networks().items()
+            }
             self.position.best = Best(int(record["epoch"]), value, copies)
 
     def _close_epoch(self, progress: Progress) -> dict[str, float]:
         """Goes on to the next epoch; what this one recorded, as means over its steps."""
         position = self.position
-        means = dict(zip(position.sums, torch.stack([*position.sums.values()]).tolist(), strict=True))
+        sums = dict(zip(position.sums, torch.stack([*position.sums.values()]).tolist(), strict=True))
         position.sums.clear()
         self.teacher.after_epoch(progress)
         position.progress = progress._replace(epoch=progress.epoch + 1, step=0)
         record = {"epoch": progress.epoch + 1, "rate": self.schedule(progress), "seconds": position.seconds}
-        for name, total in means.items():
-            mean = total / progress.steps_per_epoch
-            record |= {f"train_{name}_percent": 100 * mean} if name.endswith("error") else {name: mean}
+        for name, total in sums.items():
+            whose = name.removesuffix("wrong")
+            if name.endswith("wrong"):
+                record[f"train_{whose}error_percent"] = 100 * total / max(1.0, sums[f"{whose}labelled"])
+            elif not name.endswith("labelled"):
+                record[name] = total / progress.steps_per_epoch
         return record

@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from ban.config import compose_settings
 from ban.events import Event
+from ban.interfaces import Classroom
 from ban.machine import Machine, Signals
 from ban.plan import Stage, lineage
 from ban.run import run
+from ban.teachers import Frozen
 
 DIGITS = ("dataset=digits", "model=small_conv", "recipe=digits", "machine.threads=1", "machine.device=cpu")
 """A training of about a second."""
@@ -35,6 +38,11 @@ def one_thread() -> None:
 
 def plan(*overrides: str, kind: str = "images") -> list[Stage]:
     return lineage(compose_settings([*KINDS[kind], *overrides])[0])
+
+
+def frozen(*networks: nn.Module, **options: Any) -> Frozen:
+    """Trained networks as a teacher."""
+    return Frozen(Classroom(networks, [], 0, 0), **options)
 
 
 def quiet(event: Event) -> None:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import LANGUAGE, TEXT, Train, plan, weights
+from conftest import LANGUAGE, TEXT, Train, frozen, plan, weights
 from safetensors.torch import load_file
 
 from ban import build, corpus, data
@@ -21,7 +21,6 @@ from ban.interfaces import Batch, Progress, Step
 from ban.losses import cross_entropy
 from ban.models import LSTM, CharacterLSTM
 from ban.schedules import Plateau
-from ban.teachers import Frozen
 
 NOT_OPTIONS = [*build.DESCRIPTION, "metric"]
 
@@ -203,7 +202,7 @@ def network(model: str) -> torch.nn.Module:
     stage = plan_of(model)
     with torch.device("meta"):
         spelling = torch.zeros(stage.dataset["classes"], stage.dataset["word_length"], dtype=torch.long)
-        return build.network(stage, spelling)
+        return build.network(stage, spelling=spelling)
 
 
 def plan_of(model: str):
@@ -393,7 +392,7 @@ def test_perplexity_does_not_depend_on_how_the_text_is_cut(monkeypatch: pytest.M
 
 def test_the_teacher_reads_the_same_stream_with_a_state_of_its_own() -> None:
     guide, words = lstm(), torch.arange(18).view(6, 3)
-    teacher = Frozen([guide])
+    teacher = frozen(guide)
 
     def lesson(part: torch.Tensor) -> torch.Tensor:
         step = Step(Batch((part,), part, part), [SimpleNamespace(network=None)], [], 0, Progress(0, 0, 1, 1))  # pyright: ignore
@@ -410,7 +409,7 @@ def test_the_teacher_reads_the_same_stream_with_a_state_of_its_own() -> None:
 
 def test_two_recurrent_teachers_each_carry_their_own_state() -> None:
     guides, words = [lstm(), lstm(units=5)], torch.arange(18).view(6, 3)
-    teacher = Frozen(guides)
+    teacher = frozen(*guides)
     said = []
     for part in (words[:2], words[2:]):
         step = Step(Batch((part,), part, part), [SimpleNamespace(network=None)], [], 0, Progress(0, 0, 1, 1))  # pyright: ignore

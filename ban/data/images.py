@@ -29,7 +29,7 @@ class Labelled(NamedTuple):
         kept = self.labels < classes
         return Labelled(self.images[kept], self.labels[kept])
 
-    def __getitem__(self, chosen: slice | NDArray[np.int64]) -> "Labelled":  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __getitem__(self, chosen: slice | NDArray[np.int64] | NDArray[np.bool_]) -> "Labelled":  # pyright: ignore[reportIncompatibleMethodOverride]
         """The chosen examples."""
         return Labelled(self.images[chosen], self.labels[chosen])
 
@@ -105,6 +105,14 @@ class Options:
     steps_per_epoch: int | None
     """Stop an epoch early; None: all full batches."""
     device: torch.device
+    labelled: int | None = None
+    """Only so many training images, the same of each class, have labels; None: all."""
+    unlabelled: bool = False
+    """Whether the others are there, without their labels."""
+    views: int = 1
+    """Different views of each training image in a batch."""
+    shared_flip: bool = False
+    """Whether the views of an image are flipped together."""
 
 
 def draw(pool: Labelled, test: Labelled | None, options: Options) -> Splits:
@@ -128,7 +136,24 @@ def draw(pool: Labelled, test: Labelled | None, options: Options) -> Splits:
     if options.test_size > len(rest.labels):
         raise UserError(f"dataset.test_size={options.test_size}, but there are only {len(rest.labels)} test images.")
     train = with_label_noise(shuffled[: options.train_size], options)
-    return Splits(train, shuffled[end:], rest[: options.test_size])
+    return Splits(with_labels_hidden(train, options), shuffled[end:], rest[: options.test_size])
+
+
+def with_labels_hidden(train: Labelled, options: Options) -> Labelled:
+    """Labels for the first images only, which are class-balanced; the others have -1, or are left out.
+
+    Raises:
+        UserError: there are not that many training images.
+    """
+    if options.labelled is None:
+        return train
+    if not 0 < options.labelled <= options.train_size:
+        raise UserError(f"dataset.labelled={options.labelled}: choose 1 to dataset.train_size={options.train_size}.")
+    if not options.unlabelled:
+        return train[: options.labelled]
+    labels = train.labels.copy()
+    labels[options.labelled :] = -1
+    return Labelled(train.images, labels)
 
 
 def with_label_noise(clean: Labelled, options: Options) -> Labelled:
@@ -155,18 +180,19 @@ class Images:
         """
         first = None if test is None else test.first(options.classes)
         self.splits = splits = draw(pool.first(options.classes), first, options)
-        if options.batch_size > options.train_size:
+        self.count, self.batch_size, self.device = len(splits.train.labels), options.batch_size, options.device
+        if self.batch_size > self.count:
             raise UserError(
-                f"recipe.batch_size={options.batch_size} is larger than the training set of {options.train_size} "
-                f"images: set recipe.batch_size to {options.train_size} or less."
+                f"recipe.batch_size={self.batch_size} is larger than the training set of {self.count} images: set "
+                f"recipe.batch_size to {self.count} or less."
             )
-        self.count, self.batch_size, self.device = options.train_size, options.batch_size, options.device
         self.examples_per_step = self.batch_size
         self.held_out = ["test", "validation"] if options.validation_size else ["test"]
         """What is not trained on."""
         self.steps_per_epoch = min(self.count // self.batch_size, options.steps_per_epoch or self.count)
         """The last partial batch is dropped."""
         self.augmentation, device = options.augmentation, options.device
+        self.views, self.shared_flip = options.views, options.shared_flip and options.augmentation.flip
         height, width, channels = splits.train.images.shape[1:]
         if [channels, height, width] != list(options.shape):
             raise UserError(f"dataset.shape is {options.shape}, but the images are {[channels, height, width]}.")
@@ -185,13 +211,19 @@ class Images:
             return torch.Generator().manual_seed(stream(*key, purpose, epoch))
 
         order = torch.randperm(self.count, generator=draw_stream("order"))
-        views = torch.randint(self.augmentation.views, (self.count,), generator=draw_stream("views"))
-        views = views[order].to(self.device)
+        purposes = ["views", *(f"views {number}" for number in range(1, self.views))]
+        drawn = [
+            torch.randint(self.augmentation.views, (self.count,), generator=draw_stream(purpose))
+            for purpose in purposes
+        ]
+        if self.shared_flip:  # the last bit of a view says whether it is flipped
+            drawn = [each // 2 * 2 + drawn[0] % 2 for each in drawn]
+        drawn = [each[order].to(self.device) for each in drawn]
         order = order.to(self.device)
         for step in range(first_step, self.steps_per_epoch):
             here = slice(step * self.batch_size, (step + 1) * self.batch_size)
             indices = order[here]
-            yield Batch((self.view(indices, views[here]),), self._labels[indices], indices)
+            yield Batch(tuple(self.view(indices, each[here]) for each in drawn), self._labels[indices], indices)
 
     def view(
         self, indices: Int64[Tensor, " batch"], views: Int64[Tensor, " batch"]
@@ -206,8 +238,9 @@ class Images:
         return torch.addcmul(self._shift, images.permute(0, 3, 1, 2).float(), self._scale)
 
     def evaluation(self, split: str) -> Iterator[Batch]:
-        """All images of a split as they are, in a fixed order."""
+        """All labelled images of a split as they are, in a fixed order."""
         chosen: Labelled = getattr(self.splits, split)
+        chosen = chosen[chosen.labels >= 0]
         for start in range(0, len(chosen.labels), EVALUATION_BATCH):
             here = slice(start, start + EVALUATION_BATCH)
             images = self._normalise(torch.from_numpy(chosen.images[here]).to(self.device))

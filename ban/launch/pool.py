@@ -62,7 +62,7 @@ class Pool:
 
     def _start_what_is_ready(self) -> None:
         for stage in list(self.waiting.values()):
-            parents = [parent.stage.signature for parent in stage.teachers]
+            parents = [parent.signature for parent in stage.parents]
             if lost := [parent for parent in parents if parent in self.failures]:
                 del self.waiting[stage.signature]
                 self._fail(stage, f"its teacher {lost[0]} failed")

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ban.interfaces import Output
+from ban.interfaces import Output, up_to
 from ban.models.initialisation import initialise
 
 
@@ -108,8 +108,10 @@ class DenseNet(nn.Module):
         self.head = nn.Linear(width, classes)
         initialise(self, fan="out")
 
-    def forward(self, inputs: Float[Tensor, "batch channels height width"], state: Any = None) -> Output:
-        """Logits and features."""
+    def forward(
+        self, inputs: Float[Tensor, "batch channels height width"], state: Any = None, until: str | None = None
+    ) -> Output:
+        """Logits and features; no more than the features up to `until`."""
         features = {"stem": self.stem(inputs)}
         hidden = features["stem"]
         for number, (block, compress) in enumerate(zip(self.blocks, self.compressions, strict=True), start=1):
@@ -118,6 +120,9 @@ class DenseNet(nn.Module):
             grown = [hidden]
             for unit in block:  # pyright: ignore[reportGeneralTypeIssues] -- a ModuleList
                 grown.append(unit(grown))
+            features[f"stage{number}.first"] = grown[1]
             hidden = features[f"stage{number}"] = compress(torch.cat(grown, 1))
+            if until == f"stage{number}":
+                return up_to(features)
         features["pooled"] = F.relu(self.norm(hidden)).mean((2, 3))
         return Output(self.head(features["pooled"]), features)

@@ -5,13 +5,13 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ban.interfaces import Output
+from ban.interfaces import Output, up_to
 
 
 class SmallConv(nn.Module):
     """conv3×3-BN-ReLU-max-pool, conv3×3-BN-ReLU, global average pool, linear; PyTorch's own initialisation.
 
-    Features: `stage1`, `stage2`, `pooled`.
+    Features: `stem` and `stage1`, `stage2`, `pooled`.
     """
 
     def __init__(self, width: int = 8, *, classes: int, channels: int = 1) -> None:
@@ -27,9 +27,16 @@ class SmallConv(nn.Module):
         )
         self.head = nn.Linear(2 * width, classes)
 
-    def forward(self, inputs: Float[Tensor, "batch channels height width"], state: Any = None) -> Output:
-        """Logits and features."""
+    def forward(
+        self, inputs: Float[Tensor, "batch channels height width"], state: Any = None, until: str | None = None
+    ) -> Output:
+        """Logits and features; no more than the features up to `until`."""
         first = self.stage1(inputs)
-        second = self.stage2(first)
-        pooled = second.mean((2, 3))
-        return Output(self.head(pooled), {"stage1": first, "stage2": second, "pooled": pooled})
+        features = {"stem": first, "stage1": first}
+        if until == "stage1":
+            return up_to(features)
+        features["stage2"] = self.stage2(first)
+        if until == "stage2":
+            return up_to(features)
+        features["pooled"] = features["stage2"].mean((2, 3))
+        return Output(self.head(features["pooled"]), features)

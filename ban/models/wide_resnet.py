@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ban.interfaces import Output
+from ban.interfaces import Output, up_to
 from ban.models.initialisation import initialise
 
 
@@ -63,11 +63,19 @@ class WideResNet(nn.Module):
         self.head = nn.Linear(inputs, classes)
         initialise(self, fan="in")
 
-    def forward(self, inputs: Float[Tensor, "batch channels height width"], state: Any = None) -> Output:
-        """Logits and features."""
+    def forward(
+        self, inputs: Float[Tensor, "batch channels height width"], state: Any = None, until: str | None = None
+    ) -> Output:
+        """Logits and features; no more than the features up to `until`."""
         features = {"stem": self.stem(inputs)}
         hidden = features["stem"]
         for number, stage in enumerate(self.stages, start=1):
-            hidden = features[f"stage{number}"] = stage(hidden)
+            first, *others = stage  # pyright: ignore[reportGeneralTypeIssues] -- a Sequential
+            hidden = features[f"stage{number}.first"] = first(hidden)
+            for block in others:
+                hidden = block(hidden)
+            features[f"stage{number}"] = hidden
+            if until == f"stage{number}":
+                return up_to(features)
         features["pooled"] = F.relu(self.norm(hidden)).mean((2, 3))
         return Output(self.head(features["pooled"]), features)

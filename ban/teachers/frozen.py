@@ -1,13 +1,18 @@
 """Trained networks that teach and do not change."""
 
 import math
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor
 
-from ban.interfaces import Lesson, Step, Teacher
+from ban.interfaces import Classroom, Lesson, Step, Teacher
+
+
+def mean_probability(logits: Float[Tensor, "networks *batch classes"]) -> Float[Tensor, "*batch classes"]:
+    """The logarithm of the networks' mean probability."""
+    return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
 
 
 class Frozen(Teacher):
@@ -17,14 +22,10 @@ class Frozen(Teacher):
     same stream as the student and carry their own states.
     """
 
-    def __init__(
-        self,
-        networks: Sequence[nn.Module],
-        average: Literal["probabilities", "logits"] = "probabilities",
-    ) -> None:
+    def __init__(self, classroom: Classroom, average: Literal["probabilities", "logits"] = "probabilities") -> None:
         super().__init__()
         # A tuple hides them from state_dict(): the store has them already.
-        self.networks = tuple(network.eval().requires_grad_(False) for network in networks)
+        self.networks = tuple(network.eval().requires_grad_(False) for network in classroom.networks)
         self.average = average
         self._states: list[Any] = [None] * len(self.networks)
         self._next_states = self._states
@@ -49,11 +50,9 @@ class Frozen(Teacher):
         outputs = [network(inputs, state) for network, state in zip(self.networks, self._states, strict=True)]
         self._next_states = [output.state for output in outputs]
         if len(outputs) == 1:
-            return Lesson(outputs[0].logits, outputs[0].features)
+            return Lesson(outputs[0].logits, features=outputs[0].features)
         logits = torch.stack([output.logits.float() for output in outputs])
-        if self.average == "logits":
-            return Lesson(logits.mean(0))
-        return Lesson(logits.log_softmax(-1).logsumexp(0) - math.log(len(outputs)))
+        return Lesson(logits.mean(0) if self.average == "logits" else mean_probability(logits))
 
     def after_step(self, step: Step) -> None:
         """Reads on, once all learners have had their lesson about this batch."""

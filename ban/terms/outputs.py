@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ban import losses
-from ban.interfaces import Batch, Lesson, Output, Term, logits_of
+from ban.interfaces import Batch, Lesson, Output, Term, logits_of, probabilities_of
 
 
 class Probabilities(Term):
@@ -39,6 +39,27 @@ class PermutedProbabilities(Term):
         teacher = losses.probabilities(logits_of(lesson))
         permuted = losses.permute_dark_knowledge(teacher, torch.rand_like(teacher))
         return losses.soft_cross_entropy(output.logits, permuted).mean()
+
+
+class Consistency(Term):
+    """Squared difference of the probabilities, labelled or not (Laine and Aila 2017; Tarvainen and Valpola 2017)."""
+
+    def forward(self, output: Output, lesson: Lesson, batch: Batch) -> Float[Tensor, ""]:
+        """Mean over batch and classes."""
+        student = losses.probabilities(output.logits)
+        return losses.squared_difference(student, probabilities_of(lesson)).mean()
+
+
+class TopScoreDifference(Term):
+    """How far the network's first choice is above its next ones; no teacher (Yang et al. 2019)."""
+
+    def __init__(self, scores: int) -> None:
+        super().__init__()
+        self.scores = scores
+
+    def forward(self, output: Output, lesson: Lesson, batch: Batch) -> Float[Tensor, ""]:
+        """Mean over the batch."""
+        return losses.top_score_difference(output.logits, scores=self.scores).mean()
 
 
 class Logits(Term):

@@ -1,0 +1,55 @@
+"""What a network says about a split, and how good that is."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ban import metrics
+from ban.errors import UserError
+from ban.interfaces import Data, Output
+
+
+@torch.no_grad()
+def predict(
+    network: nn.Module,
+    data: Data,
+    split: str,
+    precision: Callable[[], AbstractContextManager[Any]],
+    check: Callable[[], None],
+) -> metrics.Predictions:
+    """The network in evaluation mode on a whole split, its state carried along; `check` may stop it between batches."""
+    network.eval()
+    state, spoken, targets = None, [], []
+    for batch in data.evaluation(split):
+        check()
+        with precision():
+            output: Output = network(batch.views[0], state)
+        state, log_probabilities = output.state, output.logits.float().log_softmax(-1)
+        if batch.targets.ndim == 2:  # words
+            log_probabilities = log_probabilities.gather(-1, batch.targets[..., None]).flatten()
+        spoken.append(log_probabilities)
+        targets.append(batch.targets.flatten())
+    return {"log_probabilities": torch.cat(spoken).cpu().numpy(), "targets": torch.cat(targets).cpu().numpy()}
+
+
+def measure(spoken: Mapping[str, metrics.Predictions]) -> dict[str, float]:
+    """The metrics of each split: `test_error_percent`, `test_nll` and so on.
+
+    Raises:
+        UserError: the network says something that is not a number.
+    """
+    measured = {}
+    for split, predictions in spoken.items():
+        if not np.isfinite(predictions["log_probabilities"]).all():
+            raise UserError("the trained network's outputs are not finite: lower recipe.optimizer.lr.")
+        measured |= {f"{split}_{name}": value for name, value in metrics.measure(predictions).items()}
+    return measured
+
+
+def mean(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each metric over several networks."""
+    return {name: sum(each[name] for each in measured) / len(measured) for name in measured[0]}

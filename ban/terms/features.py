@@ -1,0 +1,87 @@
+"""Terms that match hidden activations."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ban import losses
+from ban.interfaces import Batch, Lesson, Output, Term, feature
+
+
+class Hint(Term):
+    """The student's layer `guided`, seen through a regressor, against the teacher's layer `hint` (Romero et al. 2015).
+
+    The regressor is a convolution without padding that maps one shape to the other; 1×1 where the sizes agree. Theirs
+    ends in the non-linearity of the hint layer (maxout); ours is linear with `relu` as an option, and for networks with
+    batch normalisation, `norm`, both before the comparison.
+    """
+
+    regressor: nn.Module
+
+    def __init__(self, guided: str, hint: str, norm: bool = False, relu: bool = False) -> None:
+        super().__init__()
+        self.guided, self.hint, self.norm, self.relu = guided, hint, norm, relu
+
+    def prepare(self, output: Output, lesson: Lesson) -> None:
+        """Makes the regressor.
+
+        Raises:
+            ValueError: there is no such layer, or the hint is larger than the guided layer.
+        """
+        ours = feature(output.features, self.guided, "the student")
+        theirs = feature(lesson.features, self.hint, "the teacher")
+        if ours.ndim != 4 or theirs.ndim != 4:
+            raise ValueError("a hint needs layers of images, [batch, channels, height, width]")
+        kernel = (ours.shape[2] - theirs.shape[2] + 1, ours.shape[3] - theirs.shape[3] + 1)
+        if min(kernel) < 1:
+            raise ValueError(
+                f"the hint '{self.hint}' of {list(theirs.shape[1:])} is larger than the guided layer "
+                f"'{self.guided}' of {list(ours.shape[1:])}"
+            )
+        norm = [nn.BatchNorm2d(theirs.shape[1])] * self.norm
+        convolution = nn.Conv2d(ours.shape[1], theirs.shape[1], kernel)
+        self.regressor = nn.Sequential(convolution, *norm, *[nn.ReLU()] * self.relu)
+
+    def forward(self, output: Output, lesson: Lesson, batch: Batch) -> Float[Tensor, ""]:
+        """Mean over the batch."""
+        ours = self.regressor(feature(output.features, self.guided, "the student"))
+        return losses.hint(ours, feature(lesson.features, self.hint, "the teacher")).mean()
+
+
+class Flow(Term):
+    """FSP matrices between pairs of layers, the student's against the teacher's (Yim et al. 2017)."""
+
+    def __init__(self, pairs: Sequence[Sequence[str]]) -> None:
+        super().__init__()
+        self.pairs = [(first, last) for first, last in pairs]
+
+    def prepare(self, output: Output, lesson: Lesson) -> None:
+        """Looks whether they can be compared.
+
+        Raises:
+            ValueError: there is no such layer, or student and teacher have other channels there.
+        """
+        for name in [name for pair in self.pairs for name in pair]:
+            ours = feature(output.features, name, "the student")
+            theirs = feature(lesson.features, name, "the teacher")
+            if ours.ndim != 4 or theirs.ndim != 4 or ours.shape[1] != theirs.shape[1]:
+                raise ValueError(
+                    f"FSP needs equal channels in '{name}', but the student has {ours.shape[1]} and the teacher "
+                    f"{theirs.shape[1]}"
+                )
+
+    def forward(self, output: Output, lesson: Lesson, batch: Batch) -> Float[Tensor, ""]:
+        """The mean over the batch of the squared Frobenius distances, summed over the pairs."""
+        distances = [
+            (self._flow(output.features, pair, "the student") - self._flow(lesson.features, pair, "the teacher"))
+            .square()
+            .sum((1, 2))
+            for pair in self.pairs
+        ]
+        return torch.stack(distances).sum(0).mean()
+
+    def _flow(self, features: object, pair: tuple[str, str], whose: str) -> Tensor:
+        first, last = (feature(features, name, whose) for name in pair)  # pyright: ignore[reportArgumentType]
+        return losses.flow(first, last)

@@ -1,0 +1,74 @@
+"""The decomposition of the gradient: golden numbers, and identities to 1e-6."""
+
+import pytest
+import torch
+
+from ban import diagnostics, losses
+
+STUDENT = torch.tensor([[2, 0.5, -1, 0], [0.1, 0.2, 0.3, -0.4]])
+TEACHER = torch.tensor([[3, 1, 0, -2], [0.5, 2, -0.5, 1]])
+TARGETS = torch.tensor([0, 3])
+
+
+def many(scale: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (scale * torch.randn(7, 50, 10, generator=generator) for _ in range(2))
+    return student, teacher, torch.randint(10, (7, 50), generator=generator)
+
+
+def test_golden_norms() -> None:
+    parts = diagnostics.gradients(STUDENT, TEACHER, TARGETS)
+    norms = torch.stack([part.norm(dim=-1) for part in parts], dim=-1)
+    golden = [[0.163888, 0.290201, 0.149052], [0.433128, 0.214920, 0.446402]]
+    torch.testing.assert_close(norms, torch.tensor(golden), atol=2e-6, rtol=0)
+
+
+def test_golden_divergences_and_rescaling() -> None:
+    given = (STUDENT, TEACHER, TARGETS)
+    close = {"atol": 2e-6, "rtol": 0}
+    torch.testing.assert_close(diagnostics.target_divergence(*given), torch.tensor([0.045279, 0.014953]), **close)
+    torch.testing.assert_close(diagnostics.dark_divergence(*given), torch.tensor([0.297069, 0.432727]), **close)
+    torch.testing.assert_close(diagnostics.rescaling(*given), torch.tensor([0.444721, 0.077641]), **close)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 5.0])
+def test_identities(scale: float) -> None:
+    student, teacher, targets = many(scale)
+    whole, label, dark = diagnostics.gradients(student, teacher, targets)
+    torch.testing.assert_close(label + dark, whole, atol=1e-6, rtol=0)
+    for part in (whole, label, dark):
+        torch.testing.assert_close(part.sum(-1), torch.zeros_like(part[..., 0]), atol=1e-6, rtol=0)
+    p = losses.probabilities(teacher)
+    divergence = losses.soft_cross_entropy(student, p) - torch.special.entr(p).sum(-1)
+    confidence = p.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    parts = diagnostics.target_divergence(student, teacher, targets)
+    parts = parts + (1 - confidence) * diagnostics.dark_divergence(student, teacher, targets)
+    torch.testing.assert_close(parts, divergence, atol=1e-5 * max(1, scale), rtol=1e-6)
+
+
+def test_the_gradient_is_what_backpropagation_gives() -> None:
+    student, teacher, targets = many(1.0)
+    student.requires_grad_()
+    losses.soft_cross_entropy(student, losses.probabilities(teacher)).sum().backward()
+    torch.testing.assert_close(student.grad, diagnostics.gradients(student.detach(), teacher, targets)[0])
+
+
+def test_the_rescaling_holds_for_the_wrong_classes_too() -> None:
+    """Summed over the wrong classes, the ratio to the label's gradient is the same omega."""
+    student, teacher, targets = many(1.0)
+    q, p = losses.probabilities(student), losses.probabilities(teacher)
+    wrong = torch.ones_like(q).scatter(-1, targets.unsqueeze(-1), 0.0)
+    ratio = ((q - p) * wrong).sum(-1) / (q * wrong).sum(-1)
+    torch.testing.assert_close(ratio, diagnostics.rescaling(student, teacher, targets), atol=1e-5, rtol=1e-4)
+
+
+def test_effective_share() -> None:
+    assert diagnostics.effective_share(torch.ones(8)).item() == 1
+    assert diagnostics.effective_share(torch.tensor([1.0, 0, 0, 0])).item() == 0.25
+
+
+def test_a_certain_teacher_gives_finite_numbers() -> None:
+    student, targets = torch.randn(4, 10), torch.arange(4)
+    for sign in (1e4, -1e4):
+        teacher = torch.zeros(4, 10).scatter(-1, targets.unsqueeze(-1), sign)
+        assert all(value.isfinite() for value in diagnostics.report(student, teacher, targets).values())
