@@ -39,6 +39,7 @@ class Recipe:
     loss_scale: Optional[float] = None  # noqa: UP045
     clip_norm: Optional[float] = None  # noqa: UP045
     select: Optional[str] = None  # noqa: UP045
+    diagnosed_steps: Optional[int] = None  # noqa: UP045
     optimizer: dict[str, Any] = MISSING
     schedule: dict[str, Any] = MISSING
     precision: str = MISSING
@@ -164,7 +165,7 @@ def _check_model(name: str, model: Mapping[str, Any], dataset: Mapping[str, Any]
 
 
 def _check_recipe(name: str, recipe: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
-    optional = {"unroll": 1, "steps_per_epoch": 1}
+    optional = {"unroll": 1, "steps_per_epoch": 1, "diagnosed_steps": 0}
     _check_whole(f"{name}.", recipe, {"epochs": 1, "batch_size": 1, "evaluate_every": 0} | optional, [*optional])
     positive = {key: recipe.get(key) for key in ("loss_scale", "clip_norm")}
     positive["optimizer.lr"] = recipe["optimizer"].get("lr", "missing")

@@ -42,7 +42,7 @@ def target_divergence(student: Logits, teacher: Logits, targets: Integer[Tensor,
 
 
 def _true_and_rest(logits: Logits, targets: Integer[Tensor, "*batch"]) -> tuple[PerExample, PerExample]:
-    """log q_y and log (1 − q_y), each exact where it is close to zero."""
+    """The logarithms of q_y and 1 − q_y, each exact where it is close to zero."""
     logits, index = logits.float(), targets.unsqueeze(-1)
     total = logits.logsumexp(-1)
     rest = logits.scatter(-1, index, -torch.inf).logsumexp(-1)
@@ -56,7 +56,7 @@ def dark_divergence(student: Logits, teacher: Logits, targets: Integer[Tensor, "
 
 
 def rescaling(student: Logits, teacher: Logits, targets: Integer[Tensor, "*batch"]) -> PerExample:
-    """ω = (p_y − q_y) / (1 − q_y): by what the teacher scales the label's gradient at the true class (Tang et al. 2020).
+    """ω = (p_y − q_y) / (1 − q_y): what scales the label's gradient at the true class (Tang et al. 2020).
 
     Negative where the student is more confident than its teacher.
     """

@@ -103,6 +103,6 @@ def _detail(values: Mapping[str, float | str]) -> str:
             parts.append(f"{name.removesuffix('_error_percent')} error {value:.1f} %")
         elif name.endswith("_perplexity"):
             parts.append(f"{name.removesuffix('_perplexity')} perplexity {value:.1f}")
-        elif name not in hidden:
+        elif name not in hidden and "." not in name:  # nothing of the diagnostics, or of a cohort's other networks
             parts.append(f"{name} {value:.3f}")
     return ", ".join(parts)

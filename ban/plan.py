@@ -35,7 +35,7 @@ UNSIGNED = {
         "data",
         "headline",
     },  # seen in the stages they make
-    "recipe": {"name", "evaluate_every"},
+    "recipe": {"name", "evaluate_every", "diagnosed_steps"},
 }
 """Settings that do not change the weights (beyond rounding): names to show, places where data are (their checksum is
 signed), how often to measure, memory saving."""

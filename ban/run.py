@@ -103,11 +103,16 @@ class _Trainer:
             on_epoch=self._on_epoch,
             position=Position(Progress(0, 0, self.data.steps_per_epoch, recipe["epochs"])),
             count_errors=self.metric == "error_percent" and not stage.prepares,
+            diagnosed_steps=recipe.get("diagnosed_steps") or 0 if self._compares_with_labels() else 0,
             follow=self.follow,
         )
         for network in [*self.training.networks().values(), *self.loaded]:
             machine.accelerate(network)
         self.scalars = _scalars(machine, stage)
+
+    def _compares_with_labels(self) -> bool:
+        """Whether a trained teacher's opinion of labelled examples can be taken apart."""
+        return bool(self.stage.teachers) and not self.stage.prepares and not self.stage.dataset.get("unlabelled")
 
     def train_and_publish(self) -> None:
         """All of it.

@@ -14,9 +14,13 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from ban import diagnostics
 from ban.errors import UserError
 from ban.interfaces import Batch, Data, Lesson, Output, Progress, Step, Teacher
 from ban.streams import stream
+
+DIAGNOSIS, DIAGNOSED = "diagnosis.", "diagnosed"
+"""How the diagnostics are called in a record, and the number of steps that they are a mean of."""
 
 
 def reseed(seed: int) -> None:
@@ -154,6 +158,8 @@ class Training:
     position: Position
     count_errors: bool = True
     """Whether to record how many training examples are classified wrongly."""
+    diagnosed_steps: int = 0
+    """In so many steps of an epoch, evenly spread, the gradient is taken apart: `ban.diagnostics`."""
     follow: str | None = None
     """A measurement of `evaluate` that comes after every epoch: its history goes to the schedules, and the networks
     with its lowest value are kept."""
@@ -212,22 +218,33 @@ class Training:
             terms = learner.objective(outputs[turn], lesson, batch, progress)
             learner.step(torch.stack([*terms.values()]).sum(), self.schedule(progress))
             teacher.after_step(step)
-            self._record(turn, terms, outputs[turn], batch)
+            self._record("" if turn == 0 else f"{turn}.", self._observe(terms, outputs[turn], lesson, batch, progress))
         for learner, output in zip(learners, outputs, strict=True):
             learner.state = output.state
 
     @torch.no_grad()
-    def _record(self, turn: int, terms: Mapping[str, Tensor], output: Output, batch: Batch) -> None:
-        """Adds to the running sums on the device; nothing here waits for it."""
-        measured = dict(terms)
+    def _observe(
+        self, terms: Mapping[str, Tensor], output: Output, lesson: Lesson, batch: Batch, progress: Progress
+    ) -> dict[str, Tensor]:
+        """What is recorded of a step, on the device."""
+        observed = dict(terms)
         if self.count_errors:
             labelled = batch.targets >= 0
-            measured["wrong"] = ((output.logits.argmax(-1) != batch.targets) & labelled).sum().float()
-            measured["labelled"] = labelled.sum().float()
-        for name, value in measured.items():
-            name = name if turn == 0 else f"{turn}.{name}"
-            total = self.position.sums.get(name)
-            self.position.sums[name] = value.detach() if total is None else total + value.detach()
+            observed["wrong"] = ((output.logits.argmax(-1) != batch.targets) & labelled).sum().float()
+            observed["labelled"] = labelled.sum().float()
+        if self.diagnosed_steps and lesson.logits is not None:
+            every = max(1, progress.steps_per_epoch // self.diagnosed_steps)
+            if progress.step % every == 0:
+                report = diagnostics.report(output.logits, lesson.logits, batch.targets)
+                observed |= {f"{DIAGNOSIS}{name}": value for name, value in report.items()}
+                observed[DIAGNOSED] = torch.ones((), device=output.logits.device)
+        return observed
+
+    def _record(self, whose: str, observed: Mapping[str, Tensor]) -> None:
+        """Adds to the running sums; nothing here waits for the device."""
+        for name, value in observed.items():
+            total = self.position.sums.get(whose + name)
+            self.position.sums[whose + name] = value.detach() if total is None else total + value.detach()
 
     def networks(self) -> dict[str, nn.Module]:
         """What is trained, by name: `0`, `1`, … and what the teacher publishes."""
@@ -261,6 +278,8 @@ class Training:
             whose = name.removesuffix("wrong")
             if name.endswith("wrong"):
                 record[f"train_{whose}error_percent"] = 100 * total / max(1.0, sums[f"{whose}labelled"])
-            elif not name.endswith("labelled"):
+            elif DIAGNOSIS in name:
+                record[name] = total / sums[name.partition(DIAGNOSIS)[0] + DIAGNOSED]
+            elif not name.endswith(("labelled", DIAGNOSED)):
                 record[name] = total / progress.steps_per_epoch
         return record

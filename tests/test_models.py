@@ -47,7 +47,7 @@ def test_channels_of_densenet_90_60() -> None:
     with torch.device("meta"):
         network = DenseNet(14, 60, compress_last=True, classes=100)
         features = network(torch.empty(2, 3, 32, 32)).features
-    shapes = {name: tuple(feature.shape[1:]) for name, feature in features.items()}
+    shapes = {name: tuple(feature.shape[1:]) for name, feature in features.items() if "first" not in name}
     expected = {"stem": (120, 32, 32), "stage1": (480, 32, 32), "stage2": (660, 16, 16), "stage3": (750, 8, 8)}
     assert shapes == expected | {"pooled": (750,)}
 
