@@ -91,9 +91,7 @@ def hint(
     return 0.5 * (student.float() - teacher.float()).square().flatten(1).sum(1)
 
 
-def flow(
-    first: Float[Tensor, "batch m height width"], last: Float[Tensor, "batch n height width"]
-) -> Float[Tensor, "batch m n"]:
+def flow(first: Float[Tensor, "batch m _ _"], last: Float[Tensor, "batch n _ _"]) -> Float[Tensor, "batch m n"]:
     """G_ij = (1/hw) Σ_xy F¹_ixy F²_jxy: the flow of solution procedure between two layers (Yim et al. 2017, eq. 1).
 
     Of different sizes, the larger is max-pooled. In fp32, because differences of such sums are small.

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from ban import build
 from ban.config import compose_settings
+from ban.data import Images
 from ban.events import Event
 from ban.interfaces import Classroom
 from ban.machine import Machine, Signals
@@ -38,6 +40,12 @@ def one_thread() -> None:
 
 def plan(*overrides: str, kind: str = "images") -> list[Stage]:
     return lineage(compose_settings([*KINDS[kind], *overrides])[0])
+
+
+def digits_of(*overrides: str) -> Images:
+    """The data of a plan's last stage."""
+    settings, _ = compose_settings([*DIGITS, *overrides])
+    return build.data(lineage(settings)[-1], Machine.of(settings["machine"]), torch.device("cpu"))  # pyright: ignore
 
 
 def frozen(*networks: nn.Module, **options: Any) -> Frozen:

@@ -138,3 +138,37 @@ class TestPermutation:
     def test_two_classes_leave_nothing_to_permute(self) -> None:
         with pytest.raises(ValueError, match="2 classes"):
             losses.permute_dark_knowledge(torch.tensor([[0.6, 0.4]]), torch.rand(1, 2))
+
+
+def test_squared_difference_of_probabilities() -> None:
+    near(losses.squared_difference(Q, P).mean(), 0.026807)
+
+
+def test_top_score_difference() -> None:
+    near(losses.top_score_difference(V, scores=3), [0.761363, 0.421073])
+    with pytest.raises(ValueError, match="2 to 4 scores, not 5"):
+        losses.top_score_difference(V, scores=5)
+
+
+def test_minimising_the_top_score_difference_lowers_the_top_score() -> None:
+    logits = V.clone().requires_grad_()
+    losses.top_score_difference(logits, scores=3).sum().backward()
+    assert logits.grad is not None
+    assert (logits.grad.gather(-1, V.argmax(-1, keepdim=True)) > 0).all()
+
+
+def test_hint_is_half_the_squared_distance() -> None:
+    ours, theirs = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
+    near(losses.hint(ours, theirs), [0.5 * float((ours[i] - theirs[i]).norm() ** 2) for i in range(2)], 1e-5)
+
+
+def test_flow_is_the_mean_of_the_outer_products() -> None:
+    first, last = torch.rand(2, 3, 4, 5), torch.rand(2, 6, 4, 5)
+    expected = sum(first[:, :, None, x, y] * last[:, None, :, x, y] for x in range(4) for y in range(5))
+    torch.testing.assert_close(losses.flow(first, last), expected / 20)  # pyright: ignore[reportOperatorIssue]
+
+
+def test_flow_pools_the_larger_map_by_its_maxima() -> None:
+    first, last = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 4, 4)
+    pooled = first.unflatten(2, (4, 2)).unflatten(4, (4, 2)).amax((3, 5))
+    torch.testing.assert_close(losses.flow(first, last), losses.flow(pooled, last))
