@@ -60,6 +60,23 @@ def permute_dark_knowledge(teacher: Probabilities, noise: Float[Tensor, "*batch 
     return torch.empty_like(teacher).scatter(-1, places, teacher.gather(-1, sources))
 
 
+def spread_dark_knowledge(teacher: Probabilities) -> Probabilities:
+    """The mean of φ(p) over all permutations: the largest probability stays, the rest is spread evenly."""
+    largest, index = teacher.max(-1, keepdim=True)
+    rest = (1 - largest) / (teacher.shape[-1] - 1)
+    return rest.expand(teacher.shape).scatter(-1, index, largest)
+
+
+def noise_of(indices: Integer[Tensor, "*batch"], classes: int) -> Float[Tensor, "*batch classes"]:
+    """Uniform noise that depends on the index alone, the same on every device (the mixing function of SplitMix64)."""
+    mixed = indices.unsqueeze(-1) * classes + torch.arange(1, classes + 1, device=indices.device)
+    mixed = mixed * -7046029254386353131  # the golden ratio's 64 bits, 0x9E3779B97F4A7C15, as a signed number
+    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
+        mixed = (mixed ^ ((mixed >> shift) & ((1 << (64 - shift)) - 1))) * factor
+    mixed = mixed ^ ((mixed >> 31) & ((1 << 33) - 1))
+    return ((mixed >> 11) & ((1 << 53) - 1)).double() / (1 << 53)
+
+
 def logit_regression(student: Logits, teacher: Logits) -> PerExample:
     """½ Σ_i (z_i − v_i)². Ba and Caruana, Do deep nets really need to be deep?, 2014."""
     return 0.5 * (student.float() - teacher.float()).square().sum(-1)

@@ -287,7 +287,7 @@ def _comparison(ours: str, control: str, difference: Interval | None) -> str:
     if difference is None:
         return ""
     verdict = "resolved" if difference.resolved else "not resolved"
-    return f"{ours} against {control}: {difference.text(sign=True)}, {verdict}."
+    return f"{ours} against {control}: {difference.text(sign=True)} points, {verdict}."
 
 
 # Showing and writing

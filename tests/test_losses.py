@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from ban import losses
+from ban.interfaces import Batch, Lesson, Output
+from ban.terms import ConfidenceWeightedLabel, PermutedProbabilities
 
 Z = torch.tensor([[2, 0.5, -1, 0], [0.1, 0.2, 0.3, -0.4]])
 V = torch.tensor([[3, 1, 0, -2], [0.5, 2, -0.5, 1]])
@@ -172,3 +174,39 @@ def test_flow_pools_the_larger_map_by_its_maxima() -> None:
     first, last = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 4, 4)
     pooled = first.unflatten(2, (4, 2)).unflatten(4, (4, 2)).amax((3, 5))
     torch.testing.assert_close(losses.flow(first, last), losses.flow(pooled, last))
+
+
+def test_spread_dark_knowledge_is_the_mean_over_permutations() -> None:
+    near(losses.spread_dark_knowledge(P)[0, 0], float(P[0, 0]))
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack(
+        [losses.permute_dark_knowledge(P, torch.rand(P.shape, generator=generator)) for _ in range(4000)]
+    )
+    near(drawn.mean(0) - losses.spread_dark_knowledge(P), [[0.0] * 4] * 2, 0.005)
+
+
+def test_the_noise_of_an_index_is_its_own_and_uniform() -> None:
+    noise = losses.noise_of(torch.arange(2000), 50)
+    assert torch.equal(noise[7:9], losses.noise_of(torch.tensor([7, 8]), 50))
+    assert len(noise.unique()) == noise.numel()
+    counts = torch.histc(noise.float(), bins=20, min=0, max=1)
+    assert (counts / noise.numel() - 0.05).abs().max() < 0.003
+    correlation = torch.corrcoef(noise.T)
+    assert (correlation - torch.eye(50)).abs().max() < 0.1
+    orders = noise.argsort(-1)[:, 0].bincount(minlength=50)
+    assert orders.min() > 15 and orders.max() < 75  # 40 expected
+
+
+@pytest.mark.parametrize("drawn", ["step", "example", "mean"])
+def test_permutations_drawn_in_three_ways(drawn: str) -> None:
+    term = PermutedProbabilities(drawn)  # pyright: ignore[reportArgumentType]
+    batch, lesson = Batch((Z,), Y, torch.arange(2)), Lesson(V)
+    values = {float(term(Output(Z, {}), lesson, batch)) for _ in range(20)}
+    assert (len(values) > 1) == (drawn == "step")
+
+
+def test_confidence_in_the_true_class() -> None:
+    lesson, batch = Lesson(V), Batch((Z,), Y, torch.arange(2))
+    ce, weights = torch.tensor([0.342350, 1.869429]), P.gather(-1, Y[:, None])[:, 0]
+    found = ConfidenceWeightedLabel("target")(Output(Z, {}), lesson, batch)
+    near(found, float((weights * ce).sum() / weights.sum()))

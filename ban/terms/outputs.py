@@ -1,5 +1,7 @@
 """Terms that match the teacher's outputs."""
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -30,15 +32,29 @@ class Probabilities(Term):
 class PermutedProbabilities(Term):
     """Cross-entropy with the teacher's probabilities after permuting all but the largest (DKPP).
 
-    Each example has its own permutation, drawn anew at each step. No label is used.
-    Furlanello et al. 2018, eq. 11.
+    Each example has its own permutation. No label is used. Furlanello et al. 2018, eq. 11, do not say how often it is
+    drawn: anew at each `step`, or once per `example`. `mean`: what the first is in expectation, without any chance.
     """
+
+    def __init__(self, drawn: Literal["step", "example", "mean"] = "step") -> None:
+        """Chooses.
+
+        Raises:
+            ValueError: there is no such way to draw.
+        """
+        super().__init__()
+        if drawn not in ("step", "example", "mean"):
+            raise ValueError(f"drawn is {drawn}; choose step, example or mean")
+        self.drawn = drawn
 
     def forward(self, output: Output, lesson: Lesson, batch: Batch) -> Float[Tensor, ""]:
         """Mean over the batch."""
         teacher = losses.probabilities(logits_of(lesson))
-        permuted = losses.permute_dark_knowledge(teacher, torch.rand_like(teacher))
-        return losses.soft_cross_entropy(output.logits, permuted).mean()
+        if self.drawn == "mean":
+            return losses.soft_cross_entropy(output.logits, losses.spread_dark_knowledge(teacher)).mean()
+        always = self.drawn == "example"
+        noise = losses.noise_of(batch.indices, teacher.shape[-1]) if always else torch.rand_like(teacher)
+        return losses.soft_cross_entropy(output.logits, losses.permute_dark_knowledge(teacher, noise)).mean()
 
 
 class Consistency(Term):
