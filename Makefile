@@ -33,7 +33,7 @@ demo-language: install  ## a born-again language model on the English of Python'
 	$(BIN)/ban experiment=demo_language
 
 test: check  ## the whole test suite (and the checks)
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist worksteal
 
 check: install  ## style, types and floors
 	$(BIN)/ruff format --check ban tests
