@@ -142,7 +142,7 @@ class Teacher(nn.Module):
         """Called after the last step of an epoch."""
 
     def published(self) -> Mapping[str, nn.Module]:
-        """Networks of its own, by name, that are results of the training. The first is what it is judged by."""
+        """Networks of its own, by name, that are results of the training; a method's `headline` may be one."""
         return {}
 
 

@@ -86,8 +86,7 @@ class _Trainer:
         self.follow = f"validation_{self.metric}" if recipe.get("select") else None
         self.precision = functools.partial(machine.precision, recipe["precision"])
         self.data = build.data(stage, machine, self.device)
-        examples = self.data.steps_per_epoch * self.data.examples_per_step
-        examples = max(examples, stage.dataset["train_size"])
+        examples = stage.dataset["train_size"]
         learners, teacher = build.assemble(stage, self._load, self.device, self.data.spelling, examples)
         for learner in learners:
             learner.optimizer = build.optimizer(stage, learner)
