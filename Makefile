@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 RUN_YES := $(if $(filter 1 true yes,$(YES)),yes=true)
 
 .DEFAULT_GOAL := help
-TABLES := reproduce-table1 reproduce-table2 reproduce-table3 reproduce-table6
+TABLES := $(addprefix reproduce-table,1 2 3 4 5 6)
 .PHONY: help install demo demo-noise demo-language test check format clean $(TABLES)
 
 help:  ## this list
@@ -45,7 +45,7 @@ format: install  ## rewrite the code in the house's style
 	$(BIN)/ruff format ban tests
 	$(BIN)/ruff check --fix ban tests
 
-# reproduce-tableN:  ## an experiment of the paper, N = 1, 2, 3, 6; SCALE=paper|budget|smoke, YES=1 to go ahead without a GPU
+# reproduce-tableN:  ## an experiment of the paper, N = 1 … 6; SCALE=paper|budget|smoke, YES=1 to go ahead without a GPU
 $(TABLES): reproduce-table%: install
 	$(BIN)/ban -m experiment=table$* scale=$(SCALE) $(RUN_YES)
 	$(BIN)/ban table $* scale=$(SCALE)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -75,6 +75,8 @@ class Row:
     """The table's metric by split: `test` unless nothing is stored; `validation` and `train` of single networks."""
     gain: Interval | None = None
     """Paired difference to the teacher on the test set."""
+    planned: bool = True
+    """Whether the experiment has such a cell at all."""
     teachers: int = 0
     """How many different generations 0 the repetitions descend from."""
 
@@ -180,7 +182,21 @@ def _tables(identities: Sequence[Identity], results: Results, layout: Mapping[st
         for identity in list(members.values()):
             for ancestor in _ancestors(identity, by_family):
                 members.setdefault(ancestor["family"], ancestor)
-    return [_table(list(members.values()), by_family, results, layout) for members in groups.values()]
+    plans = [_planned([*members.values()], by_family) for members in groups.values()]
+    return [_table(plan, plans, by_family, results, layout) for plan in plans]
+
+
+class _Plan(NamedTuple):
+    """The cells of one network in one regime, before anybody looks for results."""
+
+    members: Sequence[Identity]
+    last: Identity
+    cells: Mapping[str, Families]
+
+
+def _planned(members: Sequence[Identity], by_family: Mapping[str, Identity]) -> _Plan:
+    last = max(members, key=lambda member: member["generation"])
+    return _Plan(members, last, _cells(members, by_family, last))
 
 
 def _ancestors(identity: Identity, by_family: Mapping[str, Identity]) -> list[Identity]:
@@ -193,14 +209,17 @@ def _ancestors(identity: Identity, by_family: Mapping[str, Identity]) -> list[Id
 
 
 def _table(
-    members: Sequence[Identity], by_family: Mapping[str, Identity], results: Results, layout: Mapping[str, Any]
+    plan: _Plan,
+    plans: Sequence[_Plan],
+    by_family: Mapping[str, Identity],
+    results: Results,
+    layout: Mapping[str, Any],
 ) -> Table:
-    last = max(members, key=lambda member: member["generation"])
+    members, last, cells = plan
     metric = last["metric"]
-    cells = _cells(members, by_family, last)
     if chosen := layout.get("cells"):
         chosen = chosen | (layout.get("exceptions") or {}).get(last["model_title"], {})
-        cells = {name: _families(labels, cells) for name, labels in chosen.items()}
+        cells = {name: _chosen(cell, plan, plans) for name, cell in chosen.items()}
     rows = [_row(name, families, members, by_family, results, metric) for name, families in cells.items()]
     stored = [result for family in cells.values() for each in family for result in results.stored(each)]
     parameters = next((result["parameters"] for result in stored if result["network"] == last["network"]), None)
@@ -220,7 +239,7 @@ def _row(
 ) -> Row:
     tested = results.tested(families, metric)
     if not tested:
-        return Row(name)
+        return Row(name, planned=bool(families))
     row = Row(name, {"test": Interval.of([*tested.values()])})
     row.teachers = len({results.lineage(results.by_signature[signature])[-1]["signature"] for signature in tested})
     teacher = _teacher(by_family[families[-1]], members, by_family)
@@ -237,8 +256,8 @@ def _row(
 def _teacher(identity: Identity, members: Sequence[Identity], by_family: Mapping[str, Identity]) -> str | None:
     """The family that a stage is measured against: its own generation 0, or for a replica of that, the first."""
     if identity["generation"]:
-        line = _ancestors(identity, by_family)
-        return line[-1]["family"] if line and not line[-1]["generation"] else None
+        first = _first_teacher(identity, by_family)
+        return first["family"] if first else None
     same = [m for m in members if not m["generation"] and not m["replica"] and m["network"] == identity["network"]]
     return same[0]["family"] if len(same) == 1 else None
 
@@ -250,6 +269,8 @@ def _cells(members: Sequence[Identity], by_family: Mapping[str, Identity], last:
     for member in ordered:
         differs = [member["model_title"]] * (member["network"] != last["network"])
         differs += [f"recipe {member['recipe']}"] * (member["regime"] != last["regime"])
+        if (guide := _first_teacher(member, by_family)) and guide["network"] != member["network"]:
+            differs.append(f"taught by {guide['model_title']}")
         cells.append((f"{member['label']} ({', '.join(differs)})" if differs else member["label"], [member["family"]]))
     for member in ordered:
         line = [member, *_ancestors(member, by_family)]
@@ -261,6 +282,21 @@ def _cells(members: Sequence[Identity], by_family: Mapping[str, Identity], last:
     return {  # different settings under one label are told apart by the beginning of their family
         name if names.count(name) == 1 else f"{name} [{families[-1][:6]}]": families for name, families in cells
     }
+
+
+def _first_teacher(identity: Identity, by_family: Mapping[str, Identity]) -> Identity | None:
+    """The generation 0 that a stage descends from."""
+    line = _ancestors(identity, by_family)
+    return line[-1] if line and not line[-1]["generation"] else None
+
+
+def _chosen(cell: Any, plan: _Plan, plans: Sequence[_Plan]) -> Families:
+    """The families behind a cell of a layout: a label, a list of labels, or a label among another network's cells."""
+    if not isinstance(cell, Mapping):
+        return _families(cell, plan.cells)
+    label = cell["cell"].format(row=plan.last["model_title"])
+    others = [p for p in plans if p.last["model_title"] == cell["network"] and p.last["regime"] == plan.last["regime"]]
+    return _families(label, others[0].cells) if others else []
 
 
 def _families(labels: str | Sequence[str], cells: Mapping[str, Families]) -> Families:
@@ -325,7 +361,7 @@ def _texts(table: Table) -> pd.DataFrame:
     for row in table.rows:
         line = {"": row.name}
         for split in splits:
-            missing = "" if row.measured else "missing" if split == "test" else ""
+            missing = "missing" if split == "test" and row.planned and not row.measured else ""
             line[SPLITS[split]] = row.measured[split].text() if split in row.measured else missing
             if split == "test":
                 line["against the teacher"] = row.gain.text(sign=True) if row.gain else ""
@@ -399,9 +435,11 @@ def show_paper_table(tables: Sequence[Table], layout: Mapping[str, Any], as_publ
 
     `as_published` says that recipe, data, networks and methods are the paper's. Its numbers are single runs, so then
     they are judged by the 95 % prediction interval of one more run of ours. `layout` is the experiment's `table`: its
-    `number`, and with `splits` a column of each for every cell.
+    `number`, with `splits` a column of each for every cell, and with `rows` the networks that have one.
     """
     number = layout["number"]
+    rows = layout.get("rows") or [table.network for table in tables]
+    tables = sorted((table for table in tables if table.network in rows), key=lambda table: rows.index(table.network))
     published = paper_numbers(number)
     lines, records = [], []
     for table in tables:
@@ -411,7 +449,7 @@ def show_paper_table(tables: Sequence[Table], layout: Mapping[str, Any], as_publ
             for row in table.rows:
                 column = f"{row.name} {suffix}".strip()
                 measured, theirs = row.measured.get(split), paper.get(column)
-                line[column] = _paper_cell(measured, _count(row), theirs, as_published)
+                line[column] = _paper_cell(row, measured, theirs, as_published)
                 records.append(_record(table, row) | {"column": column, "paper": theirs})
         lines.append(line)
     frame = pd.DataFrame(lines).fillna("")
@@ -428,8 +466,9 @@ def show_paper_table(tables: Sequence[Table], layout: Mapping[str, Any], as_publ
     _write(pd.DataFrame(records), [(f"Table {number}. {regime}.", frame, notes)], outputs, f"table{number}")
 
 
-def _paper_cell(measured: Interval | None, count: str, paper: float | None, judged: bool) -> str:
-    ours = f"{measured.text()} ({count})" if measured else "missing"
+def _paper_cell(row: Row, measured: Interval | None, paper: float | None, judged: bool) -> str:
+    missing = "missing" if row.planned else "–"
+    ours = f"{measured.text()} ({_count(row)})" if measured else missing
     if paper is None:
         return ours
     inside = measured.predicts(paper) if judged and measured else None

@@ -5,7 +5,15 @@ Images are `[batch, channels, height, width]`, word numbers `[time, batch]`.
 
 from ban.models.densenet import DenseNet
 from ban.models.lstm import LSTM, CharacterLSTM
+from ban.models.resnet import DenseShapedResNet, PreActivationResNet, WideResNet
 from ban.models.small_conv import SmallConv
-from ban.models.wide_resnet import WideResNet
 
-__all__ = ["LSTM", "CharacterLSTM", "DenseNet", "SmallConv", "WideResNet"]
+__all__ = [
+    "LSTM",
+    "CharacterLSTM",
+    "DenseNet",
+    "DenseShapedResNet",
+    "PreActivationResNet",
+    "SmallConv",
+    "WideResNet",
+]

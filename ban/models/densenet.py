@@ -68,7 +68,7 @@ class Unit(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """Three dense blocks of `units` units with growth rate `growth`, a stem of 2 · growth channels.
+    """Three dense blocks of `units` units with growth rate `growth`; a stem of 2 · growth channels, or of `stem`.
 
     After the first two blocks BN-ReLU-conv1×1 keeps `compression` of the channels and a pooling halves the size. With
     `compress_last` the third block is followed by such a 1×1 convolution too, without pooling: only so do the parameter
@@ -77,7 +77,7 @@ class DenseNet(nn.Module):
     Features: `stem`, `stage1` … `stage3` (after the 1×1 convolution, before the pooling), `pooled`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 – flat arguments, as in the YAML
         self,
         units: int,
         growth: int,
@@ -85,12 +85,13 @@ class DenseNet(nn.Module):
         compress_last: bool = False,
         dropout: float = 0.0,
         checkpointing: bool = False,
+        stem: int | None = None,
         *,
         classes: int,
         channels: int = 3,
     ) -> None:
         super().__init__()
-        width = 2 * growth
+        width = stem or 2 * growth
         self.stem = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         self.blocks, self.compressions = nn.ModuleList(), nn.ModuleList()
         for number in range(3):

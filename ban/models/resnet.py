@@ -1,0 +1,169 @@
+"""Residual networks of pre-activation blocks (He et al. 2016), wide ones among them."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ban.interfaces import Output, up_to
+from ban.models.initialisation import initialise
+
+
+class Block(nn.Module):
+    """BN-ReLU-conv3×3-BN-ReLU-dropout-conv3×3 beside a shortcut (Zagoruyko and Komodakis 2016).
+
+    Where the shape changes, the first BN-ReLU comes before the split, so that the 1×1 shortcut sees the activated
+    input, as in the authors' code.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        changes_shape = inputs != outputs or stride != 1
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if changes_shape else None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The residual sum."""
+        activated = F.relu(self.norm1(inputs))
+        residual = self.conv1(activated)
+        residual = self.conv2(self.dropout(F.relu(self.norm2(residual))))
+        return residual + (inputs if self.shortcut is None else self.shortcut(activated))
+
+
+class Bottleneck(nn.Module):
+    """BN-ReLU-conv1×1 – BN-ReLU-conv3×3 – BN-ReLU-conv1×1, a quarter as wide inside, beside a shortcut as in `Block`.
+
+    He et al. 2016, Identity mappings in deep residual networks.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        narrow = outputs // 4
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, narrow, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(narrow)
+        self.conv2 = nn.Conv2d(narrow, narrow, 3, stride, padding=1, bias=False)
+        self.norm3 = nn.BatchNorm2d(narrow)
+        self.conv3 = nn.Conv2d(narrow, outputs, 1, bias=False)
+        changes_shape = inputs != outputs or stride != 1
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if changes_shape else None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The residual sum."""
+        activated = F.relu(self.norm1(inputs))
+        residual = self.conv2(F.relu(self.norm2(self.conv1(activated))))
+        residual = self.conv3(F.relu(self.norm3(residual)))
+        return residual + (inputs if self.shortcut is None else self.shortcut(activated))
+
+
+class ResNet(nn.Module):
+    """A 3×3 convolution, stages of pre-activation blocks, BN-ReLU, global average pooling, a linear layer.
+
+    Features: `stem`, `stageN.first` (after the first block of a stage), `stageN`, `pooled`.
+    """
+
+    def __init__(self, stem: int, stages: Sequence[nn.Sequential], outputs: int, classes: int, channels: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(channels, stem, 3, padding=1, bias=False)
+        self.stages = nn.ModuleList(stages)
+        self.norm = nn.BatchNorm2d(outputs)
+        self.head = nn.Linear(outputs, classes)
+        initialise(self, fan="in")
+
+    def forward(
+        self, inputs: Float[Tensor, "batch channels height width"], state: Any = None, until: str | None = None
+    ) -> Output:
+        """Logits and features; no more than the features up to `until`."""
+        features = {"stem": self.stem(inputs)}
+        hidden = features["stem"]
+        for number, stage in enumerate(self.stages, start=1):
+            first, *others = stage  # pyright: ignore[reportGeneralTypeIssues] -- a Sequential
+            hidden = features[f"stage{number}.first"] = first(hidden)
+            for block in others:
+                hidden = block(hidden)
+            features[f"stage{number}"] = hidden
+            if until == f"stage{number}":
+                return up_to(features)
+        features["pooled"] = F.relu(self.norm(hidden)).mean((2, 3))
+        return Output(self.head(features["pooled"]), features)
+
+
+class WideResNet(ResNet):
+    """WRN-depth-width: three stages of (depth − 4) / 6 blocks with 16, 32 and 64 times `width` channels.
+
+    Zagoruyko and Komodakis 2016.
+    """
+
+    def __init__(self, depth: int, width: int, dropout: float = 0.0, *, classes: int, channels: int = 3) -> None:
+        """Builds it.
+
+        Raises:
+            ValueError: depth is not 6n + 4.
+        """
+        blocks, rest = divmod(depth - 4, 6)
+        if rest or blocks < 1:
+            raise ValueError(f"a Wide-ResNet's depth must be 6n + 4 (10, 16, 22, 28, …), not {depth}")
+        widths, stages = [16, 16 * width, 32 * width, 64 * width], []
+        for stage, (inputs, outputs) in enumerate(pairwise(widths)):
+            first = Block(inputs, outputs, 2 if stage else 1, dropout)
+            stages.append(nn.Sequential(first, *(Block(outputs, outputs, 1, dropout) for _ in range(blocks - 1))))
+        super().__init__(16, stages, widths[-1], classes, channels)
+
+
+class PreActivationResNet(ResNet):
+    """Three stages of (depth − 2) / 9 bottleneck blocks with 64, 128 and 256 channels (He et al. 2016).
+
+    For networks of a thousand layers; of images of 32×32.
+    """
+
+    def __init__(self, depth: int, *, classes: int, channels: int = 3) -> None:
+        """Builds it.
+
+        Raises:
+            ValueError: depth is not 9n + 2.
+        """
+        blocks, rest = divmod(depth - 2, 9)
+        if rest or blocks < 1:
+            raise ValueError(f"a pre-activation ResNet's depth must be 9n + 2 (29, 164, 1001, …), not {depth}")
+        stages = []
+        for stage, (inputs, outputs) in enumerate(pairwise([16, 64, 128, 256])):
+            first = Bottleneck(inputs, outputs, 2 if stage else 1)
+            stages.append(nn.Sequential(first, *(Bottleneck(outputs, outputs, 1) for _ in range(blocks - 1))))
+        super().__init__(16, stages, 256, classes, channels)
+
+
+class DenseShapedResNet(ResNet):
+    """A ResNet that speaks with the first and the last layer of a DenseNet (Furlanello et al. 2018, table 5).
+
+    Each dense block is replaced by `blocks` residual ones, `ratio` times as wide as what the DenseNet's 1×1 convolution
+    leaves of it, and followed by BN-ReLU-conv1×1 to exactly that: `widths`. Average pooling halves the size between
+    stages. The parameter counts of the paper's Wide-ResNet students come out so.
+    """
+
+    def __init__(
+        self,
+        blocks: int,
+        ratio: float,
+        bottleneck: bool,
+        stem: int,
+        widths: Sequence[int],
+        *,
+        classes: int,
+        channels: int = 3,
+    ) -> None:
+        stages = []
+        for stage, (inputs, outputs) in enumerate(pairwise([stem, *widths])):
+            wide = int(ratio * outputs)
+            kinds = [inputs, *[wide] * blocks]
+            made = [Bottleneck(a, b, 1) if bottleneck else Block(a, b, 1, dropout=0.0) for a, b in pairwise(kinds)]
+            first = nn.Sequential(nn.AvgPool2d(2), made[0]) if stage else made[0]
+            narrow = nn.Conv2d(wide, outputs, 1, bias=False)
+            stages.append(nn.Sequential(first, *made[1:], nn.Sequential(nn.BatchNorm2d(wide), nn.ReLU(), narrow)))
+        super().__init__(stem, stages, widths[-1], classes, channels)
