@@ -50,16 +50,18 @@ def _train(config: DictConfig) -> None:
 
 
 def _table(arguments: Sequence[str]) -> None:
-    """`ban table [NAME] [KEY=VALUE …]`: NAME is a number of the paper's tables or an experiment."""
-    from ban.launch.results import table
+    """`ban table [NAME] [KEY=VALUE …]`: NAME: a number of the paper, an experiment, methods or diagnostics."""
+    from ban.launch.table import table
 
     if any(word.startswith("-") for word in arguments):
-        raise UserError("use: ban table [NAME] [KEY=VALUE …], where NAME is 1, 2, 3, 6 or an experiment.")
+        raise UserError(
+            "use: ban table [NAME] [KEY=VALUE …], where NAME is 1 to 6, an experiment, methods or diagnostics."
+        )
     names = [word for word in arguments if "=" not in word]
     overrides = [word for word in arguments if "=" in word]
     if len(names) > 1:
         raise UserError(f"ban table takes one name, not {len(names)} ({', '.join(names)}).")
-    table(names[0] if names else None, overrides)
+    table("".join(names), overrides)
 
 
 COMMANDS = {"table": _table}

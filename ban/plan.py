@@ -101,8 +101,13 @@ class Stage:
 
     @cached_property
     def regime(self) -> str:
-        """Data set and recipe without seeds: results are compared only within one regime."""
-        return _digest(_without_seeds({key: self._own()[key] for key in ("dataset", "recipe")}))
+        """Data set and recipe without seeds: results are compared only within one regime.
+
+        What a method itself does with the data, to see some of it without labels or in two views, is not part of it.
+        """
+        own, used = self._own(), self.method.get("data") or {}
+        dataset = {key: value for key, value in own["dataset"].items() if key not in used}
+        return _digest(_without_seeds({"dataset": dataset, "recipe": own["recipe"]}))
 
     @property
     def model(self) -> Node:

@@ -6,64 +6,24 @@ ensemble of several families; cells are compared only within one regime (data, s
 
 import csv
 import functools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 from rich.table import Table as RichTable
-from safetensors.numpy import load_file
-from scipy.special import stdtrit
 
 from ban import metrics
 from ban.display import console
-from ban.errors import UserError
 from ban.plan import Stage
+from ban.results import Families, Interval, Results
 from ban.store import Store
 
 Identity = Mapping[str, Any]
 """`Stage.identity()`, or a result.json, which contains it."""
-Families = Sequence[str]
-"""What a cell is made of: one family, or the members of an ensemble, the latest last."""
 SPLITS = {"validation": "validation", "test": "test", "train": "training"}
 """In the order of the columns → their headings."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Mean and half the width of its 95 % confidence interval (Student's t); no width for a single value."""
-
-    mean: float
-    half_width: float | None
-    count: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Interval":
-        """Of independent repetitions."""
-        count = len(values)
-        if count < 2:
-            return cls(float(values[0]), None, count)
-        width = stdtrit(count - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(count)
-        return cls(float(np.mean(values)), float(width), count)
-
-    @property
-    def resolved(self) -> bool:
-        """Whether the interval leaves zero out."""
-        return bool(self.half_width) and abs(self.mean) > (self.half_width or 0)
-
-    def predicts(self, value: float) -> bool | None:
-        """Whether a single further run could well give `value`: the 95 % prediction interval, from three runs on."""
-        if self.half_width is None or self.count < 3:
-            return None
-        return bool(abs(value - self.mean) <= self.half_width * math.sqrt(self.count + 1))
-
-    def text(self, sign: bool = False) -> str:
-        """Like 12.92 ± 0.65."""
-        mean = f"{self.mean:{'+' if sign else ''}.2f}"
-        return mean if self.half_width is None else f"{mean} ± {self.half_width:.2f}"
 
 
 @dataclass
@@ -92,73 +52,6 @@ class Table:
     parameters: int | None
     rows: list[Row]
     notes: list[str]
-
-
-class Results:
-    """Stored results by family and by signature."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        earlier = {"metric": "error_percent", "prepares": False}  # of results from before there was a choice
-        self.by_signature = {result["signature"]: earlier | result for result in store.results()}
-        self.families: dict[str, list[dict[str, Any]]] = {}
-        for result in self.by_signature.values():
-            self.families.setdefault(result["family"], []).append(result)
-        self._predictions = functools.cache(self._load)
-
-    def _load(self, signature: str) -> dict[str, np.ndarray]:
-        return load_file(self.store.folder(signature) / "predictions.safetensors")
-
-    def stored(self, family: str) -> list[dict[str, Any]]:
-        """The results of a family, one for each repetition."""
-        return self.families.get(family, [])
-
-    def lineage(self, result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        """A result and its teachers', down to generation 0 or to the first that is no longer stored."""
-        line = [result]
-        while (teachers := line[-1]["teachers"]) and teachers[0] in self.by_signature:
-            line.append(self.by_signature[teachers[0]])
-        return line
-
-    def partner(self, result: Mapping[str, Any], family: str) -> Mapping[str, Any] | None:
-        """The member of `family` that a result descends from, or else the one that was drawn with the same seeds."""
-        for ancestor in self.lineage(result):
-            if ancestor["family"] == family:
-                return ancestor
-        return next((other for other in self.stored(family) if _seeds(other) == _seeds(result)), None)
-
-    def tested(self, families: Families, metric: str) -> dict[str, float]:
-        """The test metric by the signature of the latest member: of one family, or of an ensemble of several."""
-        if not families:
-            return {}
-        tested = {}
-        for result in self.stored(families[-1]):
-            members = [self.partner(result, family) for family in families]
-            if len(members) == 1:
-                tested[result["signature"]] = result[f"test_{metric}"]
-            elif all(members):
-                tested[result["signature"]] = self._ensemble([m["signature"] for m in members if m])[metric]
-        return tested
-
-    def _ensemble(self, signatures: Sequence[str]) -> dict[str, float]:
-        try:
-            return metrics.measure(metrics.ensemble([self._predictions(signature) for signature in signatures]))
-        except ValueError as error:
-            raise UserError(f"{' and '.join(signatures)} cannot be averaged: {error}.") from error
-
-    def difference(self, ours: Families, reference: Families, metric: str) -> Interval | None:
-        """The mean paired difference: a student against what it descends from, others against the same seeds."""
-        mine, theirs = self.tested(ours, metric), self.tested(reference, metric)
-        differences = []
-        for signature, error in mine.items():
-            partner = self.partner(self.by_signature[signature], reference[-1]) if theirs else None
-            if partner and partner["signature"] in theirs:
-                differences.append(error - theirs[partner["signature"]])
-        return Interval.of(differences) if differences else None
-
-
-def _seeds(result: Mapping[str, Any]) -> tuple[int, int, int]:
-    return result["seed"], result["root_seed"], result["split_seed"]
 
 
 def compare(stages: Iterable[Stage], store: Store, layout: Mapping[str, Any] | None) -> list[Table]:
@@ -254,12 +147,17 @@ def _row(
 
 
 def _teacher(identity: Identity, members: Sequence[Identity], by_family: Mapping[str, Identity]) -> str | None:
-    """The family that a stage is measured against: its own generation 0, or for a replica of that, the first."""
+    """The family that a stage is measured against: its own generation 0, or the label-trained network like it."""
     if identity["generation"]:
         first = _first_teacher(identity, by_family)
         return first["family"] if first else None
-    same = [m for m in members if not m["generation"] and not m["replica"] and m["network"] == identity["network"]]
+    same = [m for m in members if is_baseline(m) and m["network"] == identity["network"]]
     return same[0]["family"] if len(same) == 1 else None
+
+
+def is_baseline(identity: Identity) -> bool:
+    """Whether it is a first generation, trained on the labels alone."""
+    return identity["method"] == "labels" and not identity["generation"] and not identity["replica"]
 
 
 def _cells(members: Sequence[Identity], by_family: Mapping[str, Identity], last: Identity) -> dict[str, Families]:
@@ -339,8 +237,8 @@ def show(tables: Sequence[Table], outputs: Path, name: str = "last") -> None:
         frame = pd.DataFrame([_record(table, row) for row in table.rows])
         frames.append(frame)
         title = f"{table.network}{_size(table)}, {metrics.SHOWN[table.metric]}"
-        _print(title, table.title, _texts(table), table.notes)
-    _write(pd.concat(frames), [(_caption(table), _texts(table), table.notes) for table in tables], outputs, name)
+        present(title, table.title, _texts(table), table.notes)
+    write(pd.concat(frames), [(_caption(table), _texts(table), table.notes) for table in tables], outputs, name)
 
 
 def _size(table: Table) -> str:
@@ -388,7 +286,7 @@ def _record(table: Table, row: Row) -> dict[str, Any]:
     return record | {"n": count, "teachers": row.teachers}
 
 
-def _print(title: str, caption: str, frame: pd.DataFrame, notes: Sequence[str]) -> None:
+def present(title: str, caption: str, frame: pd.DataFrame, notes: Sequence[str]) -> None:
     """On the console; a table too wide for it is turned on its side."""
     widths = [max(map(len, [str(column), *map(str, frame[column])])) + 3 for column in frame.columns]
     if sum(widths) > console.width and len(frame) < len(frame.columns):
@@ -403,9 +301,10 @@ def _print(title: str, caption: str, frame: pd.DataFrame, notes: Sequence[str]) 
         console.print(note)
 
 
-def _write(
+def write(
     records: pd.DataFrame, parts: Sequence[tuple[str, pd.DataFrame, Sequence[str]]], outputs: Path, name: str
 ) -> None:
+    """Writes captioned frames with notes as Markdown and LaTeX, the records behind them as CSV."""
     folder = outputs / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     blocks = [[caption, frame.to_markdown(index=False), *notes] for caption, frame, notes in parts]
@@ -462,8 +361,8 @@ def show_paper_table(tables: Sequence[Table], layout: Mapping[str, Any], as_publ
     else:
         notes.append("✓ / ✗: the paper's number is inside / outside the 95 % prediction interval of our runs (n ≥ 3).")
     notes += [f"{table.network}: {note}" for table in tables for note in table.notes]
-    _print(f"Table {number}, {metrics.SHOWN[tables[0].metric]}", regime, frame, notes)
-    _write(pd.DataFrame(records), [(f"Table {number}. {regime}.", frame, notes)], outputs, f"table{number}")
+    present(f"Table {number}, {metrics.SHOWN[tables[0].metric]}", regime, frame, notes)
+    write(pd.DataFrame(records), [(f"Table {number}. {regime}.", frame, notes)], outputs, f"table{number}")
 
 
 def _paper_cell(row: Row, measured: Interval | None, paper: float | None, judged: bool) -> str:

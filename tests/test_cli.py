@@ -160,6 +160,12 @@ class TestUnion:
         jobs = expand(sweeps, ["seed=7", "recipe.epochs=1,2"])
         assert len(jobs) == 4 and all("seed=7" in job for job in jobs)
 
+    def test_a_scale_changes_every_product_unless_the_command_line_says_otherwise(self) -> None:
+        sweeps, at = {"one": {"a": 1}, "two": {"a": 2, "b": 5}}, {"smoke": {"b": 6, "c": 7}}
+        assert expand(sweeps, [], at) == [["a=1"], ["a=2", "b=5"]]
+        jobs = expand(sweeps, ["scale=smoke", "c=8"], at)
+        assert jobs == [["a=1", "b=6", "c=8", "scale=smoke"], ["a=2", "b=6", "c=8", "scale=smoke"]]
+
     def test_without_sweeps_it_is_the_command_lines_product(self) -> None:
         assert len(expand({}, ["a=1,2", "b=range(3)"])) == 6
 
@@ -168,10 +174,11 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-@pytest.mark.parametrize("scale", ["paper", "budget", "smoke"])
+@pytest.mark.parametrize("scale", ["paper", "budget", "digits", "smoke"])
 def test_every_experiment_composes_at_every_scale(experiment: str, scale: str) -> None:
-    _, hydra = compose_settings([f"experiment={experiment}", f"scale={scale}"])
-    jobs = expand(hydra["sweeper"]["sweeps"], [f"experiment={experiment}", f"scale={scale}", "seed=0"])
+    given = [f"experiment={experiment}", f"scale={scale}"]
+    _, hydra = compose_settings(given)
+    jobs = expand(hydra["sweeper"]["sweeps"], [*given, "seed=0"], hydra["sweeper"]["at"])
     for job in jobs:
         settings, _ = compose_settings(job)
         if scale == "smoke":  # nothing in the experiment outlives the scale

@@ -11,10 +11,11 @@ from scipy import stats
 
 from ban import metrics, tables
 from ban.config import CONF, compose_settings
-from ban.launch.results import _jobs
+from ban.launch.table import _jobs
 from ban.plan import lineage, union
+from ban.results import Interval
 from ban.store import Store
-from ban.tables import Interval, paper_numbers
+from ban.tables import paper_numbers
 
 
 def test_interval_is_students() -> None:

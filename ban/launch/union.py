@@ -19,10 +19,11 @@ class UnionSweeper(Sweeper):
     """The union of Cartesian products, each job once; settings on the command line win over a sweep's.
 
     `hydra.sweeper.sweeps: {name: {key: value or "value,value,…"}}`; without it there is one product, the command line.
+    `hydra.sweeper.at: {scale: {key: value}}`: what changes in every product at `scale=…`.
     """
 
-    def __init__(self, sweeps: Sweeps | None = None) -> None:
-        self.sweeps = sweeps or {}
+    def __init__(self, sweeps: Sweeps | None = None, at: Sweeps | None = None) -> None:
+        self.sweeps, self.at = sweeps or {}, at or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Makes the launcher that will run the jobs."""
@@ -36,10 +37,12 @@ class UnionSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Launches all jobs as one batch."""
         assert self.launcher is not None  # set up by Hydra
-        return self.launcher.launch(expand(self.sweeps, arguments, self.loader), initial_job_idx=0)
+        return self.launcher.launch(expand(self.sweeps, arguments, self.at, self.loader), initial_job_idx=0)
 
 
-def expand(sweeps: Sweeps, arguments: Sequence[str], loader: ConfigLoader | None = None) -> list[list[str]]:
+def expand(
+    sweeps: Sweeps, arguments: Sequence[str], at: Sweeps | None = None, loader: ConfigLoader | None = None
+) -> list[list[str]]:
     """One list of overrides for each job.
 
     Raises:
@@ -49,9 +52,12 @@ def expand(sweeps: Sweeps, arguments: Sequence[str], loader: ConfigLoader | None
     given = {override.key_or_group: override for override in parser.parse_overrides(list(arguments))}
     if (experiment := given.get("experiment")) and experiment.is_sweep_override():
         raise UserError("experiment takes one name: run the experiments one after another, they share their stages.")
+    scale = given["scale"].get_value_element_as_str() if "scale" in given else "paper"
+    changes = (at or {}).get(scale) or {}
     jobs: dict[tuple[str, ...], list[str]] = {}
     for product in list(sweeps.values()) or [{}]:
-        lines = [f"{key}={value}" for key, value in OmegaConf.to_container(OmegaConf.create(dict(product))).items()]  # pyright: ignore
+        plain: Any = OmegaConf.to_container(OmegaConf.create({**product, **changes}))
+        lines = [f"{key}={value}" for key, value in plain.items()]
         own = {override.key_or_group: override for override in parser.parse_overrides(lines)}
         for job in _product([*(own | given).values()]):
             jobs.setdefault(tuple(sorted(job)), job)

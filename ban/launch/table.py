@@ -3,23 +3,30 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ban import tables
+from ban import summaries, tables
 from ban.config import compose_settings
 from ban.launch.union import expand
 from ban.plan import lineage, union
 from ban.store import Store
 
 
-def table(name: str | None, overrides: Sequence[str]) -> None:
-    """Shows and writes a table: of the paper (a number), of an experiment, or of everything in the store.
+def _everything(store: Store, outputs: Path) -> None:
+    tables.show(tables.everything(store), outputs, "all")
+
+
+OF_THE_STORE = {"": _everything, "methods": summaries.methods, "diagnostics": summaries.diagnostics}
+
+
+def table(name: str, overrides: Sequence[str]) -> None:
+    """Shows and writes a table: of the paper (a number), of an experiment, or of what is in the store.
 
     Raises:
         UserError: there is no such experiment.
     """
-    if name is None:
+    if name in OF_THE_STORE:
         job, _ = compose_settings(overrides)
         outputs = Path(job["machine"]["outputs"]).expanduser()
-        tables.show(tables.everything(Store(outputs)), outputs, "all")
+        OF_THE_STORE[name](Store(outputs), outputs)
         return
     experiment = f"table{name}" if name.isdigit() else name
     jobs = _jobs(experiment, overrides)
@@ -42,4 +49,4 @@ def _jobs(experiment: str, overrides: Sequence[str]) -> list[dict]:
         name: {key: value for key, value in product.items() if key != "seed"}
         for name, product in hydra["sweeper"]["sweeps"].items()
     }
-    return [compose_settings(job)[0] for job in expand(sweeps, given)]
+    return [compose_settings(job)[0] for job in expand(sweeps, given, hydra["sweeper"]["at"])]
