@@ -1,0 +1,80 @@
+"""What all stored results say together."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import DIGITS, ban, plan
+
+from ban.config import compose_settings
+from ban.plan import Stage, lineage
+from ban.store import Store
+
+PARTLY = ("dataset.labelled=20",)
+
+
+def publish(store: Store, stage: Stage, error: float, **diagnosis: float) -> None:
+    with store.claim(stage.signature) as work:
+        assert work is not None
+        curves = {"epoch": 1} | {f"diagnosis.{name}": value for name, value in diagnosis.items()}
+        work.write("curves.jsonl", lambda path: path.write_text(json.dumps(curves)))
+        work.publish(stage.identity() | {"test_error_percent": error, "parameters": 7})
+
+
+def test_each_system_stands_beside_the_labels_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path / "outputs")
+    for seed, (alone, taught) in enumerate([(20.0, 17.0), (22.0, 18.0), (21.0, 19.0)]):
+        teacher, student = plan(f"seed={seed}", "method=dkpp", "teacher=wrn_10_1")
+        publish(store, teacher, 10.0)
+        publish(store, student, taught)
+        publish(store, plan(f"seed={seed}", "method=labels")[0], alone)
+    ban("table", "methods", cwd=tmp_path)
+    (row,) = pd.read_csv(tmp_path / "outputs" / "tables" / "methods.csv").to_dict("records")
+    assert (row["system"], row["baseline"], row["student"], row["gain"], row["n"]) == ("DKPP-1", 21.0, 18.0, -3.0, 3)
+    assert row["gain_half_width"] == pytest.approx(4.302653 * 1 / 3**0.5)  # Student's t with two degrees of freedom
+    shown = (tmp_path / "outputs" / "tables" / "methods.md").read_text()
+    assert "-3.00 ± 2.48 *" in shown and "| Wide-ResNet-10-1 |" in shown and "-0.26 (DenseNet-90-60, CIFAR-100)" in shown
+
+
+def test_what_a_method_does_with_unlabelled_images_makes_no_regime_of_its_own(tmp_path: Path) -> None:
+    """Mean teacher against labels alone: as many steps, the unlabelled images there but without a loss."""
+    ours, alone = plan("method=mean_teacher", *PARTLY)[0], plan("method=labels", *PARTLY)[0]
+    steps = plan("method=labels", "+method.data.unlabelled=true", *PARTLY)[0]
+    assert ours.regime == alone.regime == steps.regime
+    assert len({ours.signature, alone.signature, steps.signature}) == 3
+    assert plan("method=labels", "dataset.labelled=30")[0].regime != alone.regime
+    store = Store(tmp_path / "outputs")
+    publish(store, ours, 12.0)
+    publish(store, steps, 20.0)
+    ban("table", "methods", cwd=tmp_path)
+    assert "-8.00" in (tmp_path / "outputs" / "tables" / "methods.md").read_text()
+
+
+def test_diagnostics_of_the_last_epoch(tmp_path: Path) -> None:
+    settings, _ = compose_settings([*DIGITS])
+    teacher, student = lineage(settings)
+    store = Store(tmp_path / "outputs")
+    publish(store, teacher, 20.0)
+    from ban.summaries import SHOWN
+
+    publish(store, student, 17.0, **{name: float(number) for number, name in enumerate(SHOWN)})
+    ban("table", "diagnostics", cwd=tmp_path)
+    shown = (tmp_path / "outputs" / "tables" / "diagnostics.md").read_text()
+    assert "| BAN-1" in shown and "Teacher" not in shown.partition("|")[2].partition("\n")[0]
+    frame = pd.read_csv(tmp_path / "outputs" / "tables" / "diagnostics.csv")
+    assert frame.loc[0, [*SHOWN]].tolist() == [*range(len(SHOWN))]
+
+
+def test_every_diagnostic_of_the_table_is_recorded(tmp_path: Path) -> None:
+    import torch
+
+    from ban.diagnostics import report
+    from ban.summaries import SHOWN
+
+    assert {*SHOWN} <= {*report(torch.randn(4, 5), torch.randn(4, 5), torch.arange(4))}
+
+
+def test_an_empty_store_says_so(tmp_path: Path) -> None:
+    assert "No finished system" in ban("table", "methods", cwd=tmp_path).stdout
+    assert "No stored stage has diagnostics" in ban("table", "diagnostics", cwd=tmp_path).stdout
