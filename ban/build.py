@@ -191,7 +191,7 @@ class Rehearsal(NamedTuple):
 
     parameters: int
     training_flops: float
-    """Floating-point operations per training image, row or word: the student forward and backward, its teachers forward."""
+    """Floating-point operations per training example or word: student forward and backward, its teachers forward."""
 
 
 def rehearse(stage: Stage) -> Rehearsal:

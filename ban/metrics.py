@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Predictions = Mapping[str, NDArray]
-"""What a network said about a split, and what was right (`targets`). Of images and rows `log_probabilities` [examples, classes];
-of a text, whose vocabulary is too large for that, [words]: those of the words that came."""
+"""What a network said about a split, and what was right (`targets`). Of images and rows `log_probabilities` [examples,
+classes]; of a text, whose vocabulary is too large for that, [words]: those of the words that came."""
 
 SHOWN = {"error_percent": "error in %", "perplexity": "perplexity"}
 """The metric that a kind of data is judged by → how tables call it."""

@@ -35,7 +35,7 @@ def digits_features(**options: Any) -> tables.Table:
 
 
 def breast_cancer(**options: Any) -> tables.Table:
-    """569 tumours, malignant or benign, by 30 measurements of their cell nuclei (Street, Wolberg and Mangasarian 1993)."""
+    """569 tumours, malignant or benign, by 30 measurements of cell nuclei (Street, Wolberg and Mangasarian 1993)."""
     return _table(load_breast_cancer, **options)
 
 
