@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ban.data import Munge
 from ban.errors import UserError
 from ban.interfaces import Batch, Classroom, Data, Progress, Step, Teacher, Term
 from ban.machine import Machine
@@ -48,6 +49,8 @@ def network(stage: Stage, index: int = 0, spelling: Tensor | None = None) -> nn.
     given: dict[str, Any] = {"classes": stage.dataset["classes"]}
     if stage.dataset["kind"] == "images":
         given["channels"] = stage.dataset["shape"][0]
+    elif stage.dataset["kind"] == "table":
+        given["features"] = stage.dataset["features"]
     model = stage.models[index]
     if "characters" in model:
         given["spelling"] = spelling
@@ -59,13 +62,25 @@ def data(stage: Stage, machine: Machine, device: torch.device) -> Data:
     recipe = stage.recipe
     given = {name: recipe[name] for name in ("batch_size", "unroll") if recipe.get(name) is not None}
     given |= {"steps_per_epoch": recipe.get("steps_per_epoch"), "device": device}
+    if synthetic := munge(stage):
+        given["munge"] = synthetic
     return build(
         stage.dataset,
-        without=[*DESCRIPTION, "metric"],
+        without=[*DESCRIPTION, "metric", "munge"],
         data_dir=machine.data_dir,
         download=machine.download,
         **given,
     )
+
+
+def munge(stage: Stage) -> Munge | None:
+    """How the stage's synthetic training examples are made, if it wants any.
+
+    Raises:
+        UserError: an option is impossible.
+    """
+    options = stage.dataset.get("munge")
+    return None if options is None else build({"_target_": "ban.data.Munge", **options})
 
 
 def objective(stage: Stage) -> Objective:
@@ -151,6 +166,8 @@ def probe(stage: Stage, device: torch.device, size: int = 2) -> Batch:
     dataset = stage.dataset
     if dataset["kind"] == "images":
         inputs, targets = torch.zeros(size, *dataset["shape"]), torch.zeros(size, dtype=torch.long)
+    elif dataset["kind"] == "table":
+        inputs, targets = torch.zeros(size, dataset["features"]), torch.zeros(size, dtype=torch.long)
     else:
         inputs = targets = torch.zeros(1, size, dtype=torch.long)
     inputs, targets = inputs.to(device), targets.to(device)
@@ -174,7 +191,7 @@ class Rehearsal(NamedTuple):
 
     parameters: int
     training_flops: float
-    """Floating-point operations per training image or word: the student forward and backward, its teachers forward."""
+    """Floating-point operations per training example or word: student forward and backward, its teachers forward."""
 
 
 def rehearse(stage: Stage) -> Rehearsal:
@@ -185,7 +202,7 @@ def rehearse(stage: Stage) -> Rehearsal:
     """
     teachers = [parent.stage.model for parent in stage.teachers]
     kinds = [stage.models, stage.method, teachers, [str(each.modules) for each in stage.inherits]]
-    names = ("classes", "shape", "characters", "word_length", "views")
+    names = ("classes", "shape", "features", "characters", "word_length", "views", "munge")
     sizes = [stage.dataset.get(name) for name in names]
     kind = json.dumps([kinds, sizes], sort_keys=True)  # stages of one kind are rehearsed once
     if kind not in _REHEARSED:
@@ -200,6 +217,7 @@ _REHEARSED: dict[str, Rehearsal] = {}
 
 
 def _imagine(stage: Stage) -> Rehearsal:
+    munge(stage)
     device, dataset = torch.device("meta"), stage.dataset
     with device:
         words = (dataset["classes"], dataset.get("word_length") or 0)

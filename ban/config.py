@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -23,6 +23,30 @@ CONF = _INSTALLED if _INSTALLED.exists() else Path(__file__).parents[1] / "conf"
 """The YAML files: inside the package in a wheel, at the top level in a checkout."""
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
+
+
+class Kind(NamedTuple):
+    """What is said of a kind of data to somebody whose settings do not fit it."""
+
+    name: str
+    models: str
+    recipes: str
+    extras: Sequence[str] = ()
+    """What methods may ask of such data."""
+
+
+KINDS = {
+    "images": Kind(
+        "images",
+        "leave dataset out, and the model brings its own",
+        "wrn, digits, budget_images",
+        ("unlabelled", "views", "shared_flip", "munge"),
+    ),
+    "table": Kind(
+        "tables", "choose model=mlp_256 or another of the MLPs", "table, budget_table", ("unlabelled", "munge")
+    ),
+    "language": Kind("language", "choose model=lstm or another of the LSTMs", "lstm, cnn_lstm, budget_language"),
+}
 
 # The schema: types and no values; those live in conf/. hydra needs typing.Optional.
 
@@ -142,6 +166,7 @@ def check(settings: Mapping[str, Any]) -> None:
     for name, part in {"": settings, "teacher.": settings["teacher"]}.items():
         _check_model(f"{name}model", part["model"], dataset)
         _check_recipe(f"{name}recipe", part["recipe"], dataset)
+        _check_data(part["method"], dataset)
 
 
 def _check_whole(prefix: str, part: Mapping[str, Any], least: Mapping[str, int], optional: Sequence[str] = ()) -> None:
@@ -155,12 +180,21 @@ def _check_whole(prefix: str, part: Mapping[str, Any], least: Mapping[str, int],
 
 
 def _check_model(name: str, model: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
-    language = dataset["kind"] == "language"
-    images = "leave dataset out, and the model brings its own"
-    other = "choose model=lstm or another of the LSTMs" if language else images
-    if (model.get("kind") == "language") != language:
+    if model.get("kind", "images") != dataset["kind"]:
+        kind = KINDS[dataset["kind"]]
         raise UserError(
-            f"{name}={model['name']} does not read {dataset['kind']}, but dataset={dataset['name']} is: {other}."
+            f"{name}={model['name']} does not read {kind.name}, as dataset={dataset['name']} wants: {kind.models}."
+        )
+
+
+def _check_data(method: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
+    """Refuses what a method wants of its data and what such data do not have."""
+    kind, wanted = KINDS[dataset["kind"]], {**dataset, **(method.get("data") or {})}
+    asked = {extra for each in KINDS.values() for extra in each.extras if wanted.get(extra)}
+    if missing := sorted(asked - {*kind.extras}):
+        raise UserError(
+            f"method={method['name']} with dataset={dataset['name']} asks for {', '.join(missing)}, which there is not "
+            f"of {kind.name}: choose another method or data set."
         )
 
 
@@ -174,10 +208,9 @@ def _check_recipe(name: str, recipe: Mapping[str, Any], dataset: Mapping[str, An
             raise UserError(f"{name}.{key} is {value}; it must be a number above 0.")
     if recipe["precision"] not in ("fp32", "bf16"):
         raise UserError(f"{name}.precision is {recipe['precision']}; choose fp32 or bf16.")
-    language = dataset["kind"] == "language"
-    if language != (recipe.get("unroll") is not None):
-        kinds = "lstm, cnn_lstm, budget_language" if language else "wrn, digits, budget_images"
-        raise UserError(f"{name}={recipe['name']} is not for {dataset['kind']}: choose one like {kinds}.")
+    kind = KINDS[dataset["kind"]]
+    if (dataset["kind"] == "language") != (recipe.get("unroll") is not None):
+        raise UserError(f"{name}={recipe['name']} is not for {kind.name}: choose one like {kind.recipes}.")
     select = recipe.get("select")
     if select not in (None, "best_validation"):
         raise UserError(f"{name}.select is {select}; choose best_validation, or null for the last epoch.")

@@ -1,9 +1,10 @@
 """What the parts say to each other.
 
 Shape legend, used in every annotation of the package:
-    `*batch`  any leading axes: `[batch]` for images, `[time, batch]` for text
+    `*batch`  any leading axes: `[batch]` for images and rows, `[time, batch]` for text
     `classes` classes, or words of a vocabulary
     `channels height width`  one image; networks see `[batch, channels, height, width]`
+    `features` columns of a table; networks see `[batch, features]`
     `time`    words of a row; networks see word numbers `[time, batch]`
 """
 
@@ -71,13 +72,13 @@ class Data(Protocol):
     """A data set on a device."""
 
     examples: str
-    """What it consists of: images or words."""
+    """What it consists of: images, rows or words."""
     examples_per_step: int
     steps_per_epoch: int
     held_out: list[str]
     """The splits that are not trained on: `test`, perhaps `validation`."""
     vocabulary: Sequence[str]
-    """The words of a text by their numbers; empty for images."""
+    """The words of a text by their numbers; empty for images and rows."""
     spelling: Integer[Tensor, "words characters"] | None
     """The characters of each word of a text."""
 

@@ -6,15 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Predictions = Mapping[str, NDArray]
-"""What a network said about a split, and what was right (`targets`). Of images `log_probabilities` [examples, classes];
-of a text, whose vocabulary is too large for that, [words]: those of the words that came."""
+"""What a network said about a split, and what was right (`targets`). Of images and rows `log_probabilities` [examples,
+classes]; of a text, whose vocabulary is too large for that, [words]: those of the words that came."""
 
 SHOWN = {"error_percent": "error in %", "perplexity": "perplexity"}
 """The metric that a kind of data is judged by → how tables call it."""
 
 
 def measure(predictions: Predictions) -> dict[str, float]:
-    """Of images `error_percent`, of a text `perplexity`; of both `nll`, the mean −log q_y in nats."""
+    """Of images and rows `error_percent`, of a text `perplexity`; of both `nll`, the mean −log q_y in nats."""
     log_probabilities, targets = predictions["log_probabilities"], predictions["targets"]
     if log_probabilities.ndim == 1:
         nll = -float(log_probabilities.mean(dtype=np.float64))

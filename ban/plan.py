@@ -103,11 +103,17 @@ class Stage:
     def regime(self) -> str:
         """Data set and recipe without seeds: results are compared only within one regime.
 
-        What a method itself does with the data, to see some of it without labels or in two views, is not part of it.
+        What a method does with the data, to see some without labels, in two views, or munged, is not part of it.
         """
         own, used = self._own(), self.method.get("data") or {}
         dataset = {key: value for key, value in own["dataset"].items() if key not in used}
         return _digest(_without_seeds({"dataset": dataset, "recipe": own["recipe"]}))
+
+    @property
+    def examples(self) -> int:
+        """In the training set, synthetic ones included."""
+        munge = self.dataset.get("munge") or {"multiplier": 0}
+        return self.dataset["train_size"] * (1 + munge["multiplier"])
 
     @property
     def model(self) -> Node:
@@ -195,7 +201,7 @@ class Stage:
         epochs = f"{recipe['epochs']} epoch{'s' * (recipe['epochs'] != 1)}{steps}"
         held_out = f", {data['validation_size']} validation" if data["validation_size"] else ""
         noise = f", {data['label_noise']:.0%} of the labels wrong" if data.get("label_noise") else ""
-        examples = f"words, vocabulary {data['classes']}" if data["kind"] == "language" else "images"
+        examples = {"images": "images", "table": "rows"}.get(data["kind"], f"words, vocabulary {data['classes']}")
         unroll = f" × {recipe['unroll']}" if recipe.get("unroll") else ""
         return (
             f"{data['title']}, {data['train_size']} training{held_out} and {data['test_size']} test {examples}{noise}; "

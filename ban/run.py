@@ -86,8 +86,7 @@ class _Trainer:
         self.follow = f"validation_{self.metric}" if recipe.get("select") else None
         self.precision = functools.partial(machine.precision, recipe["precision"])
         self.data = build.data(stage, machine, self.device)
-        examples = stage.dataset["train_size"]
-        learners, teacher = build.assemble(stage, self._load, self.device, self.data.spelling, examples)
+        learners, teacher = build.assemble(stage, self._load, self.device, self.data.spelling, stage.examples)
         for learner in learners:
             learner.optimizer = build.optimizer(stage, learner)
         self.training = Training(
@@ -111,7 +110,8 @@ class _Trainer:
 
     def _compares_with_labels(self) -> bool:
         """Whether a trained teacher's opinion of labelled examples can be taken apart."""
-        return bool(self.stage.teachers) and not self.stage.prepares and not self.stage.dataset.get("unlabelled")
+        unlabelled = any(self.stage.dataset.get(name) for name in ("unlabelled", "munge"))
+        return bool(self.stage.teachers) and not self.stage.prepares and not unlabelled
 
     def train_and_publish(self) -> None:
         """All of it.
@@ -240,7 +240,7 @@ class _Trainer:
         return self.training.position.progress.fraction
 
     def _examples_per_second(self) -> float:
-        """Training images or words per second of training time, over all processes that took part."""
+        """Training images, rows or words per second of training time, over all processes that took part."""
         position = self.training.position
         steps = position.progress.epoch * position.progress.steps_per_epoch + position.progress.step
         return steps * self.data.examples_per_step / max(1e-9, position.seconds)

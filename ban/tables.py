@@ -307,7 +307,9 @@ def write(
     """Writes captioned frames with notes as Markdown and LaTeX, the records behind them as CSV."""
     folder = outputs / "tables"
     folder.mkdir(parents=True, exist_ok=True)
-    blocks = [[caption, frame.to_markdown(index=False, disable_numparse=True), *notes] for caption, frame, notes in parts]
+    blocks = [
+        [caption, frame.to_markdown(index=False, disable_numparse=True), *notes] for caption, frame, notes in parts
+    ]
     (folder / f"{name}.md").write_text("\n\n".join(text for block in blocks for text in block) + "\n", encoding="utf-8")
     latex = [f"% {caption}\n{frame.to_latex(index=False, escape=True)}" for caption, frame, _ in parts]
     (folder / f"{name}.tex").write_text("\n".join(latex), encoding="utf-8")

@@ -28,7 +28,12 @@ LANGUAGE = (
     *("recipe.batch_size=5", "machine.threads=1", "machine.device=cpu"),
 )
 """The same for words."""
-KINDS = {"images": DIGITS, "language": LANGUAGE}
+ROWS = (
+    *("dataset=digits_features", "dataset.train_size=100", "model=mlp_16"),
+    *("machine.threads=1", "machine.device=cpu"),
+)
+"""The same for rows of features."""
+KINDS = {"images": DIGITS, "language": LANGUAGE, "table": ROWS}
 
 Train = Callable[..., list[dict[str, Any]]]
 

@@ -42,6 +42,8 @@ QUICK = (*DIGITS, "recipe.epochs=10")
         ("model=lstm_small", "model=lstm_small does not read images"),
         ("recipe=lstm", "recipe=lstm is not for images"),
         ("dataset=ptb", "model=small_conv does not read language"),
+        ("dataset=wine", "model=small_conv does not read tables, as dataset=wine wants: choose model=mlp_256"),
+        ("model=mlp_16", "model=mlp_16 does not read images"),
         ("recipe.select=best", "choose best_validation, or null"),
         ("recipe.select=best_validation", "needs a validation set"),
         ("recipe.schedule._target_=ban.schedules.Plateau", "needs recipe.select=best_validation"),
@@ -53,6 +55,20 @@ def test_a_wrong_setting_is_one_sentence_with_the_choices(override: str, message
         compose_settings([*DIGITS, override])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model=lstm", "method=munge"], "asks for munge, which there is not of language"),
+        (["model=mlp_16", "method=pi_model"], "asks for shared_flip, views, which there is not of tables"),
+        (["model=mlp_16", "recipe=lstm"], "recipe=lstm is not for tables: choose one like table, budget_table"),
+    ],
+)
+def test_what_a_kind_of_data_does_not_have_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose_settings(overrides)
+    assert message in str(caught.value)
 
 
 def test_a_method_without_teacher_has_no_generations() -> None:
@@ -73,6 +89,7 @@ def test_a_method_without_teacher_has_no_generations() -> None:
         ([*DIGITS, "+model.depth=3"], "SmallConv"),
         ([*DIGITS, "model=wrn_10_1", "model.depth=11"], "6n + 4"),
         ([*DIGITS, "machine.device=cuda:99"], "CUDA device"),
+        ([*DIGITS, "method=munge", "method.data.munge.swap_probability=1.5"], "it must be from 0 to 1"),
         (["-m", "experiment=table1,table2"], "experiment takes one name"),
         (["table", "--help"], "use: ban table"),
         (["-m", *DIGITS, "seed=range(0)"], "the sweep is empty"),
@@ -189,7 +206,9 @@ def test_every_experiment_composes_at_every_scale(experiment: str, scale: str) -
 def test_every_option_composes(group: str) -> None:
     for path in (CONF / group).glob("*.yaml"):
         language = any(word in path.stem for word in ("lstm", "language", "ptb", "text"))
-        compose_settings([*(["model=lstm"] if language else []), f"{group}={path.stem}"])
+        table = any(word in path.stem for word in ("mlp", "table", "breast_cancer", "wine", "features"))
+        companion = ["model=lstm"] if language else ["model=mlp_256"] if table else []
+        compose_settings([*companion, f"{group}={path.stem}"])
 
 
 def test_names_in_the_files_are_their_file_names() -> None:

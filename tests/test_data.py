@@ -17,7 +17,8 @@ from torchvision.datasets import CIFAR10
 from torchvision.transforms import functional as transforms
 
 from ban.data.cifar import fetch
-from ban.data.images import Augmentation, Images, Labelled, Options, balanced_order
+from ban.data.images import Augmentation, Images, Options
+from ban.data.splits import Labelled, balanced_order
 from ban.errors import UserError
 
 REFLECT = Augmentation(pad=4, pad_mode="reflect", flip=True, mean=[10.0, 20.0, 30.0], std=[2.0, 4.0, 5.0])
@@ -49,12 +50,12 @@ def images(**changes: object) -> Images:
 def test_splits_are_balanced_and_disjoint() -> None:
     data = images()
     assert [np.bincount(split.labels).tolist() for split in data.splits] == [[10] * 3, [4] * 3, [6] * 3]
-    seen = [image.tobytes() for split in data.splits for image in split.images]
+    seen = [image.tobytes() for split in data.splits for image in split.inputs]
     assert len(set(seen)) == 60
 
 
 def test_validation_images_do_not_depend_on_the_training_size() -> None:
-    assert np.array_equal(images().splits.validation.images, images(train_size=9).splits.validation.images)
+    assert np.array_equal(images().splits.validation.inputs, images(train_size=9).splits.validation.inputs)
 
 
 def test_every_beginning_of_the_order_is_balanced() -> None:
@@ -66,12 +67,12 @@ def test_every_beginning_of_the_order_is_balanced() -> None:
 
 
 def test_the_split_seed_draws_another_subset() -> None:
-    assert not np.array_equal(images().splits.train.images, images(split_seed=1).splits.train.images)
+    assert not np.array_equal(images().splits.train.inputs, images(split_seed=1).splits.train.inputs)
 
 
 def test_label_noise_changes_exactly_that_part() -> None:
     clean, noisy = images().splits.train, images(label_noise=0.2).splits.train
-    assert np.array_equal(clean.images, noisy.images)
+    assert np.array_equal(clean.inputs, noisy.inputs)
     assert (clean.labels != noisy.labels).sum() == 6
     assert set(noisy.labels) <= {0, 1, 2}
 
@@ -79,8 +80,8 @@ def test_label_noise_changes_exactly_that_part() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train_size": 50}, "60 training images"),
-        ({"test_size": 19}, "18 test images"),
+        ({"train_size": 50}, "60 training examples"),
+        ({"test_size": 19}, "18 test examples"),
         ({"batch_size": 31}, "recipe.batch_size to 30 or less"),
     ],
 )
@@ -92,7 +93,7 @@ def test_impossible_sizes(changes: dict[str, int], message: str) -> None:
 def test_all_162_views_are_those_of_torchvision() -> None:
     data = images()
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (REFLECT.mean, REFLECT.std))
-    original = torch.from_numpy(data.splits.train.images[5]).permute(2, 0, 1)
+    original = torch.from_numpy(data.splits.train.inputs[5]).permute(2, 0, 1)
     padded = transforms.pad(original, [4], padding_mode="reflect")
     found = data.view(torch.full((162,), 5), torch.arange(162))
     for view in range(162):
@@ -109,7 +110,7 @@ def test_zero_padding_and_no_flip_leave_nine_views() -> None:
     corner = data.view(torch.tensor([0]), torch.tensor([0]))[0]
     assert not corner[:, 0].any() and not corner[:, :, 0].any()
     middle = data.view(torch.tensor([0]), torch.tensor([4]))[0]
-    assert torch.equal(middle.permute(1, 2, 0), torch.from_numpy(data.splits.train.images[0]).float())
+    assert torch.equal(middle.permute(1, 2, 0), torch.from_numpy(data.splits.train.inputs[0]).float())
 
 
 def test_an_epoch_sees_every_image_at_most_once_and_is_repeatable() -> None:
@@ -139,7 +140,7 @@ def test_evaluation_is_whole_and_plain() -> None:
     assert sum(len(batch.targets) for batch in batches) == 18
     mean, std = torch.tensor(REFLECT.mean), torch.tensor(REFLECT.std)
     plain = batches[0].views[0].permute(0, 2, 3, 1) * std + mean
-    torch.testing.assert_close(plain, torch.from_numpy(images().splits.test.images).float(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(plain, torch.from_numpy(images().splits.test.inputs).float(), atol=1e-4, rtol=0)
 
 
 def test_fewer_classes(train: Train) -> None:

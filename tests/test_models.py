@@ -10,7 +10,7 @@ from torch import nn
 
 from ban import build
 from ban.config import compose_settings
-from ban.models import DenseNet, DenseShapedResNet, PreActivationResNet, SmallConv, WideResNet
+from ban.models import MLP, DenseNet, DenseShapedResNet, PreActivationResNet, SmallConv, WideResNet
 from ban.plan import lineage
 
 # Millions. CIFAR-10 and CIFAR-100; the paper prints 6.3, 16.1, 22.4, 50.4 and .38, 1.48, 9.16, 36.
@@ -107,6 +107,19 @@ def test_every_parameter_has_a_gradient(make: Callable[[], nn.Module]) -> None:
     output.logits.square().sum().backward()
     assert output.logits.shape == (4, 10)
     assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_an_mlp_has_a_feature_for_each_hidden_layer_and_stops_where_it_is_told() -> None:
+    network = MLP(5, 2, classes=3, features=4)
+    assert sum(p.numel() for p in network.parameters()) == (4 + 1) * 5 + (5 + 1) * 5 + (5 + 1) * 3
+    rows = torch.rand(7, 4)
+    output = network(rows)
+    assert output.logits.shape == (7, 3) and [*output.features] == ["stage1", "stage2", "pooled"]
+    assert torch.equal(output.features["pooled"], output.features["stage2"])
+    beginning = network(rows, until="stage1")
+    assert [*beginning.features] == ["stage1"] and beginning.logits.shape == (7, 0)
+    with pytest.raises(ValueError, match="1 or more"):
+        MLP(5, 0, classes=3, features=4)
 
 
 def test_wide_resnet_depth() -> None:

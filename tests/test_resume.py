@@ -23,6 +23,10 @@ pytestmark = pytest.mark.slow
 OPTIONS = {
     "images": ("method=dkpp", "generations=2", "recipe.epochs=80", "machine.checkpoint_seconds=0"),
     "language": ("method=ban_l", "generations=2", "recipe.epochs=8", "machine.checkpoint_seconds=0"),
+    "table": (
+        *("method=ban", "+method.data.munge={multiplier: 1, swap_probability: 0.5, local_variance: 1.0}"),
+        *("generations=2", "recipe.epochs=60", "machine.checkpoint_seconds=0"),
+    ),
 }
 LONG = (*DIGITS, *OPTIONS["images"])
 

@@ -9,7 +9,8 @@ from filelock import FileLock
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity, download_and_extract_archive, extract_archive
 
-from ban.data.images import Images, Labelled, Options
+from ban.data.images import Images, Options
+from ban.data.splits import Labelled
 from ban.errors import UserError
 
 

@@ -68,10 +68,10 @@ def confirm(missing: Sequence[Stage], machine: Machine, yes: bool, slots: int) -
 
 
 def _examples(stage: Stage) -> int:
-    """The images or words that a training goes through."""
+    """The images, rows or words that a training goes through."""
     recipe = stage.recipe
     at_once = recipe["batch_size"] * (recipe.get("unroll") or 1)
-    steps = stage.dataset["train_size"] // at_once
+    steps = stage.examples // at_once
     return recipe["epochs"] * min(steps, recipe.get("steps_per_epoch") or steps) * at_once
 
 

@@ -1,15 +1,17 @@
 """Networks. Each maps a batch to an `Output` with one feature tensor per stage.
 
-Images are `[batch, channels, height, width]`, word numbers `[time, batch]`.
+Images are `[batch, channels, height, width]`, rows `[batch, features]`, word numbers `[time, batch]`.
 """
 
 from ban.models.densenet import DenseNet
 from ban.models.lstm import LSTM, CharacterLSTM
+from ban.models.mlp import MLP
 from ban.models.resnet import DenseShapedResNet, PreActivationResNet, WideResNet
 from ban.models.small_conv import SmallConv
 
 __all__ = [
     "LSTM",
+    "MLP",
     "CharacterLSTM",
     "DenseNet",
     "DenseShapedResNet",
