@@ -190,11 +190,12 @@ class Stage:
         epochs = f"{recipe['epochs']} epoch{'s' * (recipe['epochs'] != 1)}{steps}"
         held_out = f", {data['validation_size']} validation" if data["validation_size"] else ""
         noise = f", {data['label_noise']:.0%} of the labels wrong" if data.get("label_noise") else ""
+        white = ", whitened" if data.get("whitening") else ""
         examples = f"words, vocabulary {data['classes']}" if data["kind"] == "language" else "images"
         unroll = f" × {recipe['unroll']}" if recipe.get("unroll") else ""
         return (
-            f"{data['title']}, {data['train_size']} training{held_out} and {data['test_size']} test {examples}{noise}; "
-            f"recipe {recipe['name']}: {epochs}, batch {recipe['batch_size']}{unroll}, {recipe['precision']}"
+            f"{data['title']}, {data['train_size']} training{held_out} and {data['test_size']} test {examples}{noise}"
+            f"{white}; recipe {recipe['name']}: {epochs}, batch {recipe['batch_size']}{unroll}, {recipe['precision']}"
         )
 
     def describe(self) -> dict[str, Any]:

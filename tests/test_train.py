@@ -18,7 +18,7 @@ from ban.interfaces import Batch, Output, Progress, Step, Teacher
 from ban.launch.command import execute
 from ban.machine import Machine, Signals
 from ban.models import SmallConv
-from ban.plan import Parent, Stage
+from ban.plan import Parent, Stage, lineage
 from ban.run import run
 from ban.train import reseed
 
@@ -100,7 +100,18 @@ class StopsAt(Signals):
 def test_it_resumes_bit_for_bit_with_all_its_state(method: str, kind: str, tmp_path: Path) -> None:
     """Interrupted half-way, in the middle of an epoch, when memories, averages and regressors are more than zeros."""
     options = (f"method={method}", "recipe.epochs=4", "recipe.steps_per_epoch=3", *NEEDS.get(method, ()))
-    stages = plan(*options, kind=kind)
+    _check_resume(plan(*options, kind=kind), kind, tmp_path)
+
+
+@pytest.mark.parametrize(("recipe", "method"), [("laine_aila", "labels"), ("mean_teacher", "mean_teacher")])
+def test_adam_with_a_changing_momentum_resumes_bit_for_bit(recipe: str, method: str, tmp_path: Path) -> None:
+    images = ("dataset=digits", "model=small_conv", f"recipe={recipe}", f"method={method}")
+    steps = ("recipe.epochs=4", "recipe.steps_per_epoch=3", "recipe.batch_size=32")
+    stages = lineage(compose_settings([*images, *steps])[0])
+    _check_resume(stages, "images", tmp_path)
+
+
+def _check_resume(stages: list[Stage], kind: str, tmp_path: Path) -> None:
     machines = [
         Machine.of(compose_settings([*KINDS[kind], f"machine.outputs={tmp_path / name}"])[0]["machine"])
         for name in ("whole", "broken")

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ban.data.whitening import ZCA
 from ban.errors import UserError
 from ban.interfaces import Batch
 from ban.streams import stream
@@ -20,8 +21,8 @@ EVALUATION_BATCH = 250
 class Labelled(NamedTuple):
     """Images and their labels, in memory."""
 
-    images: NDArray[np.uint8]
-    """[examples, height, width, channels]"""
+    images: NDArray[np.uint8] | NDArray[np.float32]
+    """[examples, height, width, channels]: bytes, or whitened"""
     labels: NDArray[np.int64]
 
     def first(self, classes: int) -> "Labelled":
@@ -69,7 +70,7 @@ class Augmentation:
     flip: bool
     mean: Sequence[float]
     std: Sequence[float]
-    """Per channel, in units of the stored bytes."""
+    """Per channel, in units of the stored bytes; of no use to whitened images."""
 
     @property
     def views(self) -> int:
@@ -113,6 +114,8 @@ class Options:
     """Different views of each training image in a batch."""
     shared_flip: bool = False
     """Whether the views of an image are flipped together."""
+    whitening: Literal["zca"] | None = None
+    """Before everything else, learnt from all training images, with and without label; None: none."""
 
 
 def draw(pool: Labelled, test: Labelled | None, options: Options) -> Splits:
@@ -136,7 +139,13 @@ def draw(pool: Labelled, test: Labelled | None, options: Options) -> Splits:
     if options.test_size > len(rest.labels):
         raise UserError(f"dataset.test_size={options.test_size}, but there are only {len(rest.labels)} test images.")
     train = with_label_noise(shuffled[: options.train_size], options)
-    return Splits(with_labels_hidden(train, options), shuffled[end:], rest[: options.test_size])
+    splits = Splits(with_labels_hidden(train, options), shuffled[end:], rest[: options.test_size])
+    return splits if options.whitening is None else whitened(splits, ZCA(train.images, options.device))
+
+
+def whitened(splits: Splits, zca: ZCA) -> Splits:
+    """The same images, whitened."""
+    return Splits(*(Labelled(zca(split.images), split.labels) for split in splits))
 
 
 def with_labels_hidden(train: Labelled, options: Options) -> Labelled:
@@ -166,7 +175,7 @@ def with_label_noise(clean: Labelled, options: Options) -> Labelled:
 
 
 class Images:
-    """A data set on a device: training images as one uint8 tensor, one gather per batch."""
+    """A data set on a device: training images as one tensor, of bytes or whitened, one gather per batch."""
 
     examples = "images"
     vocabulary = ()
@@ -201,8 +210,11 @@ class Images:
         self._padded = torch.from_numpy(padded).to(device)
         self._labels = torch.from_numpy(splits.train.labels).to(device)
         self._rows, self._columns = (table.to(device) for table in self.augmentation.tables(height, width))
-        self._scale = 1 / torch.tensor(self.augmentation.std, device=device).view(1, -1, 1, 1)
-        self._shift = -torch.tensor(self.augmentation.mean, device=device).view(1, -1, 1, 1) * self._scale
+        mean, std = self.augmentation.mean, self.augmentation.std
+        if options.whitening:  # has done that
+            mean, std = [0.0] * channels, [1.0] * channels
+        self._scale = 1 / torch.tensor(std, device=device).view(1, -1, 1, 1)
+        self._shift = -torch.tensor(mean, device=device).view(1, -1, 1, 1) * self._scale
 
     def epoch(self, key: tuple[int, ...], epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from `first_step` on: the same for the same key and epoch, wherever it starts."""
@@ -233,7 +245,7 @@ class Images:
         return self._normalise(self._padded[indices[:, None, None], rows[:, :, None], columns[:, None, :]])
 
     def _normalise(
-        self, images: UInt8[Tensor, "batch height width channels"]
+        self, images: UInt8[Tensor, "batch height width channels"] | Float[Tensor, "batch height width channels"]
     ) -> Float[Tensor, "batch channels height width"]:
         return torch.addcmul(self._shift, images.permute(0, 3, 1, 2).float(), self._scale)
 
