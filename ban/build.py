@@ -102,15 +102,23 @@ class Class(NamedTuple):
     teacher: Teacher
 
 
-def assemble(stage: Stage, load: Load, device: torch.device, spelling: Tensor | None, examples: int) -> Class:
-    """Students with fresh or inherited weights, their losses, and their teacher.
+def assemble(
+    stage: Stage,
+    load: Load,
+    device: torch.device,
+    spelling: Tensor | None,
+    examples: int,
+    data: Data | None = None,
+) -> Class:
+    """Students with fresh or inherited weights, their losses, and their teacher; without `data` to be looked at only.
 
     Raises:
         ValueError: the parts do not fit together.
     """
     students = [_student(stage, index, load, device, spelling) for index in range(len(stage.models))]
     guides = [load(parent) for parent in stage.teachers]
-    guide = teacher(stage, Classroom(guides, students, examples, stage.dataset["classes"])).to(device)
+    classroom = Classroom(guides, students, examples, stage.dataset["classes"], data)
+    guide = teacher(stage, classroom).to(device)
     recipe, until = stage.recipe, stage.method.get("until")
     scale = 1.0 if recipe.get("loss_scale") is None else recipe["loss_scale"]
     rate, clip = recipe["optimizer"]["lr"], recipe.get("clip_norm")

@@ -66,6 +66,7 @@ class Recipe:
     diagnosed_steps: Optional[int] = None  # noqa: UP045
     optimizer: dict[str, Any] = MISSING
     schedule: dict[str, Any] = MISSING
+    beta1: Any = None
     precision: str = MISSING
     evaluate_every: int = MISSING
 
@@ -160,6 +161,8 @@ def check(settings: Mapping[str, Any]) -> None:
     _check_whole("machine.", machine, {"threads": 1}, optional=["threads"])
     if not 0 <= (dataset.get("label_noise") or 0) < 1:
         raise UserError(f"dataset.label_noise is {dataset['label_noise']}; it is a part: from 0 to below 1.")
+    if dataset.get("whitening") not in (None, "zca"):
+        raise UserError(f"dataset.whitening is {dataset['whitening']}; choose zca, or null for none.")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(machine["device"])):
         raise UserError(f"machine.device is {machine['device']}; choose auto, cpu, cuda or cuda:N.")
     _check_method(settings)
@@ -214,10 +217,24 @@ def _check_recipe(name: str, recipe: Mapping[str, Any], dataset: Mapping[str, An
     select = recipe.get("select")
     if select not in (None, "best_validation"):
         raise UserError(f"{name}.select is {select}; choose best_validation, or null for the last epoch.")
-    if recipe["schedule"]["_target_"].endswith(".Plateau") and not select:
-        raise UserError(f"{name}.schedule follows the validation set: it needs {name}.select=best_validation.")
+    _check_schedules(name, recipe)
     if select and not dataset["validation_size"]:
         raise UserError(f"{name}.select=best_validation needs a validation set: set dataset.validation_size.")
+
+
+def _check_schedules(name: str, recipe: Mapping[str, Any]) -> None:
+    if recipe["schedule"]["_target_"].endswith(".Plateau") and not recipe.get("select"):
+        raise UserError(f"{name}.schedule follows the validation set: it needs {name}.select=best_validation.")
+    beta1, optimizer = recipe.get("beta1"), str(recipe["optimizer"].get("_target_"))
+    if beta1 is None:
+        return
+    if not isinstance(beta1, Mapping) or "_target_" not in beta1:
+        raise UserError(f"{name}.beta1 is {beta1}; it must be a schedule, as in recipe=laine_aila, or null.")
+    if optimizer.rpartition(".")[2] not in ("Adam", "AdamW"):
+        raise UserError(
+            f"{name}.beta1 is Adam's, but {name}.optimizer is {optimizer}: set {name}.beta1=null, or choose "
+            "torch.optim.Adam."
+        )
 
 
 def _check_method(settings: Mapping[str, Any]) -> None:

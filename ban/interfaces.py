@@ -50,6 +50,9 @@ class Lesson(NamedTuple):
     probabilities: Float[Tensor, "*batch classes"] | None = None
     """Where there are no logits: an average over epochs."""
     features: Mapping[str, Tensor] | None = None
+    deviations: Float[Tensor, " classes"] | None = None
+    """The standard deviation of each logit over the training set, relative to their root mean square, where a method
+    measures distances in it."""
 
 
 class Progress(NamedTuple):
@@ -110,6 +113,8 @@ class Classroom(NamedTuple):
     examples: int
     """In the training set."""
     classes: int
+    data: Data | None = None
+    """None where a training is only imagined."""
 
 
 class Step(NamedTuple):

@@ -77,9 +77,16 @@ def noise_of(indices: Integer[Tensor, "*batch"], classes: int) -> Float[Tensor, 
     return ((mixed >> 11) & ((1 << 53) - 1)).double() / (1 << 53)
 
 
-def logit_regression(student: Logits, teacher: Logits) -> PerExample:
-    """½ Σ_i (z_i − v_i)². Ba and Caruana, Do deep nets really need to be deep?, 2014."""
-    return 0.5 * (student.float() - teacher.float()).square().sum(-1)
+def logit_regression(
+    student: Logits, teacher: Logits, *, deviations: Float[Tensor, " classes"] | None = None
+) -> PerExample:
+    """½ Σ_i ((z_i − v_i) / σ_i)² with the `deviations` σ. Ba and Caruana, Do deep nets really need to be deep?, 2014.
+
+    They normalise v by its mean μ and deviation σ over the training set. A student that undoes this, z = σ z′ + μ, is
+    as far from v in units of σ as z′ is from the normalised v: the means cancel.
+    """
+    distances = student.float() - teacher.float()
+    return 0.5 * (distances if deviations is None else distances / deviations).square().sum(-1)
 
 
 def squared_difference(student: Probabilities, teacher: Probabilities) -> PerExample:

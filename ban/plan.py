@@ -202,10 +202,11 @@ class Stage:
         held_out = f", {data['validation_size']} validation" if data["validation_size"] else ""
         noise = f", {data['label_noise']:.0%} of the labels wrong" if data.get("label_noise") else ""
         examples = {"images": "images", "table": "rows"}.get(data["kind"], f"words, vocabulary {data['classes']}")
+        white = ", whitened" if data.get("whitening") else ""
         unroll = f" × {recipe['unroll']}" if recipe.get("unroll") else ""
         return (
-            f"{data['title']}, {data['train_size']} training{held_out} and {data['test_size']} test {examples}{noise}; "
-            f"recipe {recipe['name']}: {epochs}, batch {recipe['batch_size']}{unroll}, {recipe['precision']}"
+            f"{data['title']}, {data['train_size']} training{held_out} and {data['test_size']} test {examples}{noise}"
+            f"{white}; recipe {recipe['name']}: {epochs}, batch {recipe['batch_size']}{unroll}, {recipe['precision']}"
         )
 
     def describe(self) -> dict[str, Any]:

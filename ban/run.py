@@ -86,7 +86,9 @@ class _Trainer:
         self.follow = f"validation_{self.metric}" if recipe.get("select") else None
         self.precision = functools.partial(machine.precision, recipe["precision"])
         self.data = build.data(stage, machine, self.device)
-        learners, teacher = build.assemble(stage, self._load, self.device, self.data.spelling, stage.examples)
+        learners, teacher = build.assemble(
+            stage, self._load, self.device, self.data.spelling, stage.examples, self.data
+        )
         for learner in learners:
             learner.optimizer = build.optimizer(stage, learner)
         self.training = Training(
@@ -100,6 +102,7 @@ class _Trainer:
             on_step=self._on_step,
             on_epoch=self._on_epoch,
             position=Position(Progress(0, 0, self.data.steps_per_epoch, recipe["epochs"])),
+            beta1=build.build(recipe["beta1"]) if recipe.get("beta1") else None,
             count_errors=self.metric == "error_percent" and not stage.prepares,
             diagnosed_steps=recipe.get("diagnosed_steps") or 0 if self._compares_with_labels() else 0,
             follow=self.follow,

@@ -72,10 +72,12 @@ class Learner:
         """The network's output, with its carried state."""
         return self.network(inputs, self.state) if self.until is None else self.network(inputs, until=self.until)
 
-    def step(self, loss: Tensor, rate: float) -> None:
-        """One step of the optimizer at a learning rate of `rate` times the peak."""
+    def step(self, loss: Tensor, rate: float, beta1: float | None = None) -> None:
+        """One step of the optimizer at `rate` times the peak learning rate, and with Adam's `beta1` if it changes."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.peak_rate * rate
+            if beta1 is not None:
+                group["betas"] = (beta1, group["betas"][1])
         self.optimizer.zero_grad(set_to_none=True)
         (self.loss_scale * loss).backward()
         if self.clip_norm is not None:
@@ -156,6 +158,8 @@ class Training:
     """Called between steps: checkpoints, progress, and stopping by an exception."""
     on_epoch: Callable[[dict[str, float]], None]
     position: Position
+    beta1: Weight | None = None
+    """Adam's decay of the mean gradient, where it changes."""
     count_errors: bool = True
     """Whether to record how many training examples are classified wrongly."""
     diagnosed_steps: int = 0
@@ -209,6 +213,7 @@ class Training:
     def _step(self, batch: Batch, progress: Progress) -> None:
         """Every learner's turn. What is large lives no longer than this."""
         learners, teacher = self.learners, self.teacher
+        rate, beta1 = self.schedule(progress), None if self.beta1 is None else self.beta1(progress)
         with self.precision():
             outputs = [learner(batch.views[0]) for learner in learners]
         for turn, learner in enumerate(learners):
@@ -216,7 +221,7 @@ class Training:
             with self.precision():
                 lesson = teacher.lesson(step)
             terms = learner.objective(outputs[turn], lesson, batch, progress)
-            learner.step(torch.stack([*terms.values()]).sum(), self.schedule(progress))
+            learner.step(torch.stack([*terms.values()]).sum(), rate, beta1)
             teacher.after_step(step)
             self._record("" if turn == 0 else f"{turn}.", self._observe(terms, outputs[turn], lesson, batch, progress))
         for learner, output in zip(learners, outputs, strict=True):

@@ -47,6 +47,10 @@ QUICK = (*DIGITS, "recipe.epochs=10")
         ("recipe.select=best", "choose best_validation, or null"),
         ("recipe.select=best_validation", "needs a validation set"),
         ("recipe.schedule._target_=ban.schedules.Plateau", "needs recipe.select=best_validation"),
+        ("recipe.beta1={_target_: ban.schedules.GaussianRampDown}", "recipe.beta1=null, or choose torch.optim.Adam"),
+        ("recipe.beta1={start: 0.9}", "it must be a schedule"),
+        ("recipe.beta1=0.5", "recipe.beta1 is 0.5; it must be a schedule"),
+        ("dataset.whitening=pca", "choose zca, or null for none"),
         ("+method.terms.x.weight=1", "method.terms.x has no _target_"),
     ],
 )

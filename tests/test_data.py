@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import DIGITS, Train, ban
+from conftest import DIGITS, Train, ban, plan
 from torchvision.datasets import CIFAR10
 from torchvision.transforms import functional as transforms
 
@@ -30,7 +30,7 @@ def pool(count: int = 60, classes: int = 3, size: int = 12) -> Labelled:
     return Labelled(images, np.arange(count) % classes)
 
 
-def images(**changes: object) -> Images:
+def images(source: Labelled | None = None, **changes: object) -> Images:
     options = {
         "classes": 3,
         "shape": [3, 12, 12],
@@ -44,7 +44,7 @@ def images(**changes: object) -> Images:
         "steps_per_epoch": None,
         "device": torch.device("cpu"),
     }
-    return Images(pool(), None, Options(**(options | changes)))
+    return Images(source or pool(), None, Options(**(options | changes)))
 
 
 def test_splits_are_balanced_and_disjoint() -> None:
@@ -141,6 +141,61 @@ def test_evaluation_is_whole_and_plain() -> None:
     mean, std = torch.tensor(REFLECT.mean), torch.tensor(REFLECT.std)
     plain = batches[0].views[0].permute(0, 2, 3, 1) * std + mean
     torch.testing.assert_close(plain, torch.from_numpy(images().splits.test.inputs).float(), atol=1e-4, rtol=0)
+
+
+class TestWhitening:
+    """Of 300 images with 48 numbers each, enough for a covariance of full rank."""
+
+    def whitened(self, **changes: object) -> Images:
+        options = {"train_size": 300, "validation_size": 0, "test_size": 100, "shape": [3, 4, 4], "whitening": "zca"}
+        return images(pool(400, size=4), **(options | changes))
+
+    def test_training_images_are_uncorrelated(self) -> None:
+        rows = torch.from_numpy(self.whitened().splits.train.inputs).flatten(1)
+        assert rows.dtype == torch.float32
+        torch.testing.assert_close(rows.mean(0), torch.zeros(48), atol=1e-5, rtol=0)
+        torch.testing.assert_close(rows.T @ rows / 300, torch.eye(48), atol=2e-3, rtol=0)
+
+    def test_test_images_are_whitened_by_the_training_images(self) -> None:
+        plain, white = self.whitened(whitening=None), self.whitened()
+        train, test = (
+            torch.from_numpy(part.inputs).flatten(1).double() / 255 for part in (plain.splits.train, plain.splits.test)
+        )
+        values, vectors = torch.linalg.eigh(torch.cov(train.T, correction=0))
+        expected = (test - train.mean(0)) @ vectors @ torch.diag((values + 1e-5) ** -0.5) @ vectors.T
+        torch.testing.assert_close(
+            torch.from_numpy(white.splits.test.inputs).flatten(1).double(), expected, atol=1e-4, rtol=0
+        )
+        (batch,) = white.evaluation("test")
+        torch.testing.assert_close(batch.views[0].permute(0, 2, 3, 1).flatten(1).double(), expected, atol=1e-4, rtol=0)
+
+    def test_it_learns_from_unlabelled_images_whether_the_method_sees_them_or_not(self) -> None:
+        whole, few = self.whitened(labelled=30, unlabelled=True), self.whitened(labelled=30)
+        assert np.array_equal(whole.splits.train.inputs[:30], few.splits.train.inputs)
+        assert np.array_equal(whole.splits.test.inputs, few.splits.test.inputs)
+
+    def test_the_views_are_the_same_ones(self) -> None:
+        no_norm = Augmentation(pad=1, pad_mode="reflect", flip=True, mean=[0.0] * 3, std=[1.0] * 3)
+        white = self.whitened(augmentation=no_norm)
+        plain = self.whitened(augmentation=no_norm, whitening=None)
+        indices, views = torch.arange(18) + 7, torch.arange(18)
+        originals = torch.from_numpy(white.splits.train.inputs).permute(0, 3, 1, 2)
+        for index, view, found in zip(indices, views, white.view(indices, views), strict=True):
+            top, left = divmod(int(view) // 2, 3)
+            expected = transforms.crop(transforms.pad(originals[index], [1], padding_mode="reflect"), top, left, 4, 4)
+            assert torch.equal(found, transforms.hflip(expected) if view % 2 else expected)
+        first, second = (next(data.epoch((0, 0, 0), 0)) for data in (white, plain))
+        assert torch.equal(first.indices, second.indices) and torch.equal(first.targets, second.targets)
+
+    def test_bytes_stay_bytes_without_it(self) -> None:
+        assert images()._padded.dtype == torch.uint8
+
+    def test_null_is_not_in_a_signature_and_zca_is(self) -> None:
+        default, null, zca = (
+            plan(*option)[0] for option in ((), ("dataset.whitening=null",), ("dataset.whitening=zca",))
+        )
+        assert default.signature == null.signature != zca.signature
+        assert ", whitened; recipe" in zca.regime_title and "whitened" not in null.regime_title
 
 
 def test_fewer_classes(train: Train) -> None:

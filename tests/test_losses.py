@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ban import losses
 from ban.interfaces import Batch, Lesson, Output
-from ban.terms import ConfidenceWeightedLabel, PermutedProbabilities
+from ban.terms import ConfidenceWeightedLabel, Label, Logits, PermutedProbabilities
 
 Z = torch.tensor([[2, 0.5, -1, 0], [0.1, 0.2, 0.3, -0.4]])
 V = torch.tensor([[3, 1, 0, -2], [0.5, 2, -0.5, 1]])
@@ -49,6 +49,11 @@ def test_temperature() -> None:
     near(16 * divergence.mean(), 0.508479)
 
 
+def test_the_labels_loss_is_divided_by_the_whole_batch_unlabelled_examples_included() -> None:
+    batch = Batch((), torch.tensor([0, -1]), torch.arange(2))
+    near(Label()(Output(Z, {}), Lesson(), batch), 0.342350 / 2)
+
+
 def test_confidence_weighting() -> None:
     near(losses.weighted_mean(losses.cross_entropy(Z, Y), P.amax(-1)), 0.977635)
 
@@ -62,6 +67,15 @@ def test_permuted_dark_knowledge() -> None:
     permuted = losses.permute_dark_knowledge(P, rotated())
     near(permuted, [[0.839025, 0.041773, 0.005653, 0.113550], [0.049062, 0.597695, 0.219880, 0.133364]])
     near(losses.soft_cross_entropy(Z, permuted).mean(), 0.990717)
+
+
+def test_normalised_logit_regression_is_that_of_students_in_normalised_units() -> None:
+    mean, deviation = torch.tensor([1.0, -1, 0, 2]), torch.tensor([2.0, 0.5, 1, 4])
+    targets, said = (V - mean) / deviation, torch.tensor([[0.5, 1, 2, -1], [0.0, -1, 3, 1]])
+    expected = 0.5 * (said - targets).square().sum(-1)
+    near(losses.logit_regression(said * deviation + mean, V, deviations=deviation), expected.tolist())
+    lesson, batch = Lesson(V, deviations=deviation), Batch((), Y, torch.arange(2))
+    near(Logits()(Output(said * deviation + mean, {}), lesson, batch), expected.mean().item())
 
 
 def test_logit_regression() -> None:

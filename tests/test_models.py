@@ -6,11 +6,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from safetensors.torch import load, save
 from torch import nn
+from torch.nn.functional import conv2d, linear
 
 from ban import build
 from ban.config import compose_settings
-from ban.models import MLP, DenseNet, DenseShapedResNet, PreActivationResNet, SmallConv, WideResNet
+from ban.models import MLP, ConvLarge, DenseNet, DenseShapedResNet, PreActivationResNet, Shallow, SmallConv, WideResNet
+from ban.models.conv_large import MeanOnlyNorm
 from ban.plan import lineage
 
 # Millions. CIFAR-10 and CIFAR-100; the paper prints 6.3, 16.1, 22.4, 50.4 and .38, 1.48, 9.16, 36.
@@ -37,6 +40,8 @@ COUNTS = {
     ("wrn_28_5", 100): 9.161524,
     ("wrn_28_10", 10): 36.479194,
     ("wrn_28_10", 100): 36.536884,
+    ("conv_large", 10): 3.121812,
+    ("shallow_1200l_30k", 10): 70.899738,
 }
 
 
@@ -95,6 +100,7 @@ SMALL: list[Callable[[], nn.Module]] = [
     lambda: PreActivationResNet(11, classes=10, channels=1),
     lambda: DenseShapedResNet(1, 0.5, False, 8, [8, 16, 24], classes=10, channels=1),
     lambda: DenseShapedResNet(2, 1.0, True, 8, [8, 16, 24], classes=10, channels=1),
+    lambda: Shallow(2, 3, 4, 8, [8, 8], classes=10, channels=1),
     lambda: DenseNet(2, 4, classes=10, channels=1),
     lambda: DenseNet(2, 4, compress_last=True, checkpointing=True, classes=10, channels=1),
 ]
@@ -178,3 +184,103 @@ def test_checkpointing_keeps_less() -> None:
         return total
 
     assert kept(True) < 0.7 * kept(False)
+
+
+class TestConvLarge:
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+    def test_its_weights_are_3_12_million(self) -> None:
+        """Kernels and the last matrix; norms and biases come on top."""
+        for norm in ("weight", "batch"):
+            with torch.device("meta"):
+                network = ConvLarge(norm, classes=10)
+            sizes = [p.numel() for name, p in network.named_parameters() if p.ndim > 1 and "original0" not in name]
+            threes = 3 * 128 + 2 * 128 * 128 + 128 * 256 + 2 * 256 * 256 + 256 * 512
+            assert sum(sizes) == 9 * threes + 512 * 256 + 256 * 128 + 128 * 10 == 3_117_696
+
+    def test_shapes(self) -> None:
+        with torch.device("meta"):
+            features = ConvLarge(classes=10)(torch.empty(2, 3, 32, 32)).features
+        assert {name: tuple(feature.shape[1:]) for name, feature in features.items()} == {
+            "stem": (128, 32, 32),
+            "stage1": (128, 32, 32),
+            "stage2": (256, 16, 16),
+            "stage3": (128, 6, 6),
+            "pooled": (128,),
+        }
+
+    @pytest.mark.parametrize("norm", ["weight", "batch"])
+    def test_every_parameter_has_a_gradient_and_a_copy_is_its_own(self, norm: str) -> None:
+        network = ConvLarge(norm, classes=10)  # pyright: ignore[reportArgumentType]
+        other = copy.deepcopy(network)
+        network(self.images).logits.square().sum().backward()
+        assert all(parameter.grad is not None for parameter in network.parameters())
+        assert all(parameter.grad is None for parameter in other.parameters())
+        other.load_state_dict(load(save(network.state_dict())))
+        assert torch.equal(other.eval()(self.images).logits, network.eval()(self.images).logits)
+
+    def test_a_layer_is_that_of_the_equations(self) -> None:
+        """g · v / ‖v‖ per output, then x − mean + bias (Salimans and Kingma 2016)."""
+        network = ConvLarge(classes=10)
+        convolution, norm, _ = network.stem
+        g, v = convolution.parametrizations.weight.original0, convolution.parametrizations.weight.original1
+        assert torch.allclose(g.flatten(), v.flatten(1).norm(dim=1))  # the weights of He et al. at first
+        g.data.uniform_(1, 2)
+        norm.bias.data.uniform_()
+        spoken = conv2d(self.images, v / v.flatten(1).norm(dim=1).view(-1, 1, 1, 1) * g, padding=1)
+        centred = spoken - spoken.mean((0, 2, 3), keepdim=True) + norm.bias.view(-1, 1, 1)
+        torch.testing.assert_close(network.stem(self.images), nn.functional.leaky_relu(centred, 0.1))
+        torch.testing.assert_close(norm.running_mean, 0.001 * spoken.mean((0, 2, 3)))
+        plain = spoken - norm.running_mean.view(-1, 1, 1) + norm.bias.view(-1, 1, 1)
+        torch.testing.assert_close(network.eval().stem(self.images), nn.functional.leaky_relu(plain, 0.1))
+
+    def test_initial_weights(self) -> None:
+        network = ConvLarge(classes=100)
+        for convolution in [each for each in network.modules() if isinstance(each, nn.Conv2d)]:
+            inputs = convolution.in_channels * convolution.kernel_size[0] ** 2
+            assert convolution.weight.std().item() == pytest.approx(math.sqrt(2 / inputs), rel=0.1)
+        assert network.head[0].weight.std().item() == pytest.approx(math.sqrt(1 / 128), rel=0.1)  # pyright: ignore
+
+    def test_the_mean_has_a_gradient(self) -> None:
+        norm, inputs = MeanOnlyNorm(2, 0.001), torch.randn(5, 2, requires_grad=True)
+        norm(inputs)[0].sum().backward()
+        expected = torch.full((5, 2), -1 / 5)
+        expected[0] += 1
+        torch.testing.assert_close(inputs.grad, expected)
+
+    def test_noise_and_dropout_are_in_training_only(self) -> None:
+        network = ConvLarge(noise=0.5, dropout=0.0, classes=10)
+        first, second = (network(self.images).features["stem"] for _ in range(2))
+        assert not torch.equal(first, second)
+        silent = network.eval()(self.images).features["stem"]
+        assert torch.equal(silent, network(self.images).features["stem"])
+
+    def test_small_images_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="12 pixels a side or more, not 8"):
+            ConvLarge(classes=10, channels=1)(torch.rand(2, 1, 8, 8))
+        assert ConvLarge(classes=10)(torch.rand(2, 3, 12, 12)).logits.shape == (2, 10)
+
+
+class TestShallow:
+    @pytest.mark.parametrize(("filters", "millions"), [(64, 54), (128, 71)])
+    def test_published_sizes(self, filters: int, millions: int) -> None:
+        with torch.device("meta"):
+            network = Shallow(filters, 5, 1200, 30000, [32, 32], classes=10)
+        assert round(sum(p.numel() for p in network.parameters()) / 1e6) == millions  # the paper says about 54 and 70
+
+    def test_the_bottleneck_multiplied_out_is_one_matrix(self) -> None:
+        network = Shallow(4, 3, 5, 32, [8, 8], classes=10, channels=1)
+        output = network(torch.rand(6, 1, 8, 8))
+        product = network.hidden.weight @ network.bottleneck.weight
+        assert torch.linalg.matrix_rank(product) == 5 and product.shape == (32, 4 * 3 * 3)
+        wide = linear(output.features["stage1"].flatten(1), product, network.hidden.bias).relu()
+        torch.testing.assert_close(output.features["pooled"], wide, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(output.logits, network.head(wide), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [lambda: ConvLarge(classes=10), lambda: Shallow(4, 3, 5, 32, [16, 16], classes=10)])
+def test_a_forward_pass_can_end_at_a_stage(make: Callable[[], nn.Module]) -> None:
+    network, images = make().eval(), torch.rand(2, 3, 16, 16)
+    whole, part = network(images), network(images, until="stage2")
+    assert [*part.features] == ["stem", "stage1", "stage2"] and part.logits.shape == (2, 0)
+    assert torch.equal(part.features["stage2"], whole.features["stage2"])

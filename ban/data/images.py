@@ -1,5 +1,6 @@
 """Labelled images: drawn into splits, kept on the device, augmented a batch at a time."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,8 +10,9 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from ban.data.splits import Labelled, draw, in_order, order_of
+from ban.data.splits import Labelled, Splits, draw, in_order, order_of
 from ban.data.splits import Options as SplitOptions
+from ban.data.whitening import ZCA
 from ban.errors import UserError
 from ban.interfaces import Batch
 from ban.streams import stream
@@ -29,7 +31,7 @@ class Augmentation:
     flip: bool
     mean: Sequence[float]
     std: Sequence[float]
-    """Per channel, in units of the stored bytes."""
+    """Per channel, in units of the stored bytes; of no use to whitened images."""
 
     @property
     def views(self) -> int:
@@ -58,10 +60,18 @@ class Options(SplitOptions):
     """Different views of each training image in a batch."""
     shared_flip: bool = False
     """Whether the views of an image are flipped together."""
+    whitening: Literal["zca"] | None = None
+    """Before everything else, learnt from all training images, with and without label; None: none."""
+
+
+def whitened(splits: Splits, device: torch.device) -> Splits:
+    """ZCA by all training images."""
+    zca = ZCA(splits.train.inputs, device)
+    return Splits(*(Labelled(zca(split.inputs), split.labels) for split in splits))
 
 
 class Images:
-    """A data set on a device: training images as one uint8 tensor, one gather per batch."""
+    """A data set on a device: training images as one tensor, of bytes or whitened, one gather per batch."""
 
     examples = "images"
     vocabulary = ()
@@ -73,7 +83,10 @@ class Images:
         Raises:
             UserError: there are not enough images for what is asked.
         """
-        self.splits = draw(pool, test, options)
+        if options.whitening and options.munge:
+            raise UserError("MUNGE makes images in bytes, and dataset.whitening others: leave one of them out.")
+        prepare = functools.partial(whitened, device=options.device) if options.whitening else None
+        self.splits = draw(pool, test, options, prepare)
         train = self.splits.train
         if options.munge:
             train = train.with_unlabelled(options.munge.images(train.inputs, options.munge_generator()))
@@ -90,8 +103,11 @@ class Images:
         self._padded = torch.from_numpy(padded).to(device)
         self._labels = torch.from_numpy(train.labels).to(device)
         self._rows, self._columns = (table.to(device) for table in self.augmentation.tables(height, width))
-        self._scale = 1 / torch.tensor(self.augmentation.std, device=device).view(1, -1, 1, 1)
-        self._shift = -torch.tensor(self.augmentation.mean, device=device).view(1, -1, 1, 1) * self._scale
+        mean, std = self.augmentation.mean, self.augmentation.std
+        if options.whitening:  # has done that
+            mean, std = [0.0] * channels, [1.0] * channels
+        self._scale = 1 / torch.tensor(std, device=device).view(1, -1, 1, 1)
+        self._shift = -torch.tensor(mean, device=device).view(1, -1, 1, 1) * self._scale
 
     def epoch(self, key: tuple[int, ...], epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from `first_step` on: the same for the same key and epoch, wherever it starts."""
@@ -122,7 +138,7 @@ class Images:
         return self._normalise(self._padded[indices[:, None, None], rows[:, :, None], columns[:, None, :]])
 
     def _normalise(
-        self, images: UInt8[Tensor, "batch height width channels"]
+        self, images: UInt8[Tensor, "batch height width channels"] | Float[Tensor, "batch height width channels"]
     ) -> Float[Tensor, "batch channels height width"]:
         return torch.addcmul(self._shift, images.permute(0, 3, 1, 2).float(), self._scale)
 

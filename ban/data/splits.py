@@ -1,6 +1,6 @@
 """What all labelled examples share, images and rows: splits, the order of an epoch, and plain evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -106,10 +106,13 @@ class Options:
         return np.random.default_rng(stream(self.split_seed, "munge"))
 
 
-def draw(pool: Labelled, test: Labelled | None, options: Options) -> Splits:
+def draw(
+    pool: Labelled, test: Labelled | None, options: Options, prepare: Callable[[Splits], Splits] | None = None
+) -> Splits:
     """Class-balanced splits. Without test examples of its own, the test set comes from what is left of the pool.
 
     Validation examples come from the end of the pool's order, so they do not depend on the number of training examples.
+    `prepare` sees all training examples, those whose labels will be hidden or that will be left out included.
 
     Raises:
         UserError: there are not enough examples.
@@ -130,7 +133,9 @@ def draw(pool: Labelled, test: Labelled | None, options: Options) -> Splits:
     if options.test_size > len(rest.labels):
         raise UserError(f"dataset.test_size={options.test_size}, but there are only {len(rest.labels)} test examples.")
     train = with_label_noise(shuffled[: options.train_size], options)
-    return Splits(with_labels_hidden(train, options), shuffled[end:], rest[: options.test_size])
+    splits = Splits(train, shuffled[end:], rest[: options.test_size])
+    splits = prepare(splits) if prepare else splits
+    return splits._replace(train=with_labels_hidden(splits.train, options))
 
 
 def with_labels_hidden(train: Labelled, options: Options) -> Labelled:

@@ -39,7 +39,7 @@ class Table:
         """
         if pool.inputs.shape[1] != options.features:
             raise UserError(f"dataset.features is {options.features}, but the rows have {pool.inputs.shape[1]}.")
-        self.splits = scaled(draw(pool, None, options))
+        self.splits = draw(pool, None, options, scaled)
         train = self.splits.train
         if options.munge:
             train = train.with_unlabelled(options.munge.rows(train.inputs, options.munge_generator()))

@@ -3,19 +3,23 @@
 Images are `[batch, channels, height, width]`, rows `[batch, features]`, word numbers `[time, batch]`.
 """
 
+from ban.models.conv_large import ConvLarge
 from ban.models.densenet import DenseNet
 from ban.models.lstm import LSTM, CharacterLSTM
 from ban.models.mlp import MLP
 from ban.models.resnet import DenseShapedResNet, PreActivationResNet, WideResNet
+from ban.models.shallow import Shallow
 from ban.models.small_conv import SmallConv
 
 __all__ = [
     "LSTM",
     "MLP",
     "CharacterLSTM",
+    "ConvLarge",
     "DenseNet",
     "DenseShapedResNet",
     "PreActivationResNet",
+    "Shallow",
     "SmallConv",
     "WideResNet",
 ]

@@ -79,8 +79,11 @@ class TopScoreDifference(Term):
 
 
 class Logits(Term):
-    """Half the squared distance of the logits (logit regression; Ba and Caruana 2014)."""
+    """Half the squared distance of the logits (logit regression; Ba and Caruana 2014).
+
+    In units of each logit's deviation over the training set, if the teacher tells it.
+    """
 
     def forward(self, output: Output, lesson: Lesson, batch: Batch) -> Float[Tensor, ""]:
         """Mean over the batch."""
-        return losses.logit_regression(output.logits, logits_of(lesson)).mean()
+        return losses.logit_regression(output.logits, logits_of(lesson), deviations=lesson.deviations).mean()

@@ -1,0 +1,119 @@
+"""The network of the semi-supervised papers (Laine and Aila 2017, table 5; Tarvainen and Valpola 2017)."""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from ban.interfaces import Output, up_to
+
+SMALLEST = 12
+"""Pixels a side that leave one position after two pools and the convolution without padding."""
+
+
+class MeanOnlyNorm(nn.Module):
+    """x − mean + bias per channel, in evaluation with the moving average of the means (Salimans and Kingma 2016)."""
+
+    running_mean: Tensor
+
+    def __init__(self, channels: int, momentum: float) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.momentum = momentum
+        self.register_buffer("running_mean", torch.zeros(channels))
+
+    def forward(self, inputs: Float[Tensor, "batch channels *positions"]) -> Float[Tensor, "batch channels *positions"]:
+        """The mean is that of the batch and of all positions, in fp32, and has a gradient."""
+        mean = self.running_mean
+        if self.training:
+            mean = inputs.mean([0, *range(2, inputs.ndim)], dtype=torch.float32)
+            self.running_mean.lerp_(mean.detach(), self.momentum)
+        shift = (self.bias - mean).to(inputs.dtype)
+        return inputs + shift.view(-1, *[1] * (inputs.ndim - 2))
+
+
+class ConvLarge(nn.Module):
+    """Noise, 3 × conv3×3-128, 3 × conv3×3-256, conv3×3-512 without padding, conv1×1-256, conv1×1-128, mean, linear.
+
+    Max-pool and dropout follow the first two groups; leaky ReLUs of slope 0.1; Gaussian `noise` on the input and
+    dropout in training only. `norm: weight`, as published: every layer has weight normalisation and mean-only batch
+    normalisation. `norm: batch`, the common substitute: batch normalisation after each convolution. Images of 12 pixels
+    a side or more.
+
+    Weights as He et al. 2015, and the norms g what those weights have. The authors rescale each layer by what a first
+    batch of images gives; left out, because a network is made before there is a batch.
+
+    Features: `stem` (the first convolution's), `stage1` … `stage3` (each before its pool), `pooled`.
+    """
+
+    def __init__(
+        self,
+        norm: Literal["weight", "batch"] = "weight",
+        noise: float = 0.15,
+        dropout: float = 0.5,
+        momentum: float = 0.001,
+        *,
+        classes: int,
+        channels: int = 3,
+    ) -> None:
+        """`momentum` is the part of a new batch in the normalisations' averages; theirs counts the old part, 0.999.
+
+        Raises:
+            ValueError: there is no such norm.
+        """
+        super().__init__()
+        if norm not in ("weight", "batch"):
+            raise ValueError(f"norm is {norm}; choose weight or batch")
+        self.noise, self.norm, self.momentum = noise, norm, momentum
+        self.dropout = nn.Dropout(dropout)
+        self.stem = self._convolution(channels, 128, 3, padding=1)
+        self.stage1 = nn.Sequential(*(self._convolution(width, 128, 3, padding=1) for width in (128, 128)))
+        self.stage2 = nn.Sequential(*(self._convolution(width, 256, 3, padding=1) for width in (128, 256, 256)))
+        self.stage3 = nn.Sequential(
+            self._convolution(256, 512, 3), self._convolution(512, 256, 1), self._convolution(256, 128, 1)
+        )
+        self.head = self._head(128, classes)
+
+    def _convolution(self, inputs: int, outputs: int, kernel: int, padding: int = 0) -> nn.Sequential:
+        """With its normalisation and its leaky ReLU."""
+        convolution = nn.Conv2d(inputs, outputs, kernel, padding=padding, bias=False)
+        nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+        if self.norm == "weight":
+            normalised = [weight_norm(convolution), MeanOnlyNorm(outputs, self.momentum)]
+        else:
+            normalised = [convolution, nn.BatchNorm2d(outputs, momentum=self.momentum)]
+        return nn.Sequential(*normalised, nn.LeakyReLU(0.1))
+
+    def _head(self, inputs: int, classes: int) -> nn.Module:
+        linear = nn.Linear(inputs, classes, bias=self.norm == "batch")
+        nn.init.kaiming_normal_(linear.weight, nonlinearity="linear")
+        if self.norm == "weight":
+            return nn.Sequential(weight_norm(linear), MeanOnlyNorm(classes, self.momentum))
+        nn.init.zeros_(linear.bias)
+        return linear
+
+    def forward(
+        self, inputs: Float[Tensor, "batch channels height width"], state: Any = None, until: str | None = None
+    ) -> Output:
+        """Logits and features; no more than the features up to `until`.
+
+        Raises:
+            ValueError: the images are too small.
+        """
+        if min(inputs.shape[2:]) < SMALLEST:
+            raise ValueError(f"this network needs images of {SMALLEST} pixels a side or more, not {inputs.shape[-1]}")
+        if self.training:
+            inputs = inputs + self.noise * torch.randn_like(inputs)
+        features = {"stem": self.stem(inputs)}
+        hidden = features["stem"]
+        for number, stage in enumerate((self.stage1, self.stage2, self.stage3), start=1):
+            if number > 1:
+                hidden = self.dropout(F.max_pool2d(hidden, 2))
+            hidden = features[f"stage{number}"] = stage(hidden)
+            if until == f"stage{number}":
+                return up_to(features)
+        features["pooled"] = hidden.mean((2, 3))
+        return Output(self.head(features["pooled"]), features)
