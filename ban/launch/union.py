@@ -1,5 +1,6 @@
 """A sweeper that joins several products of settings into one batch of jobs."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ def expand(
     jobs: dict[tuple[str, ...], list[str]] = {}
     for product in list(sweeps.values()) or [{}]:
         plain: Any = OmegaConf.to_container(OmegaConf.create({**product, **changes}))
-        lines = [f"{key}={value}" for key, value in plain.items()]
+        lines = [f"{key}={json.dumps(v) if v is None or isinstance(v, bool) else v}" for key, v in plain.items()]
         own = {override.key_or_group: override for override in parser.parse_overrides(lines)}
         for job in _product([*(own | given).values()]):
             jobs.setdefault(tuple(sorted(job)), job)
