@@ -8,7 +8,7 @@ RUN_YES := $(if $(filter 1 true yes,$(YES)),yes=true)
 
 .DEFAULT_GOAL := help
 TABLES := $(addprefix reproduce-table,1 2 3 4 5 6)
-.PHONY: help install demo demo-noise demo-language test check format clean $(TABLES)
+.PHONY: help install demo demo-noise demo-language compare-methods test check format clean $(TABLES)
 
 help:  ## this list
 	@grep -hE '^(# )?[a-zA-Z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^# //; s/:[^#]*## */\t/' | expand -t 22
@@ -49,6 +49,13 @@ format: install  ## rewrite the code in the house's style
 $(TABLES): reproduce-table%: install
 	$(BIN)/ban -m experiment=table$* scale=$(SCALE) $(RUN_YES)
 	$(BIN)/ban table $* scale=$(SCALE)
+
+SYSTEMS := born_again model_compression logit_regression hinton fitnets fsp pi_model temporal_ensembling mean_teacher \
+	deep_mutual_learning tolerant_teacher
+
+compare-methods: install  ## every system beside the labels alone; SCALE=paper|budget|digits|smoke
+	@for system in $(SYSTEMS); do $(BIN)/ban experiment=$$system scale=$(SCALE) $(RUN_YES) || exit 1; done
+	$(BIN)/ban table methods
 
 clean:  ## remove .venv and caches (never outputs or data)
 	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache

@@ -20,7 +20,7 @@ QUICK = (*DIGITS, "recipe.epochs=10")
     ("override", "message"),
     [
         ("modle=wrn_28_10", "there is no setting 'modle': did you mean 'model'?"),
-        ("model=wrn_28_11", "there is no model 'wrn_28_11': choose one of cnn_lstm"),
+        ("model=wrn_28_11", "there is no model 'wrn_28_11': choose one of ban_pre"),
         ("recipe.epoch=3", "there is no setting 'recipe.epoch': did you mean 'recipe.epochs'?"),
         ("recipe.epochs=many", "recipe.epochs=many does not fit"),
         ("recipe.epochs=0", "recipe.epochs is 0; it must be a whole number, 1 or more"),
