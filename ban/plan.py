@@ -173,6 +173,7 @@ class Stage:
             "model_title": self.model["title"],
             "network": _digest(_signed("model", self.model)),
             "cohort": len(self.models),
+            "unlabelled": bool(self.dataset.get("unlabelled")),
             "prepares": self.prepares,
             "dataset": self.dataset["name"],
             "recipe": self.recipe["name"],

@@ -57,7 +57,11 @@ class Results:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        earlier = {"metric": "error_percent", "prepares": False}  # of results from before there was a choice
+        earlier = {
+            "metric": "error_percent",
+            "prepares": False,
+            "unlabelled": False,
+        }  # of results from before there was a choice
         self.by_signature = {result["signature"]: earlier | result for result in store.results()}
         self.families: dict[str, list[dict[str, Any]]] = {}
         for result in self.by_signature.values():

@@ -3,7 +3,7 @@
 import csv
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,10 +79,17 @@ def _regimes(results: Results) -> dict[tuple[str, str], list[str]]:
 
 def _systems(families: list[str], results: Results) -> Iterator[dict[str, Any]]:
     members = [results.stored(family)[0] for family in families]
-    alone = [member["family"] for member in members if tables.is_baseline(member)]
     for member in sorted(members, key=lambda member: (member["method"], member["generation"])):
-        if len(alone) == 1 and member["method"] != "labels":
-            yield _system(member, alone[0], results)
+        alone = _alone(member, members)
+        if alone and member["method"] != "labels":
+            yield _system(member, alone, results)
+
+
+def _alone(member: Result, members: Sequence[Result]) -> str | None:
+    """The family of the network trained on the labels alone, rather while the same unlabelled images pass by."""
+    baselines = [each for each in members if tables.is_baseline(each)]
+    alike = [each for each in baselines if each["unlabelled"] == member["unlabelled"]]
+    return next((each["family"] for each in [*alike, *baselines]), None)
 
 
 def _system(result: Result, alone: str, results: Results) -> dict[str, Any]:

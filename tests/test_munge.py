@@ -116,7 +116,7 @@ def pictures(count: int = 30) -> np.ndarray:
 
 
 def of_images(images: np.ndarray, **options: object) -> np.ndarray:
-    defaults = {"multiplier": 1, "swap_probability": 0.5, "local_variance": 1.0, "components": None}
+    defaults = {"multiplier": 1, "swap_probability": 0.5, "local_variance": 1.0, "components": 100}
     return Munge(**defaults | options).images(images, np.random.default_rng(0))  # pyright: ignore[reportArgumentType]
 
 

@@ -48,6 +48,7 @@ def test_what_a_method_does_with_unlabelled_images_makes_no_regime_of_its_own(tm
     store = Store(tmp_path / "outputs")
     publish(store, ours, 12.0)
     publish(store, steps, 20.0)
+    publish(store, alone, 30.0)  # fewer steps
     ban("table", "methods", cwd=tmp_path)
     assert "-8.00" in (tmp_path / "outputs" / "tables" / "methods.md").read_text()
 

@@ -71,13 +71,13 @@ class Munge:
     """So many for each training example."""
     swap_probability: float
     local_variance: float
-    components: int | None = 100
-    """Of images: principal components, at most; None: all. Rows are munged as they are."""
+    components: int = 100
+    """Of images: principal components, at most. Rows are munged as they are."""
 
     def __post_init__(self) -> None:
         check(self.multiplier, self.swap_probability, self.local_variance)
-        if self.components is not None and self.components < 1:
-            raise ValueError(f"components is {self.components}; it must be 1 or more, or null for all")
+        if not isinstance(self.components, int) or self.components < 1:
+            raise ValueError(f"components is {self.components}; it must be a whole number, 1 or more")
 
     def rows(
         self, rows: Float[np.ndarray, "examples features"], generator: np.random.Generator
@@ -107,7 +107,7 @@ class Munge:
 
 
 def _principal_axes(
-    centred: Float[np.ndarray, "examples pixels"], components: int | None
+    centred: Float[np.ndarray, "examples pixels"], components: int
 ) -> Float[np.ndarray, "components pixels"]:
     """The directions of largest variance, the largest first; at least one, and none without variance.
 
@@ -118,8 +118,7 @@ def _principal_axes(
     real = int((variances > NO_VARIANCE * variances[-1]).sum())
     if not real:
         raise ValueError("the training images are all the same: there is nothing to munge")
-    kept = real if components is None else min(components, real)
-    return axes.T[::-1][:kept].astype(np.float32)
+    return axes.T[::-1][: min(components, real)].astype(np.float32)
 
 
 def _chunks(count: int, size: int = 10_000) -> Iterator[slice]:
