@@ -204,10 +204,12 @@ class Stage:
         noise = f", {data['label_noise']:.0%} of the labels wrong" if data.get("label_noise") else ""
         examples = {"images": "images", "table": "rows"}.get(data["kind"], f"words, vocabulary {data['classes']}")
         white = ", whitened" if data.get("whitening") else ""
+        labels = f", {data['labelled']} labels" if data.get("labelled") else ""
         unroll = f" × {recipe['unroll']}" if recipe.get("unroll") else ""
         return (
-            f"{data['title']}, {data['train_size']} training{held_out} and {data['test_size']} test {examples}{noise}"
-            f"{white}; recipe {recipe['name']}: {epochs}, batch {recipe['batch_size']}{unroll}, {recipe['precision']}"
+            f"{data['title']}, {data['train_size']} training{held_out} and {data['test_size']} test {examples}"
+            f"{noise}{labels}{white}; "
+            f"recipe {recipe['name']}: {epochs}, batch {recipe['batch_size']}{unroll}, {recipe['precision']}"
         )
 
     def describe(self) -> dict[str, Any]:

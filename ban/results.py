@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -108,15 +108,28 @@ class Results:
         except ValueError as error:
             raise UserError(f"{' and '.join(signatures)} cannot be averaged: {error}.") from error
 
-    def difference(self, ours: Families, reference: Families, metric: str) -> Interval | None:
-        """The mean paired difference: a student against what it descends from, others against the same seeds."""
+    def pairs(self, ours: Families, reference: Families, metric: str) -> list["Pair"]:
+        """Results beside their partners': a student and what it descends from, others and those of the same seeds."""
         mine, theirs = self.tested(ours, metric), self.tested(reference, metric)
-        differences = []
+        pairs = []
         for signature, error in mine.items():
             partner = self.partner(self.by_signature[signature], reference[-1]) if theirs else None
             if partner and partner["signature"] in theirs:
-                differences.append(error - theirs[partner["signature"]])
-        return Interval.of(differences) if differences else None
+                pairs.append(Pair(error, theirs[partner["signature"]], partner["signature"]))
+        return pairs
+
+    def difference(self, ours: Families, reference: Families, metric: str) -> Interval | None:
+        """The mean difference of the pairs, if there are any."""
+        pairs = self.pairs(ours, reference, metric)
+        return Interval.of([pair.ours - pair.theirs for pair in pairs]) if pairs else None
+
+
+class Pair(NamedTuple):
+    """A test metric and its partner's, which has the signature."""
+
+    ours: float
+    theirs: float
+    signature: str
 
 
 def _seeds(result: Mapping[str, Any]) -> tuple[int, int, int]:

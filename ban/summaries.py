@@ -3,7 +3,7 @@
 import csv
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from ban import tables
 from ban.display import console
-from ban.results import Interval, Results
+from ban.results import Interval, Pair, Results
 from ban.store import Store
 
 SHOWN = {
@@ -52,20 +52,20 @@ def published_gains() -> dict[tuple[str, str], Published]:
 
 def methods(store: Store, outputs: Path) -> None:
     """Shows and writes each system that is stored beside the label-trained network of its kind, regime by regime."""
-    results = Results(store)
-    systems = [system for regime in _regimes(results).values() for system in _systems(regime, results)]
-    if not systems:
-        console.print("No finished system with a label-trained network beside it yet.")
-        return
-    parts = []
-    for title in dict.fromkeys(system["regime"] for system in systems):
-        here = [system for system in systems if system["regime"] == title]
-        frame = pd.DataFrame([system["shown"] for system in here])
-        notes = _sources(here)
+    results, parts, records = Results(store), [], []
+    regimes: dict[str, list[System]] = {}
+    for (regime, _), families in _regimes(results).items():
+        regimes.setdefault(regime, []).extend(_systems(families, results))
+    for systems in filter(None, regimes.values()):
+        title, notes = systems[0].result["regime_title"], _sources(systems)
+        frame = pd.DataFrame([_shown(system) for system in systems])
         tables.present("Systems", title, frame, notes)
         parts.append((title, frame, notes))
-    records = pd.DataFrame([{key: value for key, value in each.items() if key != "shown"} for each in systems])
-    tables.write(records, parts, outputs, "methods")
+        records += [_record(system) for system in systems]
+    if not parts:
+        console.print("No finished system with a label-trained network beside it yet.")
+        return
+    tables.write(pd.DataFrame(records), parts, outputs, "methods")
 
 
 def _regimes(results: Results) -> dict[tuple[str, str], list[str]]:
@@ -77,49 +77,93 @@ def _regimes(results: Results) -> dict[tuple[str, str], list[str]]:
     return regimes
 
 
-def _systems(families: list[str], results: Results) -> Iterator[dict[str, Any]]:
+class System(NamedTuple):
+    """A family of students beside the label-trained networks of the same seeds."""
+
+    name: str
+    result: Result
+    """One of the family."""
+    teacher: str
+    pairs: Sequence[Pair]
+    published: Published | None
+
+    @property
+    def gain(self) -> Interval:
+        """Of the pairs; less is better."""
+        return Interval.of([pair.ours - pair.theirs for pair in self.pairs])
+
+
+def _systems(families: Sequence[str], results: Results) -> list[System]:
     members = [results.stored(family)[0] for family in families]
+    systems = []
     for member in sorted(members, key=lambda member: (member["method"], member["generation"])):
-        alone = _alone(member, members)
-        if alone and member["method"] != "labels":
-            yield _system(member, alone, results)
+        alone = _alone(member, members, results)
+        pairs = results.pairs([member["family"]], [alone], member["metric"]) if alone else []
+        if pairs and member["method"] != "labels":
+            published = published_gains().get((member["method"], member["metric"]))
+            reported = published if member["generation"] < 2 else None
+            systems.append(System(member["label"], member, _teacher(member, results), pairs, reported))
+    names = [system.name for system in systems]
+    return [s if names.count(s.name) == 1 else s._replace(name=f"{s.name} [{s.result['family'][:6]}]") for s in systems]
 
 
-def _alone(member: Result, members: Sequence[Result]) -> str | None:
-    """The family of the network trained on the labels alone, rather while the same unlabelled images pass by."""
+def _alone(member: Result, members: Sequence[Result], results: Results) -> str | None:
+    """The family of the network trained on the labels alone, rather while the same unlabelled images pass by.
+
+    Of several such, with other settings of the labels' term, the one with most repetitions.
+    """
     baselines = [each for each in members if tables.is_baseline(each)]
-    alike = [each for each in baselines if each["unlabelled"] == member["unlabelled"]]
-    return next((each["family"] for each in [*alike, *baselines]), None)
+    alike = [each for each in baselines if each["unlabelled"] == member["unlabelled"]] or baselines
+    families = sorted((each["family"] for each in alike), key=lambda family: (-len(results.stored(family)), family))
+    return families[0] if families else None
 
 
-def _system(result: Result, alone: str, results: Results) -> dict[str, Any]:
-    metric = result["metric"]
-    baseline, student = (Interval.of([*results.tested([each], metric).values()]) for each in (alone, result["family"]))
-    gain = results.difference([result["family"]], [alone], metric)
-    teacher = results.lineage(result)[-1]
-    cohort = f"cohort of {result['cohort']}" if result["cohort"] > 1 else "itself"
-    published = published_gains().get((result["method"], metric))
-    shown = {
-        "system": result["label"],
-        "teacher": cohort if teacher is result else teacher["model_title"],
-        "student": result["model_title"],
-        "labels alone": baseline.text(),
-        "with the system": student.text(),
-        "gain": gain.text(sign=True) + (" *" if gain.resolved else "") if gain else "not paired",
+def _teacher(member: Result, results: Results) -> str:
+    """Who taught the first generation."""
+    first = results.lineage(member)[-1]
+    if first["teachers"]:
+        return "no longer stored"
+    several = f"{len(member['teachers'])} × " if len(member["teachers"]) > 1 else ""
+    if first is not member:
+        return several + first["model_title"]
+    return f"cohort of {member['cohort']}" if member["cohort"] > 1 else "itself"
+
+
+def _shown(system: System) -> dict[str, str]:
+    gain, published = system.gain, system.published
+    controls = len({pair.signature for pair in system.pairs})
+    return {
+        "system": system.name,
+        "generation 0": system.teacher,
+        "student": system.result["model_title"],
+        "labels alone": Interval.of([pair.theirs for pair in system.pairs]).text(),
+        "with the system": Interval.of([pair.ours for pair in system.pairs]).text(),
+        "gain": gain.text(sign=True) + " *" * gain.resolved,
         "published gain": f"{published.gain:+.2f} ({published.setup})" if published else "",
-        "n": f"{student.count}",
+        "n": f"{gain.count}" if controls == gain.count else f"{gain.count}, {controls} controls",
     }
-    numbers = {"baseline": baseline.mean, "student": student.mean, "gain": gain.mean if gain else None}
-    widths = {"gain_half_width": gain.half_width if gain else None, "n": student.count}
-    named = {"regime": result["regime_title"], "system": result["label"], "method": result["method"], "metric": metric}
-    return named | {"network": result["model_title"]} | numbers | widths | {"shown": shown}
 
 
-def _sources(systems: list[dict[str, Any]]) -> list[str]:
+def _record(system: System) -> dict[str, Any]:
+    """The same in full precision."""
+    result, gain = system.result, system.gain
+    named = {"regime": result["regime_title"], "family": result["family"], "system": system.name}
+    means = {
+        "baseline": Interval.of([pair.theirs for pair in system.pairs]).mean,
+        "student": Interval.of([pair.ours for pair in system.pairs]).mean,
+        "gain": gain.mean,
+        "gain_half_width": gain.half_width,
+        "n": gain.count,
+        "controls": len({pair.signature for pair in system.pairs}),
+    }
+    return named | {"method": result["method"], "network": result["model_title"], "teacher": system.teacher} | means
+
+
+def _sources(systems: Sequence[System]) -> list[str]:
     notes = ["Differences to the label-trained network of the same seed ± 95 % interval; * where it leaves zero out."]
-    keys = [(system["system"], (system["method"], system["metric"])) for system in systems]
-    cited = [f"{name}: {published_gains()[key].source}" for name, key in keys if key in published_gains()]
-    return [*notes, f"Published gains are of other networks, data and recipes. {'; '.join(cited)}."] if cited else notes
+    cited = dict.fromkeys(f"{s.name}: {s.published.source}" for s in systems if s.published)
+    others = "Published gains are of other networks, data, recipes and perhaps settings."
+    return [*notes, f"{others} {'; '.join(cited)}."] if cited else notes
 
 
 def diagnostics(store: Store, outputs: Path) -> None:

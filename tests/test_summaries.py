@@ -30,12 +30,29 @@ def test_each_system_stands_beside_the_labels_alone(tmp_path: Path) -> None:
         publish(store, student, taught)
         publish(store, plan(f"seed={seed}", "method=labels")[0], alone)
     ban("table", "methods", cwd=tmp_path)
+    publish(store, plan("seed=9", "method=dkpp", "teacher=wrn_10_1")[1], 90.0)  # nobody to compare it with
     (row,) = pd.read_csv(tmp_path / "outputs" / "tables" / "methods.csv").to_dict("records")
     assert (row["system"], row["baseline"], row["student"], row["gain"], row["n"]) == ("DKPP-1", 21.0, 18.0, -3.0, 3)
     assert row["gain_half_width"] == pytest.approx(4.302653 * 1 / 3**0.5)  # Student's t with two degrees of freedom
     shown = (tmp_path / "outputs" / "tables" / "methods.md").read_text()
     for text in ("-3.00 ± 2.48 *", "| Wide-ResNet-10-1 |", "-0.26 (DenseNet-90-60, CIFAR-100)"):
         assert text in shown
+
+
+def test_systems_of_one_name_and_seeds_without_a_partner_are_told_apart(tmp_path: Path) -> None:
+    store = Store(tmp_path / "outputs")
+    half = ("method.terms.label.weight=0.5", "method.terms.teacher.weight=0.5")
+    for settings, error in (((), 15.0), (half, 17.0), (("generations=2",), 16.0)):
+        publish(store, plan("method=ban_l", *settings)[-1], error)
+    publish(store, plan("method=labels")[0], 20.0)
+    publish(store, plan("method=ban_l", "seed=1")[-1], 70.0)
+    publish(store, plan("method=dkpp", "teacher=wrn_10_1")[-1], 18.0)
+    ban("table", "methods", cwd=tmp_path)
+    frame = pd.read_csv(tmp_path / "outputs" / "tables" / "methods.csv").set_index("system")
+    assert len(frame) == 4 and {*frame["gain"]} == {-5.0, -3.0, -4.0, -2.0} and {*frame["n"]} == {1}
+    shown = (tmp_path / "outputs" / "tables" / "methods.md").read_text()
+    assert shown.count("-0.76 (DenseNet-90-60, CIFAR-100)") == 2  # the paper has one generation
+    assert shown.count("no longer stored") == 1 and "| BAN+L-2 " in shown
 
 
 def test_what_a_method_does_with_unlabelled_images_makes_no_regime_of_its_own(tmp_path: Path) -> None:

@@ -47,13 +47,17 @@ def expand(
     """One list of overrides for each job.
 
     Raises:
-        UserError: several experiments at once, of which Hydra would use the sweeps of none.
+        UserError: several experiments at once, of which Hydra would use the sweeps of none, or one that has no stand-in
+            on digits.
     """
     parser = OverridesParser.create(config_loader=loader)
     given = {override.key_or_group: override for override in parser.parse_overrides(list(arguments))}
     if (experiment := given.get("experiment")) and experiment.is_sweep_override():
         raise UserError("experiment takes one name: run the experiments one after another, they share their stages.")
     scale = given["scale"].get_value_element_as_str() if "scale" in given else "paper"
+    if experiment and scale == "digits" and "digits" not in (at or {}):
+        name = experiment.get_value_element_as_str()
+        raise UserError(f"experiment={name} has no stand-in on digits: choose scale=paper, budget or smoke.")
     changes = (at or {}).get(scale) or {}
     jobs: dict[tuple[str, ...], list[str]] = {}
     for product in list(sweeps.values()) or [{}]:

@@ -12,8 +12,7 @@ from ban.interfaces import Output, up_to
 class MLP(nn.Module):
     """Hidden layers of equally many units, linear and ReLU each, then linear; PyTorch's own initialisation.
 
-    One hidden layer of up to 256 units is the student of Buciluă, Caruana and Niculescu-Mizil 2006, whose units were
-    sigmoids. Features: `stage1`, `stage2`, … for each hidden layer, and `pooled`, the last.
+    Features: `stage1`, `stage2`, … for each hidden layer, and `pooled`, the last.
     """
 
     def __init__(self, units: int, layers: int = 1, *, classes: int, features: int) -> None:

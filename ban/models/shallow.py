@@ -11,7 +11,7 @@ from ban.interfaces import Output, up_to
 
 
 class Shallow(nn.Module):
-    """conv-ReLU-max-pool, `bottleneck` linear units, `units` ReLUs, linear: their 128c-p-1200L-30k.
+    """conv-ReLU-max-pool, `bottleneck` linear units, `units` ReLUs, linear.
 
     The bottleneck has no non-linearity: it and the layer after it are one matrix of rank `bottleneck`, for a small part
     of its weights. The convolution keeps the size and the pool is 3×3 at every second pixel, which is inferred from the
