@@ -195,7 +195,7 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-@pytest.mark.parametrize("scale", ["paper", "budget", "digits", "smoke"])
+@pytest.mark.parametrize("scale", ["budget", "digits", "smoke"])  # paper: tests/test_tables.py
 def test_every_experiment_composes_at_every_scale(experiment: str, scale: str) -> None:
     given = [f"experiment={experiment}", f"scale={scale}"]
     _, hydra = compose_settings([f"experiment={experiment}"])
@@ -205,7 +205,7 @@ def test_every_experiment_composes_at_every_scale(experiment: str, scale: str) -
             expand(sweeper["sweeps"], given, sweeper["at"])
         return
     jobs = expand(sweeper["sweeps"], [*given, "seed=0"], sweeper["at"])
-    for job in jobs:
+    for job in jobs[:: max(1, len(jobs) // 4)]:  # some of each product
         settings, _ = compose_settings(job)
         assert scale != "digits" or settings["dataset"]["name"].startswith("digits")
         if scale == "smoke":  # nothing in the experiment outlives the scale
