@@ -9,6 +9,7 @@ import pytest
 import yaml
 from conftest import DIGITS, ban, files
 
+from ban.cli import main
 from ban.config import CONF, compose_settings
 from ban.errors import UserError
 from ban.launch.union import expand
@@ -102,11 +103,21 @@ def test_a_method_without_teacher_has_no_generations() -> None:
         (["-m", *DIGITS, "model=small_conv,big_conv"], "there is no model 'big_conv'"),
     ],
 )
-def test_the_command_refuses_and_writes_nothing(arguments: list[str], message: str, tmp_path: Path) -> None:
-    done = ban(*arguments, cwd=tmp_path, expect=1)
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_the_command_refuses_and_writes_nothing(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ban", *arguments])
+    with pytest.raises(SystemExit) as refusal:
+        main()
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
     assert not files(tmp_path)
+
+
+def test_a_refusal_is_one_line_and_a_status(tmp_path: Path) -> None:
+    done = ban(*DIGITS, "method=dkpp", "dataset.classes=2", cwd=tmp_path, expect=1)
+    assert "2 classes" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not done.stdout and not files(tmp_path)
 
 
 def test_without_a_gpu_the_papers_experiment_says_its_cost_and_trains_nothing(tmp_path: Path) -> None:
