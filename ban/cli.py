@@ -3,11 +3,14 @@
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ban.config import COMPOSITION_ERRORS, CONF, sentence, settings
+from ban.config import COMPOSITION_ERRORS, CONF, compose_settings, sentence, settings
 from ban.errors import UserError
 
 
@@ -44,9 +47,11 @@ def _train(config: DictConfig) -> None:
         job = settings(config)
     except UserError as error:  # Hydra prints a line of its own for exceptions
         raise SystemExit(f"ban: {error}") from None
-    from ban.launch.command import execute  # torch: not before there is work
+    if HydraConfig.get().runtime.choices["hydra/launcher"] == "slurm" and HydraConfig.get().mode == RunMode.RUN:
+        raise SystemExit("ban: hydra/launcher=slurm submits sweeps: say `ban -m …`, also for a single job.")
+    from ban.launch.command import Here, execute  # torch: not before there is work
 
-    execute([job], in_processes=False)
+    execute([job], Here())
 
 
 def _table(arguments: Sequence[str]) -> None:
@@ -64,4 +69,15 @@ def _table(arguments: Sequence[str]) -> None:
     table("".join(names), overrides)
 
 
-COMMANDS = {"table": _table}
+def _status(arguments: Sequence[str]) -> None:
+    """`ban status [KEY=VALUE …]`: KEY: machine.outputs, if it is not the usual folder."""
+    from ban.launch.journal import Journal
+    from ban.launch.status import status
+
+    if any(word.startswith("-") or "=" not in word for word in arguments):
+        raise UserError("use: ban status [machine.outputs=DIR].")
+    settings, _ = compose_settings(arguments)
+    status(Journal(Path(settings["machine"]["outputs"]).expanduser()))
+
+
+COMMANDS = {"table": _table, "status": _status}

@@ -1,11 +1,15 @@
-"""What a person sees while stages run: bars on a terminal, plain lines in a log."""
+"""What a person sees while stages run: a live table on a terminal, plain lines in a log."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 from ban.events import Event
 from ban.plan import Stage
@@ -15,86 +19,142 @@ if not console.is_terminal:
     console.width = 140  # of a log; a terminal knows its own
 
 
+@dataclass
+class _Seen:
+    """What is known of one stage."""
+
+    name: str
+    cost: float
+    state: str = "waits"
+    at: float = 0.0
+    first_at: float = 0.0
+    """Where it stood when it was started: another run's work."""
+    where: str = ""
+    detail: str = ""
+
+
 class Display:
     """Follows events of stages. Use it as a context, and as the `report` of whoever runs them."""
 
-    def __init__(self, stages: list[Stage], log_seconds: float) -> None:
-        self.names = {stage.signature: _name(stage) for stage in stages}
-        self.log_seconds = log_seconds
+    def __init__(self, stages: Sequence[Stage], costs: Mapping[str, float], log_seconds: float) -> None:
+        """`costs`: of each signature, in any unit: what the remaining time is computed from."""
+        self.stages = {stage.signature: _Seen(name_of(stage), costs[stage.signature]) for stage in stages}
+        self.log_seconds, self.begun = log_seconds, time.monotonic()
         self.quiet_until: dict[str, float] = {}
-        self.details: dict[str, str] = {}
-        """What each stage's last epoch recorded."""
-        self.bars: dict[str, TaskID] = {}
-        self.progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[detail]}", markup=False),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self.total = self.progress.add_task("all stages", total=len(stages), detail="")
-        self.ended = 0
+        self.live = Live(console=console, get_renderable=self._render, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> "Display":
-        self.progress.start()
+        if console.is_terminal:
+            self.live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.progress.stop()
+        self.live.stop()
 
     def __call__(self, event: Event) -> None:
         """Shows one event."""
+        seen, values = self.stages[event.signature], event.values
         match event.kind:
             case "finished":
-                self._end(event, str(event.values["outcome"]))
+                seen.state, seen.at = "done", 1.0
+                console.print(f"{seen.name}: {values['outcome']}")
             case "failed":
-                self._end(event, f"failed: {event.values['reason']}")
+                seen.state, seen.detail = "failed", str(values["reason"])
+                console.print(f"{seen.name}: failed: {seen.detail}")
+            case "stopped":
+                seen.state = "stopped"
             case "waiting":
+                seen.where = "another command"
                 self.quiet_until.setdefault(event.signature, 0.0)  # the first time at once
-                self._line(event, "waits for another process that trains it")
+                self._line(event.signature, "waits for another process that trains it")
             case _:
                 self._advance(event)
 
-    def _end(self, event: Event, outcome: str) -> None:
-        self.ended += 1
-        if (bar := self.bars.pop(event.signature, None)) is not None:
-            self.progress.remove_task(bar)
-        self.progress.update(self.total, completed=self.ended, detail=f"{self.ended} of {len(self.names)}")
-        console.print(f"{self.names[event.signature]}: {outcome}")
-
     def _advance(self, event: Event) -> None:
-        fraction = float(event.values["at"])
-        if event.kind == "epoch":
-            self.details[event.signature] = _detail(event.values)
-        detail = self.details.get(event.signature) or _detail(event.values)
-        if event.signature not in self.bars:
-            self.bars[event.signature] = self.progress.add_task(self.names[event.signature], total=1.0, detail=detail)
-        self.progress.update(self.bars[event.signature], completed=fraction, detail=detail)
-        running = sum(task.completed for task in self.progress.tasks if task.id != self.total)
-        self.progress.update(self.total, completed=self.ended + running)
-        if not console.is_terminal and event.kind != "started":
-            self._line(event, f"{fraction:4.0%} {detail}")
+        seen = self.stages[event.signature]
+        seen.state, seen.at = "runs", float(event.values["at"])
+        if event.kind == "started":
+            seen.first_at, seen.where = seen.at, str(event.values.get("where", ""))
+            return
+        if "detail" in event.values:  # a note's
+            seen.where, seen.detail = str(event.values["where"]), str(event.values["detail"])
+        elif event.kind == "epoch" or not seen.detail:
+            seen.detail = details(event.values)
+        if not console.is_terminal:
+            self._line(event.signature, f"{seen.at:4.0%} {seen.detail}")
 
-    def _line(self, event: Event, text: str) -> None:
+    def _line(self, signature: str, text: str) -> None:
         """A line in a log, now and then."""
         now = time.monotonic()
-        if now >= self.quiet_until.setdefault(event.signature, now + self.log_seconds):
-            self.quiet_until[event.signature] = now + self.log_seconds
-            console.print(f"{self.names[event.signature]}: {text}")
+        if now >= self.quiet_until.setdefault(signature, now + self.log_seconds):
+            self.quiet_until[signature] = now + self.log_seconds
+            console.print(f"{self.stages[signature].name}: {text}")
+
+    # The live table
+
+    def _render(self) -> RenderableType:
+        table = Table(box=None, padding=(0, 1))
+        for heading, ratio in (("stage", 4), ("state", 1), ("", 2), ("", 5)):
+            table.add_column(heading, ratio=ratio, no_wrap=True, overflow="ellipsis")
+        for seen in self._shown():
+            bar = ProgressBar(total=1.0, completed=seen.at) if seen.state == "runs" else ""
+            table.add_row(Text(seen.name), Text(_state(seen)), bar, Text(seen.detail))
+        return Group(table, self._summary())
+
+    def _shown(self) -> list[_Seen]:
+        """As many stages as the terminal has room for: those that run or failed, then those that wait or are done."""
+        order = {"runs": 0, "failed": 1, "stopped": 2, "waits": 3, "done": 4}
+        ranked = sorted(self.stages.values(), key=lambda seen: order[seen.state])
+        room = {id(seen) for seen in ranked[: max(1, console.height - 4)]}
+        return [seen for seen in self.stages.values() if id(seen) in room]
+
+    def _summary(self) -> RenderableType:
+        states = [seen.state for seen in self.stages.values()]
+        counts = ", ".join(f"{states.count(state)} {word}" for state, word in _WORDS.items() if state in states)
+        line = Table.grid(padding=(0, 1), expand=True)
+        line.add_column(ratio=5)
+        line.add_column(ratio=2)
+        line.add_column(ratio=5)
+        elapsed, left = time.monotonic() - self.begun, self.seconds_left()
+        times = f"{duration(elapsed)} so far" + (f", about {duration(left)} left" if left is not None else "")
+        total = sum(seen.cost for seen in self.stages.values()) or 1.0
+        done = sum(seen.cost * seen.at for seen in self.stages.values() if seen.state != "failed")
+        line.add_row(Text(counts), ProgressBar(total=total, completed=done), Text(times))
+        return line
+
+    def seconds_left(self) -> float | None:
+        """Until all is done if it goes on as it went so far; None while that is too early to say."""
+        ahead = [seen for seen in self.stages.values() if seen.state in ("waits", "runs")]
+        left = sum(seen.cost * (1 - seen.at) for seen in ahead)
+        done = sum(seen.cost * (seen.at - seen.first_at) for seen in self.stages.values() if seen.state != "failed")
+        elapsed = time.monotonic() - self.begun
+        return left / done * elapsed if done > 0.01 * (done + left) and elapsed > 5 else None
 
 
-def _name(stage: Stage) -> str:
+_WORDS = {"waits": "waiting", "runs": "running", "done": "done", "stopped": "stopped", "failed": "failed"}
+
+
+def _state(seen: _Seen) -> str:
+    return seen.where if seen.where and seen.state in ("runs", "waits") else _WORDS[seen.state]
+
+
+def duration(seconds: float) -> str:
+    """As hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
+def name_of(stage: Stage) -> str:
+    """What a stage is called in a line of its own."""
     return f"{stage.label}, {stage.model['title']}, seed {stage.seed}"
 
 
-def _detail(values: Mapping[str, float | str]) -> str:
-    """Every loss term, the errors, and the speed."""
-    hidden = {"at", "epoch", "rate", "seconds", "speed"}
+def details(values: Mapping[str, float | str]) -> str:
+    """The speed, every loss term and the errors of an event."""
+    hidden = {"at", "epoch", "rate", "seconds", "speed", "where"}
     parts = [str(values["speed"])] if "speed" in values else []
     if "epoch" in values:
         parts.append(f"epoch {values['epoch']:.0f}")

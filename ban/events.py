@@ -8,7 +8,7 @@ class Event(NamedTuple):
     """Something happened to a stage."""
 
     signature: str
-    kind: Literal["waiting", "started", "step", "epoch", "finished", "failed"]
+    kind: Literal["waiting", "started", "step", "epoch", "finished", "stopped", "failed"]
     values: Mapping[str, float | str]
 
 

@@ -49,11 +49,12 @@ def run(stage: Stage, machine: Machine, report: Report, signals: Signals) -> dic
             if work is not None:
                 _train(stage, machine, store, work, report, signals)
     result = store.result(stage.signature)
-    report(Event(stage.signature, "finished", {"outcome": _outcome(stage, result)}))
+    report(Event(stage.signature, "finished", {"outcome": outcome(stage, result)}))
     return result
 
 
-def _outcome(stage: Stage, result: Mapping[str, Any]) -> str:
+def outcome(stage: Stage, result: Mapping[str, Any]) -> str:
+    """A finished stage's result in a few words."""
     if stage.prepares:
         return "the beginning is done"
     metric = stage.dataset["metric"]
@@ -133,6 +134,7 @@ class _Trainer:
             result = self._result(networks)
         except Interrupted:
             self._checkpoint()
+            self.report(Event(self.stage.signature, "stopped", {"at": self._at()}))
             raise
         self._write_curves()
         if self.data.vocabulary:  # the weights' rows are its lines

@@ -99,6 +99,20 @@ class Store:
         """The results of all finished stages."""
         return [self.result(path.parent.name) for path in sorted(self.stages.glob("*/result.json"))]
 
+    def is_claimed(self, signature: str) -> bool:
+        """Whether a living process trains the stage now."""
+        try:
+            with self._lock(signature).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # no such folder yet, or a store that can only be read
+            return False
+
+    def _lock(self, signature: str) -> FileLock:
+        # Never deleted: a lock file that is removed can be held twice. A soft lock would survive its owner.
+        return FileLock(self.works / f"{signature}.lock", fallback_to_soft=False, preserve_lock_file=True)
+
     @contextmanager
     def claim(self, signature: str, waiting: Callable[[], None] = lambda: None) -> Iterator[Work | None]:
         """The right to train a stage, with the work a dead trainer left; None if it is finished meanwhile.
@@ -112,8 +126,7 @@ class Store:
             raise UserError(
                 f"{self.root} cannot be written ({error.strerror}): choose another machine.outputs."
             ) from error
-        # Never deleted: a lock file that is removed can be held twice. A soft lock would survive its owner.
-        lock = FileLock(self.works / f"{signature}.lock", fallback_to_soft=False, preserve_lock_file=True)
+        lock = self._lock(signature)
         while True:
             try:
                 lock.acquire(timeout=0.5)

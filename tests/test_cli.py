@@ -99,7 +99,7 @@ def test_a_method_without_teacher_has_no_generations() -> None:
         (["table", "--help"], "use: ban table"),
         (["-m", *DIGITS, "seed=range(0)"], "the sweep is empty"),
         (["-m", *DIGITS, "seed=0,1.5"], "does not fit"),
-        (["-m", *DIGITS, "hydra.launcher.slots=0"], "slots is 0"),
+        (["-m", *DIGITS, "hydra.launcher.stages_per_device=0"], "stages_per_device is 0"),
         (["-m", *DIGITS, "model=small_conv,big_conv"], "there is no model 'big_conv'"),
     ],
 )

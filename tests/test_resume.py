@@ -14,6 +14,7 @@ from conftest import DIGITS, KINDS, ban, command, environment, files, plan, weig
 
 from ban.config import compose_settings
 from ban.events import Event
+from ban.launch.devices import Slot
 from ban.launch.pool import Pool
 from ban.machine import Machine
 
@@ -156,7 +157,7 @@ def test_a_stage_that_is_killed_is_reported_and_the_others_go_on(tmp_path: Path)
             (child,) = (child for child in pool.running if child.stage.signature == victim)
             os.kill(child.process.pid or 0, signal.SIGKILL)
 
-    pool = Pool(stages, Machine.of(settings["machine"]), 2, kill)
+    pool = Pool(stages, Machine.of(settings["machine"]), [Slot("cpu")] * 2, kill)
     failures = pool.run()
     assert list(failures) == [victim, stages[1].signature]
     assert "SIGKILL" in failures[victim] and victim in failures[stages[1].signature]

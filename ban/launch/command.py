@@ -2,27 +2,47 @@
 
 import signal
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from ban import tables
 from ban.display import Display, console
 from ban.errors import Interrupted, UserError
+from ban.events import Report
 from ban.launch import overview
-from ban.launch.pool import Failures, Pool
-from ban.machine import Machine, Signals, cores
+from ban.launch.devices import slots
+from ban.launch.journal import Following, Journal
+from ban.launch.pool import Failures, Pool, by_longest_path
+from ban.machine import Machine, Signals
 from ban.plan import Stage, lineage, union
 from ban.run import run
-from ban.store import Store
 
 
-def execute(jobs: Sequence[Mapping[str, Any]], *, in_processes: bool, slots: int | None = None) -> None:
+class Engine(Protocol):
+    """Who trains what is missing."""
+
+    def prepare(self, missing: Sequence[Stage], settings: Mapping[str, Any]) -> str:
+        """Before anything is written: refuses what cannot be trained there, asks if it is costly, says where it is."""
+        ...
+
+    def train(self, missing: Sequence[Stage], report: Report) -> Failures | None:
+        """Trains all it can; None if it does so without this process.
+
+        Raises:
+            Interrupted: a signal arrived, and everything is saved.
+        """
+        ...
+
+
+def execute(jobs: Sequence[Mapping[str, Any]], engine: Engine) -> None:
     """Trains what the jobs ask for and the store does not have, and shows the table.
 
     Raises:
         SystemExit: with a message and status 1 after a failure, with 128 + n after signal n.
     """
+    journal = Journal(Path(jobs[0]["machine"]["outputs"]).expanduser())
     try:
-        failures = _execute(jobs, in_processes, slots)
+        failures = _execute(jobs, engine, journal)
     except UserError as error:
         raise SystemExit(f"ban: {error}") from None
     except Interrupted as stop:
@@ -30,54 +50,87 @@ def execute(jobs: Sequence[Mapping[str, Any]], *, in_processes: bool, slots: int
         console.print(f"Stopped by {name}. Checkpoints are saved: run the same command again and it goes on.")
         raise SystemExit(128 + stop.signal_number) from None
     if failures:
-        reasons = "\n".join(f"  {signature}: {reason}" for signature, reason in failures.items())
+        reasons = "\n".join(f"  {reason}\n    log: {journal.log(name)}" for name, reason in failures.items())
         raise SystemExit(f"ban: {len(failures)} stages failed; the same command tries them again.\n{reasons}")
 
 
-def _execute(jobs: Sequence[Mapping[str, Any]], in_processes: bool, slots: int | None) -> Failures:
-    first = jobs[0]
+def _execute(jobs: Sequence[Mapping[str, Any]], engine: Engine, journal: Journal) -> Failures:
+    first, store = jobs[0], journal.store
     if any(job[part] != first[part] for job in jobs for part in ("machine", "dry_run", "yes", "table")):
         raise UserError("a sweep runs on one machine: machine, dry_run, yes and table cannot be swept over.")
-    machine = Machine.of(first["machine"])
-    store = Store(machine.outputs)
     stages = union(lineage(job) for job in jobs)
     if first["dry_run"]:
         overview.show(stages, store)
         return {}
     missing = [stage for stage in stages if not store.has(stage.signature)]
     for stage in missing:
-        _check(stage, machine)
-    if slots is not None and slots < 1:
-        raise UserError(f"hydra.launcher.slots is {slots}; it must be 1 or more, or null.")
-    if slots is None:
-        slots = max(1, cores() // machine.threads) if machine.device == "cpu" and in_processes else 1
-    overview.confirm(missing, machine, first["yes"], slots)
-    _announce(stages, missing, machine, slots)
-    with Display(missing, machine.log_seconds) as display:
-        if in_processes:
-            failures = Pool(missing, machine, slots, display).run()
-        else:
-            failures = {}
-            with Signals().caught() as signals:
-                for stage in missing:
-                    run(stage, machine, display, signals)
-    tables.show(tables.compare(stages, store, first["table"]), machine.outputs)
-    return failures
-
-
-def _check(stage: Stage, machine: Machine) -> None:
-    """Refuses what could not be trained here, before anything is written."""
-    overview.rehearse(stage)
-    emulated = stage.recipe["precision"] == "bf16" and machine.emulates_bf16
-    if emulated and stage.dataset["kind"] == "language":
-        raise UserError("this CPU has no bf16 instructions, and LSTMs cannot do without: use recipe.precision=fp32.")
-
-
-def _announce(stages: Sequence[Stage], missing: Sequence[Stage], machine: Machine, slots: int) -> None:
+        overview.rehearse(stage)
+    where = engine.prepare(missing, first)
     console.print(
-        f"{len(stages)} stages, {len(stages) - len(missing)} in the store, {len(missing)} to train on {machine.device}"
-        f" ({slots} at a time, {machine.threads} threads each); results go to {machine.outputs}"
+        f"{len(stages)} stages, {len(stages) - len(missing)} in the store, {len(missing)} to train on {where}; "
+        f"results go to {store.root}"
     )
     overview.regimes(stages)
-    if any(stage.recipe["precision"] == "bf16" for stage in missing) and machine.emulates_bf16:
-        console.print("  This CPU emulates bf16, which is about ten times slower than recipe.precision=fp32.")
+    costs = {stage.signature: overview.operations(stage) for stage in missing}
+    missing = by_longest_path(missing, lambda stage: costs[stage.signature])
+    journal.ask_for(missing)
+    try:
+        with Display(missing, costs, first["machine"]["log_seconds"]) as display:
+            failures = engine.train(missing, display)
+    finally:
+        journal.withdraw()
+    if failures is None:
+        return {}
+    tables.show(tables.compare(stages, store, first["table"]), store.root)
+    names = {stage.signature: display.stages[stage.signature].name for stage in missing}
+    return {signature: f"{names[signature]}: {reason}" for signature, reason in failures.items()}
+
+
+class Here:
+    """One stage after another in this process."""
+
+    def prepare(self, missing: Sequence[Stage], settings: Mapping[str, Any]) -> str:
+        """See `Engine`."""
+        self.machine = Machine.of(settings["machine"])
+        _check(missing, self.machine)
+        overview.confirm(missing, self.machine, settings["yes"], 1)
+        return f"{self.machine.device} ({self.machine.threads} threads)"
+
+    def train(self, missing: Sequence[Stage], report: Report) -> Failures:
+        """See `Engine`."""
+        journal, machine = Journal(self.machine.outputs), self.machine
+        with Signals().caught() as signals:
+            for stage in missing:
+                run(stage, machine, Following(journal, stage, machine.device, machine.log_seconds, report), signals)
+        return {}
+
+
+class Processes:
+    """Processes on this machine, as many as it has places."""
+
+    def __init__(
+        self, devices: str | Sequence[int | str], stages_per_device: int | None, stall_timeout: float | None
+    ) -> None:
+        self.devices, self.stages_per_device, self.stall_timeout = devices, stages_per_device, stall_timeout
+
+    def prepare(self, missing: Sequence[Stage], settings: Mapping[str, Any]) -> str:
+        """See `Engine`."""
+        self.machine = Machine.of(settings["machine"])
+        self.slots = slots(self.machine, self.devices, self.stages_per_device)
+        _check(missing, self.machine)
+        overview.confirm(missing, self.machine, settings["yes"], len(self.slots))
+        devices = ", ".join(dict.fromkeys(slot.name for slot in self.slots))
+        return f"{devices} ({len(self.slots)} at a time, {self.machine.threads} threads each)"
+
+    def train(self, missing: Sequence[Stage], report: Report) -> Failures:
+        """See `Engine`."""
+        return Pool(missing, self.machine, self.slots, report, self.stall_timeout).run()
+
+
+def _check(missing: Sequence[Stage], machine: Machine) -> None:
+    """Refuses or warns of what this machine cannot do well."""
+    emulated = [stage for stage in missing if stage.recipe["precision"] == "bf16" and machine.emulates_bf16]
+    if any(stage.dataset["kind"] == "language" for stage in emulated):
+        raise UserError("this CPU has no bf16 instructions, and LSTMs cannot do without: use recipe.precision=fp32.")
+    if emulated:
+        console.print("This CPU emulates bf16, which is about ten times slower than recipe.precision=fp32.")

@@ -49,22 +49,27 @@ def confirm(missing: Sequence[Stage], machine: Machine, yes: bool, slots: int) -
     """
     if yes or machine.device != "cpu":
         return
-    operations = sum(rehearse(stage).training_flops * _examples(stage) for stage in missing)
-    if operations < 1e9 * 3600 * COSTLY_HOURS:
+    total = sum(operations(stage) for stage in missing)
+    if total < 1e9 * 3600 * COSTLY_HOURS:
         return  # any CPU does a GFLOP/s: no need to measure
     rate = _operations_per_second(machine.threads)
-    hours = operations / (rate * slots) / 3600
+    hours = total / (rate * slots) / 3600
     if hours < COSTLY_HOURS:
         return
     cost = f"{hours / 24:.0f} days" if hours > 48 else f"{hours:.0f} hours"
     reason = (
-        f"{len(missing)} stages to train would take at least {cost} on this CPU ({operations:.1e} operations at the "
+        f"{len(missing)} stages to train would take at least {cost} on this CPU ({total:.1e} operations at the "
         f"{rate * slots / 1e9:.0f} GFLOP/s that its convolutions reach)"
     )
     cheaper = "scale=budget takes minutes to hours, scale=smoke seconds"
     if console.is_terminal and Confirm.ask(f"{reason}; {cheaper}. Go ahead?", default=False, console=console):
         return
     raise UserError(f"{reason}. Go ahead with yes=true, or try a cheaper scale: {cheaper}.")
+
+
+def operations(stage: Stage) -> float:
+    """The floating-point operations of a training."""
+    return rehearse(stage).training_flops * _examples(stage)
 
 
 def _examples(stage: Stage) -> int:

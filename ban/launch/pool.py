@@ -3,45 +3,65 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from ban.errors import Interrupted, UserError
 from ban.events import Event, Report
+from ban.launch.devices import Slot
+from ban.launch.journal import Following, Journal
 from ban.machine import Machine, Signals
 from ban.plan import Stage
+from ban.run import outcome, run
+from ban.store import Store
 
 Failures = dict[str, str]
 """Signature → reason."""
 
 STOPPED = "stopped by a signal"
+BUSY = os.EX_TEMPFAIL
+"""Exit status: another command was faster to begin the stage."""
 
 
 @dataclass
 class _Child:
     stage: Stage
+    slot: Slot
     process: ForkServerProcess
     events: Any  # the reading end of a pipe
     reason: str = ""
+    heard: float = field(default_factory=time.monotonic)
 
 
 class Pool:
     """Runs each missing stage once, as soon as its teachers are there. A failure fails only its descendants.
 
     Every stage has its own process, forked from a server that has torch loaded, so a crash or an exhausted memory takes
-    nothing else along. No process outlives this one.
+    nothing else along. No process outlives this one. Nobody waits on a device for a stage that another command trains.
     """
 
-    def __init__(self, missing: Sequence[Stage], machine: Machine, slots: int, report: Report) -> None:
+    def __init__(
+        self,
+        missing: Sequence[Stage],
+        machine: Machine,
+        slots: Sequence[Slot],
+        report: Report,
+        stall_timeout: float | None = None,
+    ) -> None:
         self.waiting = {stage.signature: stage for stage in missing}
-        self.machine, self.slots, self.report = machine, slots, report
+        """In the order in which they are preferred."""
+        self.machine, self.report, self.stall_timeout = machine, report, stall_timeout
+        self.free = list(slots)
         self.running: list[_Child] = []
         self.failures: Failures = {}
+        self.store, self.journal = Store(machine.outputs), Journal(machine.outputs)
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["ban.run", "ban.data", "ban.models"])
 
@@ -56,6 +76,7 @@ class Pool:
                 if not signals.number:
                     self._start_what_is_ready()
                 self._listen()
+                self._end_what_has_stalled()
                 if signals.number and not self._stop():
                     signals.check()
         return self.failures
@@ -66,20 +87,32 @@ class Pool:
             if lost := [parent for parent in parents if parent in self.failures]:
                 del self.waiting[stage.signature]
                 self._fail(stage, f"its teacher {lost[0]} failed")
-            elif len(self.running) < self.slots and not self._pending(parents):
-                del self.waiting[stage.signature]
-                self._start(stage)
+            elif self.free and not self._pending(parents):
+                self._start_or_wait(stage)
 
     def _pending(self, signatures: Sequence[str]) -> bool:
         running = {child.stage.signature for child in self.running}
         return any(signature in self.waiting or signature in running for signature in signatures)
 
-    def _start(self, stage: Stage) -> None:
+    def _start_or_wait(self, stage: Stage) -> None:
+        """Starts a stage, unless another command trains it or has done so."""
+        if self.store.has(stage.signature):
+            del self.waiting[stage.signature]
+            result = self.store.result(stage.signature)
+            self.report(Event(stage.signature, "finished", {"outcome": outcome(stage, result)}))
+        elif self.store.is_claimed(stage.signature):
+            self.report(Event(stage.signature, "waiting", {}))
+        else:
+            del self.waiting[stage.signature]
+            self._start(stage, self.free.pop(0))
+
+    def _start(self, stage: Stage, slot: Slot) -> None:
         receiver, sender = self.context.Pipe(duplex=False)
-        process = self.context.Process(target=_train, args=(stage, self.machine, sender))
+        machine = self.machine if slot.visible is None else replace(self.machine, device="cuda")  # the only one it sees
+        process = self.context.Process(target=_train, args=(stage, machine, slot, sender))
         process.start()
         sender.close()
-        self.running.append(_Child(stage, process, receiver))
+        self.running.append(_Child(stage, slot, process, receiver))
 
     def _listen(self) -> None:
         """Passes events on; returns after half a second at the latest."""
@@ -90,6 +123,7 @@ class Pool:
             except EOFError:
                 self._ended(child)
             else:
+                child.heard = time.monotonic()
                 if event.kind == "failed":
                     child.reason = str(event.values["reason"])
                 else:
@@ -99,15 +133,27 @@ class Pool:
         child.process.join()
         child.events.close()
         self.running.remove(child)
+        self.free.append(child.slot)
         code = child.process.exitcode or 0
+        if code == BUSY:
+            self.waiting[child.stage.signature] = child.stage
+            return
         if code < 0 and not child.reason:
             child.reason = f"killed by {signal.Signals(-code).name} (out of memory?)"
         if code and child.reason != STOPPED:
             self._fail(child.stage, child.reason or f"ended with status {code}")
 
+    def _end_what_has_stalled(self) -> None:
+        for child in self.running:
+            silence = time.monotonic() - child.heard
+            if self.stall_timeout and silence > self.stall_timeout and child.process.exitcode is None:
+                child.reason = f"nothing was heard of it for {silence:.0f} s (hydra.launcher.stall_timeout)"
+                child.process.kill()
+
     def _fail(self, stage: Stage, reason: str) -> None:
         self.failures[stage.signature] = reason
-        self.report(Event(stage.signature, "failed", {"reason": reason}))
+        follow = Following(self.journal, stage, "", 0.0, self.report)
+        follow(Event(stage.signature, "failed", {"reason": reason}))
 
     def _stop(self) -> bool:
         """Asks the running stages to stop; whether any still runs."""
@@ -119,24 +165,55 @@ class Pool:
         return bool(self.running)
 
 
-def _train(stage: Stage, machine: Machine, events: Any) -> None:
-    """The life of a child process."""
-    from ban.run import run
+def by_longest_path(stages: Sequence[Stage], cost: Callable[[Stage], float]) -> list[Stage]:
+    """The stages, those first on which the longest chain of trainings waits."""
+    students: Mapping[str, list[Stage]] = {stage.signature: [] for stage in stages}
+    for stage in stages:
+        for parent in stage.parents:
+            students.get(parent.signature, []).append(stage)
+    length: dict[str, float] = {}
+    for stage in reversed(stages):  # teachers stand before students in a plan
+        longest = max((length[student.signature] for student in students[stage.signature]), default=0.0)
+        length[stage.signature] = cost(stage) + longest
+    return sorted(stages, key=lambda stage: -length[stage.signature])
 
+
+def _train(stage: Stage, machine: Machine, slot: Slot, events: Any) -> None:
+    """The life of a child process."""
+    if slot.visible is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = slot.visible  # torch is loaded, but CUDA reads this when it is first used
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signals = Signals()
     signal.signal(signal.SIGTERM, signals.note)
+    journal = Journal(machine.outputs)
+    _send_output_to(journal, stage)
+
+    def tell_parent(event: Event) -> None:
+        if event.kind == "waiting":
+            os._exit(BUSY)  # the parent has better use for the device
+        events.send(event)
+
     try:
-        run(stage, machine, events.send, signals)
+        run(stage, machine, Following(journal, stage, slot.name, machine.log_seconds, tell_parent), signals)
     except Interrupted as stop:
         os._exit(128 + stop.signal_number)
     except UserError as error:
         events.send(Event(stage.signature, "failed", {"reason": str(error)}))
         raise SystemExit(1) from None
-    except Exception:
-        events.send(Event(stage.signature, "failed", {"reason": traceback.format_exc()}))
+    except Exception as error:
+        traceback.print_exc()
+        events.send(Event(stage.signature, "failed", {"reason": f"{type(error).__name__}: {error}"}))
         raise SystemExit(1) from None
+
+
+def _send_output_to(journal: Journal, stage: Stage) -> None:
+    """Whatever this process prints, libraries and crashes included, goes into the stage's log."""
+    journal.tell(stage.signature, f"process {os.getpid()}")
+    with journal.log(stage.signature).open("a") as log:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(log.fileno(), stream.fileno())
 
 
 def _end_with_parent() -> None:

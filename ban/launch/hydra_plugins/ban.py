@@ -1,11 +1,16 @@
 """Where Hydra looks for plugins: it wants classes that are defined in this namespace package."""
 
 from ban.launch.local import LocalLauncher as _LocalLauncher
+from ban.launch.slurm import SlurmLauncher as _SlurmLauncher
 from ban.launch.union import UnionSweeper as _UnionSweeper
 
 
 class LocalLauncher(_LocalLauncher):
     """`hydra/launcher=local`."""
+
+
+class SlurmLauncher(_SlurmLauncher):
+    """`hydra/launcher=slurm`."""
 
 
 class UnionSweeper(_UnionSweeper):

@@ -1,0 +1,318 @@
+"""Stages as SLURM jobs: submitit submits and requeues them, the store and the notes tell how far they are."""
+
+import getpass
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import submitit
+from filelock import FileLock
+from submitit.core.utils import FailedJobError
+from submitit.helpers import DelayedSubmission
+
+from ban.display import console
+from ban.errors import Interrupted, UserError
+from ban.events import Event, Report
+from ban.launch import code
+from ban.launch.journal import Following, Journal, Note
+from ban.launch.pool import Failures
+from ban.launch.slurm import Options
+from ban.machine import Machine, Signals
+from ban.plan import Stage
+from ban.run import outcome, run
+
+PREEMPTION = signal.SIGUSR2
+"""What submitit asks SLURM to send before the time limit, and clusters send before they pre-empt."""
+POLL_SECONDS = 2.0
+QUEUE_SECONDS = 10.0
+"""Between questions to SLURM, which many people ask."""
+
+
+class Cluster:
+    """Submits every missing stage as a job of its own, once, and follows them. An engine of `ban.launch.command`."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def prepare(self, missing: Sequence[Stage], settings: Mapping[str, Any]) -> str:
+        """See `Engine`."""
+        if self.options.on_interrupt not in ("cancel", "leave"):
+            choice = self.options.on_interrupt
+            raise UserError(f"hydra.launcher.on_interrupt is {choice}; choose cancel or leave.")
+        for name in ("cpus", "minutes", "parallel"):
+            if not isinstance(value := getattr(self.options, name), int) or value < 1:
+                raise UserError(f"hydra.launcher.{name} is {value}; it must be a whole number, 1 or more.")
+        self.partition = partition(self.options.partition)
+        places = {name: str(Path(settings["machine"][name]).expanduser().resolve()) for name in ("outputs", "data_dir")}
+        self.machine = {**settings["machine"], **places}
+        self.machine["threads"] = self.machine["threads"] or self.options.cpus
+        self.journal = Journal(Path(self.machine["outputs"]))
+        return f"the SLURM partition {self.partition.name}, one job each"
+
+    def train(self, missing: Sequence[Stage], report: Report) -> Failures | None:
+        """See `Engine`."""
+        if not missing:
+            return {}
+        with Signals().caught() as signals:
+            jobs = self._submit(missing)
+            if self.options.detach:
+                console.print(f"`ban status machine.outputs={self.journal.store.root}` tells how far they are.")
+                return None
+            try:
+                return self._follow(missing, jobs, report, signals)
+            except Interrupted:
+                if self.options.on_interrupt == "cancel":
+                    subprocess.run(["scancel", *jobs.values()], check=False)
+                    self._wait_for_the_end(jobs)
+                raise
+
+    # Submission
+
+    def _submit(self, missing: Sequence[Stage]) -> dict[str, str]:
+        """Signature → job. Two submissions exclude each other, so the later one finds the earlier one's jobs."""
+        folder = self.journal.store.root / "slurm"
+        folder.mkdir(parents=True, exist_ok=True)
+        frozen = code.freeze(missing, self.journal.store)
+        self.executor = self._executor(folder, frozen)
+        with FileLock(folder / "submission.lock", fallback_to_soft=False, preserve_lock_file=True):
+            jobs = self._queued_already(missing)
+            shared, new = len(jobs), [stage for stage in missing if stage.signature not in jobs]
+            try:
+                while new:
+                    for parents, stages in _ready(new, jobs).items():
+                        jobs |= self._submit_array(stages, parents, frozen)
+                    new = [stage for stage in new if stage.signature not in jobs]
+            except (FailedJobError, subprocess.SubprocessError) as error:
+                raise UserError(f"SLURM refused a job: {' '.join(str(error).split())[-300:]}.") from error
+        numbers = sorted({int(job.partition("_")[0]) for job in jobs.values()})
+        here_before = f", {shared} of them by another command" if shared else ""
+        console.print(
+            f"{len(jobs)} jobs are submitted{here_before}, in {len(numbers)} arrays: {numbers[0]} to {numbers[-1]}."
+        )
+        return jobs
+
+    def _queued_already(self, missing: Sequence[Stage]) -> dict[str, str]:
+        known = {stage.signature: self.journal.note(stage.signature) for stage in missing}
+        alive = queue()
+        return {name: note.job for name, note in known.items() if note is not None and note.job in alive}
+
+    def _submit_array(self, stages: Sequence[Stage], parents: frozenset[str], frozen: Path) -> dict[str, str]:
+        """One array, or several where SLURM allows no such wide one, that waits for all the parents' jobs."""
+        dependency = {"dependency": f"afterok:{':'.join(sorted(parents))}", "kill-on-invalid-dep": "yes"}
+        given = {key.replace("_", "-"): value for key, value in self.options.directives.items()}
+        self.executor.update_parameters(additional_parameters={**given, **(dependency if parents else {})})
+        jobs: dict[str, str] = {}
+        width = max_array_size() - 1
+        for chunk in (stages[start : start + width] for start in range(0, len(stages), width)):
+            tasks = [Task(stage, self.machine, frozen) for stage in chunk]
+            submitted = (
+                self.executor.map_array(Task.__call__, tasks) if len(tasks) > 1 else [self.executor.submit(tasks[0])]
+            )
+            for stage, job in zip(chunk, submitted, strict=True):
+                jobs[stage.signature] = job.job_id
+                self.journal.write(Note.by_this_process(stage, "waiting", job=job.job_id))
+        return jobs
+
+    def _executor(self, folder: Path, frozen: Path) -> submitit.SlurmExecutor:
+        options, limit = self.options, self.partition.minutes
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=10**9)  # as often as it takes
+        gres = options.gres
+        if gres == "auto":
+            gres = "gpu:1" if self.partition.gpus and self.machine["device"] != "cpu" else None
+        asked = {
+            "job_name": "ban",
+            "partition": options.partition,
+            "account": options.account,
+            "qos": options.qos,
+            "constraint": options.constraint,
+            "gres": gres,
+            "cpus_per_task": options.cpus,
+            "mem": f"{round(options.memory_gb * 1024)}MB" if options.memory_gb else None,
+            "time": min(options.minutes, limit) if limit else options.minutes,
+            "signal_delay_s": round(options.checkpoint_minutes * 60),
+            "array_parallelism": options.parallel,
+            "setup": [*options.setup, f'export PYTHONPATH={shlex.quote(str(frozen))}"${{PYTHONPATH:+:$PYTHONPATH}}"'],
+            "stderr_to_stdout": True,
+        }
+        executor.update_parameters(**{key: value for key, value in asked.items() if value is not None})
+        return executor
+
+    # The jobs from outside
+
+    def _follow(self, missing: Sequence[Stage], jobs: Mapping[str, str], report: Report, signals: Signals) -> Failures:
+        """Reports what the notes say until every job has ended."""
+        unfinished, failures = {stage.signature: stage for stage in missing}, Failures()
+        alive, asked, gone = set(jobs.values()), time.monotonic(), set[str]()
+        while unfinished:
+            signals.check()
+            if time.monotonic() - asked >= QUEUE_SECONDS:
+                alive, asked = set(queue()), time.monotonic()
+                lost = {name for name in unfinished if jobs[name] not in alive}
+                ended, gone = gone & lost, lost  # twice, because a shared file system may show a result late
+            else:
+                ended = set()
+            for signature, stage in list(unfinished.items()):
+                if self.journal.store.has(signature):
+                    result = self.journal.store.result(signature)
+                    report(Event(signature, "finished", {"outcome": outcome(stage, result)}))
+                elif signature in ended:
+                    failures[signature] = self._why(signature, jobs[signature])
+                    report(Event(signature, "failed", {"reason": failures[signature]}))
+                else:
+                    self._tell_progress(signature, report)
+                    continue
+                del unfinished[signature]
+            time.sleep(POLL_SECONDS)
+        return failures
+
+    def _tell_progress(self, signature: str, report: Report) -> None:
+        note = self.journal.note(signature)
+        if note is not None and note.state == "running":
+            where = f"{note.where} of {note.host}"
+            report(Event(signature, "step", {"at": note.at, "where": where, "detail": note.detail}))
+
+    def _why(self, signature: str, job: str) -> str:
+        note = self.journal.note(signature)
+        if note is not None and note.state == "failed":
+            return note.detail
+        if note is not None and note.state == "waiting":
+            self.journal.remove(signature)
+            return f"its SLURM job {job} was never begun: a teacher's failed, or it was cancelled"
+        return f"its SLURM job {job} ended without a result, see slurm/{job}_0_log.out in the outputs"
+
+    def _wait_for_the_end(self, jobs: Mapping[str, str]) -> None:
+        """Cancelled jobs save where they stand; SLURM gives them half a minute."""
+        console.print("Cancelling the jobs; they save where they stand.")
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and set(queue()) & set(jobs.values()):
+            time.sleep(1)
+        for signature in jobs:
+            if (note := self.journal.note(signature)) and note.state == "waiting":
+                self.journal.remove(signature)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a job does. submitit pickles it, and calls `checkpoint` for what a requeued job shall do."""
+
+    stage: Stage
+    machine: Mapping[str, Any]
+    frozen: Path
+
+    def __call__(self) -> None:
+        """Trains the stage until it is done, or until SLURM wants the node back."""
+        requeue: Any = signal.getsignal(PREEMPTION)  # submitit's
+        signals = Signals()
+        for number in (PREEMPTION, signal.SIGTERM):
+            signal.signal(number, signals.note)
+        machine = Machine.of(self.machine)
+        journal, job = Journal(machine.outputs), submitit.JobEnvironment().job_id
+        if code.installed_differs(self.frozen):
+            journal.tell(
+                self.stage.signature,
+                f"another version is installed by now: this runs what was submitted, {self.frozen}",
+            )
+        follow = Following(journal, self.stage, f"{machine.device}, job {job}", machine.log_seconds, _nobody, job)
+        try:
+            run(self.stage, machine, follow, signals)
+        except Interrupted as stop:
+            if stop.signal_number == PREEMPTION:
+                journal.write(Note.by_this_process(self.stage, "waiting", job=job))
+                requeue(PREEMPTION, None)  # ends the process
+            raise SystemExit(128 + stop.signal_number) from None
+        except Exception as error:
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            follow(Event(self.stage.signature, "failed", {"reason": reason}))
+            raise
+
+    def checkpoint(self) -> DelayedSubmission:
+        """The same again: it goes on from the store's checkpoint."""
+        return DelayedSubmission(self)
+
+
+def _nobody(event: Event) -> None:
+    """The other end of a job's events: notes and log are all."""
+
+
+def _ready(stages: Iterable[Stage], jobs: Mapping[str, str]) -> dict[frozenset[str], list[Stage]]:
+    """The stages whose missing teachers all have jobs, by these jobs: what can be one array."""
+    stages = list(stages)
+    unsubmitted = {stage.signature for stage in stages}
+    groups: dict[frozenset[str], list[Stage]] = {}
+    for stage in stages:
+        parents = [parent.signature for parent in stage.parents]
+        if not unsubmitted.intersection(parents):
+            groups.setdefault(frozenset(jobs[name] for name in parents if name in jobs), []).append(stage)
+    return groups
+
+
+# What SLURM says
+
+
+class Partition(NamedTuple):
+    """Where jobs go."""
+
+    name: str
+    gpus: bool
+    minutes: int | None
+    """The longest time limit; None: any."""
+
+
+def partition(name: str | None) -> Partition:
+    """The named partition, or the default one.
+
+    Raises:
+        UserError: there is none, or no SLURM.
+    """
+    rows = [line.split("|") for line in _ask("sinfo", "-h", "-o", "%P|%G|%l").splitlines()]
+    wanted = [row for row in rows if (row[0].rstrip("*") == name if name else row[0].endswith("*"))]
+    if not wanted:
+        names = ", ".join(dict.fromkeys(row[0].rstrip("*") for row in rows))
+        raise UserError(
+            f"SLURM has no partition {name}: choose hydra.launcher.partition from {names}."
+            if name
+            else f"SLURM has no default partition: choose hydra.launcher.partition from {names}."
+        )
+    return Partition(wanted[0][0].rstrip("*"), any("gpu" in row[1] for row in wanted), _minutes(wanted[0][2]))
+
+
+def _minutes(limit: str) -> int | None:
+    """SLURM's `[days-]hours:minutes:seconds` or `minutes:seconds`; None for infinite."""
+    if not re.fullmatch(r"(\d+-)?(\d+:)*\d+", limit):
+        return None
+    days, _, rest = limit.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    seconds = parts[-1] + 60 * (parts[-2] if len(parts) > 1 else 0) + 3600 * (parts[-3] if len(parts) > 2 else 0)
+    return max(1, int(days or 0) * 1440 + seconds // 60)
+
+
+def queue() -> dict[str, str]:
+    """Job → state, of all this user's jobs that wait or run."""
+    lines = _ask("squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%i|%T").splitlines()
+    return dict(line.split("|", 1) for line in lines)
+
+
+def max_array_size() -> int:
+    """One more than the largest index of an array."""
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config"))
+    return int(found[1]) if found else 1001
+
+
+def _ask(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no SLURM on {socket.gethostname()} ({command[0]} is missing): run this on a login node, or "
+            "leave hydra/launcher=slurm out."
+        ) from None
+    except subprocess.SubprocessError as error:
+        said = getattr(error, "stderr", None) or str(error)
+        raise UserError(f"SLURM does not answer ({' '.join(str(said).split())[:200]}): try again later.") from error

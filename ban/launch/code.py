@@ -1,0 +1,81 @@
+"""The code that a queued job runs: frozen when it is submitted."""
+
+import hashlib
+import importlib.machinery
+import importlib.util
+import shutil
+import sys
+import sysconfig
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ban.plan import Stage
+from ban.store import Store
+
+
+def freeze(stages: Iterable[Stage], store: Store) -> Path:
+    """A folder with copies of this package and the user's modules that the stages name; the same for the same code."""
+    sources = {_ours(): "ban"} | {path: path.name for path in _theirs(stages)}
+    digest = hashlib.sha256("".join(digest_of(path) for path in sorted(sources)).encode()).hexdigest()[:16]
+    frozen = store.root / "code" / digest
+    if not frozen.exists():
+        partial = frozen.with_suffix(".part")
+        shutil.rmtree(partial, ignore_errors=True)
+        for path, name in sources.items():
+            if path.is_dir():
+                shutil.copytree(path, partial / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                partial.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, partial / name)
+        partial.rename(frozen)
+    return frozen
+
+
+def installed_differs(frozen: Path) -> bool:
+    """Whether what an `import ban` would find without the frozen copy is another code by now."""
+    paths = [path for path in sys.path if Path(path).resolve() != frozen.resolve()]
+    spec = importlib.machinery.PathFinder.find_spec("ban", paths)
+    if spec is None or spec.origin is None:
+        return True
+    return digest_of(Path(spec.origin).parent) != digest_of(frozen / "ban")
+
+
+def digest_of(path: Path) -> str:
+    """Of a module's file, or of all Python files of a package."""
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+        digest.update(f"{file.relative_to(path)}\n".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _ours() -> Path:
+    return Path(__file__).parents[1]
+
+
+def _theirs(stages: Iterable[Stage]) -> set[Path]:
+    """The top-level modules and packages of all classes that are neither ours nor installed."""
+    targets = {
+        target for stage in stages for target in _targets([stage.models, stage.method, stage.recipe, stage.dataset])
+    }
+    installed = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib")}
+    found = set()
+    for module in {target.partition(".")[0] for target in targets} - {"ban", "torch"}:
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:
+            continue
+        path = Path(spec.origin).resolve()
+        if not any(path.is_relative_to(folder) for folder in installed):
+            found.add(path.parent if path.name == "__init__.py" else path)
+    return found
+
+
+def _targets(value: Any) -> set[str]:
+    """Every `_target_` in a part of the configuration."""
+    if isinstance(value, Mapping):
+        own = {value["_target_"]} if isinstance(value.get("_target_"), str) else set()
+        return own.union(*(_targets(item) for item in value.values()))
+    if isinstance(value, list | tuple):
+        return set().union(*(_targets(item) for item in value))
+    return set()

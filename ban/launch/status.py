@@ -1,0 +1,69 @@
+"""`ban status`: what runs, waits, stopped or failed, where, and how far it is."""
+
+import os
+import socket
+import time
+from contextlib import suppress
+
+from rich.table import Table
+
+from ban.display import console, duration
+from ban.errors import UserError
+from ban.launch.cluster import queue
+from ban.launch.journal import Journal, Note
+
+ORDER = ("running", "waiting", "stopped", "failed")
+
+
+def status(journal: Journal) -> None:
+    """Prints every stage that was asked for and is not finished; from any machine that sees the folder."""
+    jobs = _jobs(journal)
+    found = sorted((_truth(note, journal, jobs) for note in journal.notes()), key=lambda row: ORDER.index(row[0]))
+    if found:
+        table = Table(box=None)
+        for heading in ("state", "stage", "signature", "where", "done", "last sign of life", ""):
+            table.add_column(heading, overflow="fold")
+        for state, said, note in found:
+            ago = f"{duration(time.time() - note.updated)} ago"
+            where = " ".join(word for word in (note.where, f"of {note.host}" if note.where else "") if word)
+            table.add_row(state, note.name, note.signature, where, f"{note.at:.0%}", ago, said or note.detail)
+        console.print(table)
+    counts = ", ".join(f"{count} {state}" for state in ORDER if (count := sum(row[0] == state for row in found)))
+    console.print(
+        f"{counts or 'nothing is under way'}; {len(journal.store.results())} finished in {journal.store.root}"
+    )
+    if any(state in ("stopped", "failed") for state, _, _ in found):
+        console.print(f"The command that asked for them goes on where they stopped; their logs are in {journal.logs}")
+
+
+def _jobs(journal: Journal) -> dict[str, str]:
+    """SLURM's jobs, if any note names one and SLURM is here."""
+    if any(note.job for note in journal.notes()):
+        with suppress(UserError):
+            return queue()
+    return {}
+
+
+def _truth(note: Note, journal: Journal, jobs: dict[str, str]) -> tuple[str, str, Note]:
+    """A note's state and remark, as far as locks, processes and SLURM confirm it: a killed process writes no note."""
+    if journal.store.is_claimed(note.signature):
+        return "running", "", note
+    if note.job and note.state in ("running", "waiting"):
+        if note.job in jobs:
+            return "waiting", f"SLURM job {note.job}, {jobs[note.job].lower()}", note
+        return "stopped", f"SLURM job {note.job} is no longer in the queue", note
+    if note.state == "running":
+        return "stopped", "its process was killed", note
+    if note.state == "waiting" and note.host == socket.gethostname() and not _alive(note.process):
+        return "stopped", "the command that asked for it was killed", note
+    return note.state, "", note
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
