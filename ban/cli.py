@@ -62,8 +62,7 @@ def _table(arguments: Sequence[str]) -> None:
         raise UserError(
             "use: ban table [NAME] [KEY=VALUE …], where NAME is 1 to 6, an experiment, methods or diagnostics."
         )
-    names = [word for word in arguments if "=" not in word]
-    overrides = [word for word in arguments if "=" in word]
+    names, overrides = _split(arguments)
     if len(names) > 1:
         raise UserError(f"ban table takes one name, not {len(names)} ({', '.join(names)}).")
     table("".join(names), overrides)
@@ -80,4 +79,20 @@ def _status(arguments: Sequence[str]) -> None:
     status(Journal(Path(settings["machine"]["outputs"]).expanduser()))
 
 
-COMMANDS = {"table": _table, "status": _status}
+def _stages(arguments: Sequence[str]) -> None:
+    """`ban stages [ACTION] [WORD …] [KEY=VALUE …]`: KEY: machine.outputs, yes."""
+    from ban.launch.stages import USE, stages
+
+    if any(word.startswith("-") for word in arguments):
+        raise UserError(USE)
+    words, overrides = _split(arguments)
+    settings, _ = compose_settings(overrides)
+    stages(words, settings)
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A sub-command's own words, and settings."""
+    return [word for word in arguments if "=" not in word], [word for word in arguments if "=" in word]
+
+
+COMMANDS = {"table": _table, "status": _status, "stages": _stages}

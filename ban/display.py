@@ -77,6 +77,8 @@ class Display:
         seen.state, seen.at = "runs", float(event.values["at"])
         if event.kind == "started":
             seen.first_at, seen.where = seen.at, str(event.values.get("where", ""))
+            if "remark" in event.values:
+                console.print(f"{seen.name}: {event.values['remark']}")
             return
         if "detail" in event.values:  # a note's
             seen.where, seen.detail = str(event.values["where"]), str(event.values["detail"])

@@ -187,6 +187,7 @@ class Stage:
             "regime": self.regime,
             "regime_title": self.regime_title,
             "teachers": [teacher.signature for teacher in teachers],
+            "parents": [parent.signature for parent in self.parents],
             "teacher_families": [teacher.family for teacher in teachers],
             "train_size": self.dataset["train_size"],
             "epochs": self.recipe["epochs"],
@@ -214,20 +215,24 @@ class Stage:
 
     def describe(self) -> dict[str, Any]:
         """Everything that was asked for, for `stage.json`."""
-        parts = {"dataset": self.dataset, "models": self.models, "method": self.method, "recipe": self.recipe}
-        return self.identity() | {"protocol": PROTOCOL} | parts | self._kin("signature")
+        return self.identity() | self._all() | self._kin("signature")
+
+    def _all(self) -> dict[str, Any]:
+        parts = ("generation", "seed", "replica", "dataset", "models", "method", "recipe")
+        return {"protocol": PROTOCOL} | {name: getattr(self, name) for name in parts}
 
     def _own(self) -> dict[str, Any]:
-        return {
-            "protocol": PROTOCOL,
-            "generation": self.generation,
-            "seed": self.seed,
-            "replica": self.replica,
-            "dataset": _signed("dataset", self.dataset),
-            "models": [_signed("model", model) for model in self.models],
-            "method": _signed("method", self.method),
-            "recipe": _signed("recipe", self.recipe),
-        }
+        return _signed_parts(self._all())
+
+
+def signature_of(description: Node) -> str:
+    """The signature that belongs to a stage's description.
+
+    Raises:
+        KeyError: it is none.
+    """
+    kin = {name: description[name] for name in ("teachers", "inherits") if name in description}
+    return _digest(_signed_parts(description) | kin)
 
 
 def lineage(settings: Node) -> list[Stage]:
@@ -301,6 +306,12 @@ def union(lineages: Iterable[Iterable[Stage]]) -> list[Stage]:
     for stage in (stage for each in lineages for stage in each):
         stages.setdefault(stage.signature, stage)
     return list(stages.values())
+
+
+def _signed_parts(parts: Node) -> dict[str, Any]:
+    own = {name: parts[name] for name in ("protocol", "generation", "seed", "replica")}
+    signed = {name: _signed(name, parts[name]) for name in ("dataset", "method", "recipe")}
+    return own | signed | {"models": [_signed("model", model) for model in parts["models"]]}
 
 
 def _signed(part: str, node: Node) -> Any:

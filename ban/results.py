@@ -57,19 +57,14 @@ class Results:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        earlier = {
-            "metric": "error_percent",
-            "prepares": False,
-            "unlabelled": False,
-        }  # of results from before there was a choice
-        self.by_signature = {result["signature"]: earlier | result for result in store.results()}
+        self.by_signature = {result["signature"]: result for result in store.results()}
         self.families: dict[str, list[dict[str, Any]]] = {}
         for result in self.by_signature.values():
             self.families.setdefault(result["family"], []).append(result)
         self._predictions = functools.cache(self._load)
 
     def _load(self, signature: str) -> dict[str, np.ndarray]:
-        return load_file(self.store.folder(signature) / "predictions.safetensors")
+        return load_file(self.store.file(signature, "predictions.safetensors"))
 
     def stored(self, family: str) -> list[dict[str, Any]]:
         """The results of a family, one for each repetition."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -25,7 +26,6 @@ from ban.plan import Parent, Stage
 from ban.store import Store, Work
 from ban.train import Best, Position, Training
 
-CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_FORMAT = 3
 """Raised when a checkpoint holds something else than before."""
 
@@ -124,8 +124,9 @@ class _Trainer:
             Interrupted: a signal arrived; the checkpoint is written.
         """
         self.work.write_json("stage.json", self.stage.describe())
-        self._resume()
-        self.report(Event(self.stage.signature, "started", {"at": self._at()}))
+        damaged = self._resume()
+        remark = {"remark": f"damaged and not used: {', '.join(path.name for path in damaged)}"} if damaged else {}
+        self.report(Event(self.stage.signature, "started", {"at": self._at(), **remark}))
         self._checkpointed = now = time.monotonic()
         self._told = {"step": now, "epoch": now}
         try:
@@ -189,8 +190,13 @@ class _Trainer:
 
     def _load(self, parent: Parent) -> nn.Module:
         """A trained network, rebuilt from the plan, never from what a stored file says."""
-        path = self.store.folder(parent.stage.signature) / weights_file(parent.network)
-        self.loaded.append(self._network(parent, load_file(path)))
+        path = self.store.file(parent.stage.signature, weights_file(parent.network))
+        try:
+            self.loaded.append(self._network(parent, load_file(path)))
+        except (RuntimeError, SafetensorError) as error:  # of a stage that somebody made by hand
+            raise UserError(
+                f"{path} does not fit {parent.stage.model['title']}: {str(error).splitlines()[-1].strip()}."
+            ) from error
         return self.loaded[-1]
 
     def _network(self, which: Parent, state: Mapping[str, torch.Tensor]) -> nn.Module:
@@ -198,10 +204,11 @@ class _Trainer:
         network.load_state_dict(state)
         return network.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def _resume(self) -> None:
-        path = self.work.folder / CHECKPOINT
-        if not path.exists():
-            return
+    def _resume(self) -> list[Path]:
+        """Goes on from the latest checkpoint that is whole; those that are not."""
+        path, damaged = self.work.latest_checkpoint()
+        if path is None:
+            return damaged
         state = torch.load(path, map_location=self.device, weights_only=True)
         if state.get("format") != CHECKPOINT_FORMAT:
             raise UserError(
@@ -215,6 +222,7 @@ class _Trainer:
         position.progress = position.progress._replace(epoch=state["epoch"], step=state["step"])
         position.sums, position.curves, position.seconds = state["sums"], state["curves"], state["seconds"]
         position.best = Best(*state["best"]) if state["best"] else None
+        return damaged
 
     def _checkpoint(self) -> None:
         position = self.training.position
@@ -230,7 +238,7 @@ class _Trainer:
             "seconds": position.seconds,
             "best": tuple(position.best) if position.best else None,
         }
-        self.work.write(CHECKPOINT, functools.partial(torch.save, state))
+        self.work.write_checkpoint(self._steps(), functools.partial(torch.save, state))
         self._write_curves()
         self._checkpointed = self.training.started = time.monotonic()  # writing is not training
 
@@ -244,11 +252,14 @@ class _Trainer:
         """The finished part of the training."""
         return self.training.position.progress.fraction
 
+    def _steps(self) -> int:
+        """The finished ones."""
+        progress = self.training.position.progress
+        return progress.epoch * progress.steps_per_epoch + progress.step
+
     def _examples_per_second(self) -> float:
         """Training images, rows or words per second of training time, over all processes that took part."""
-        position = self.training.position
-        steps = position.progress.epoch * position.progress.steps_per_epoch + position.progress.step
-        return steps * self.data.examples_per_step / max(1e-9, position.seconds)
+        return self._steps() * self.data.examples_per_step / max(1e-9, self.training.position.seconds)
 
     def _networks(self) -> dict[str, nn.Module]:
         """The trained networks: the last epoch's, or those of the best validation epoch and the `last` ones too."""

@@ -87,7 +87,7 @@ def test_a_method_without_teacher_has_no_generations() -> None:
         (["modle=x"], "did you mean 'model'?"),
         (["model=wrn_28_11"], "choose one of"),
         (["generations=-1"], "0 or more"),
-        (["tabel"], "neither a sub-command (table) nor"),
+        (["tabel"], "neither a sub-command (table, status) nor"),
         (["table", "7"], "there is no experiment 'table7'"),
         (["table", "1", "2"], "takes one name"),
         ([*DIGITS, "method=dkpp", "dataset.classes=2"], "2 classes"),

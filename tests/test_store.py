@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -15,16 +16,27 @@ from ban.store import Store
 CONTEXT = multiprocessing.get_context("fork")
 
 
+def published(root: Path) -> Store:
+    """A store with one stage."""
+    store = Store(root)
+    with store.claim("s") as work:
+        assert work is not None
+        work.write("weights.safetensors", lambda path: path.write_bytes(bytes(1000)))
+        work.publish({"value": 1})
+    return store
+
+
 def test_a_stage_appears_only_when_it_is_published(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with store.claim("s") as work:
         assert work is not None
         work.write_json("stage.json", {})
-        work.write("checkpoint.pt", lambda path: path.write_text("half"))
+        work.write_checkpoint(1, lambda path: path.write_text("half"))
         assert not store.has("s") and not store.folder("s").exists()
         work.publish({"value": 1})
     assert store.result("s") == {"value": 1}
-    assert sorted(path.name for path in store.folder("s").iterdir()) == ["result.json", "stage.json"]
+    assert sorted(path.name for path in store.folder("s").iterdir()) == ["SHA256SUMS", "result.json", "stage.json"]
+    assert [*store.sums("s")] == ["stage.json", "result.json"]
     with store.claim("s") as again:
         assert again is None
 
@@ -80,15 +92,18 @@ def test_an_error_of_a_library_is_one_sentence_too(library: str, tmp_path: Path)
         assert not list(work.folder.iterdir())
 
 
-def test_what_a_dead_trainer_had_completed_is_published_as_it_is(tmp_path: Path) -> None:
+def test_what_a_dead_trainer_had_completed_is_published_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Store(tmp_path).claim("s") as work:
         assert work is not None
-        work.write_json("result.json", {"value": 7})
-        work.write("checkpoint.pt", lambda path: path.write_text("last"))
+        work.write_checkpoint(1, lambda path: path.write_text("last"))
+        monkeypatch.setattr(work, "finish", lambda: None)  # killed just before
+        work.publish({"value": 7})
     with Store(tmp_path).claim("s") as nothing_to_do:
         assert nothing_to_do is None
     assert Store(tmp_path).result("s") == {"value": 7}
-    assert [path.name for path in (tmp_path / "stages" / "s").iterdir()] == ["result.json"]
+    assert sorted(path.name for path in (tmp_path / "stages" / "s").iterdir()) == ["SHA256SUMS", "result.json"]
 
 
 def test_a_folder_whose_result_was_removed_is_not_in_the_way(tmp_path: Path) -> None:
@@ -98,7 +113,7 @@ def test_a_folder_whose_result_was_removed_is_not_in_the_way(tmp_path: Path) -> 
     with store.claim("s") as work:
         assert work is not None
         work.publish({"value": 1})
-    assert [path.name for path in store.folder("s").iterdir()] == ["result.json"]
+    assert sorted(path.name for path in store.folder("s").iterdir()) == ["SHA256SUMS", "result.json"]
 
 
 def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
@@ -108,11 +123,53 @@ def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_a_damaged_result_is_an_error_that_names_it(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    store.folder("s").mkdir(parents=True)
-    (store.folder("s") / "result.json").write_text("{")
-    with pytest.raises(UserError, match=r"result\.json cannot be read"):
+    store = published(tmp_path)
+    (store.folder("s") / "result.json").write_text('{"value": 2}')
+    with pytest.raises(UserError, match=r"result\.json is damaged.*ban stages remove s"):
         store.result("s")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
+def test_a_damaged_file_is_never_read(damage: str, tmp_path: Path) -> None:
+    store = published(tmp_path)
+    path = store.file("s", "weights.safetensors")
+    content = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    else:
+        content[500] ^= 1
+        path.write_bytes(content if damage == "flipped" else content[:-1])
+    with pytest.raises(UserError, match="missing" if damage == "missing" else "damaged"):
+        store.file("s", "weights.safetensors")
+
+
+def test_the_checksums_are_those_of_the_usual_tool(tmp_path: Path) -> None:
+    folder = published(tmp_path).folder("s")
+    done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout == "weights.safetensors: OK\nresult.json: OK\n"
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) -> None:
+    with Store(tmp_path).claim("s") as work:
+        assert work is not None
+        for step in (9, 10, 11):
+            work.write_checkpoint(step, lambda path, step=step: path.write_text(f"{step} steps"))
+        assert len(list(work.folder.iterdir())) == 2
+        latest, damaged = work.latest_checkpoint()
+        assert latest is not None and latest.read_text() == "11 steps" and not damaged
+        latest.write_text("11 stepz")
+        before, damaged = work.latest_checkpoint()
+        assert before is not None and before.read_text() == "10 steps" and damaged == [latest]
+        before.write_text("")
+        assert work.latest_checkpoint() == (None, [latest, before])
+
+
+def test_a_store_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    store = published(tmp_path)
+    (tmp_path / "format").write_text("2\n")
+    for use in (lambda: store.has("s"), store.results, lambda: store.claim("t").__enter__()):
+        with pytest.raises(UserError, match="another version of ban"):
+            use()
 
 
 def test_waiting_is_reported_and_may_be_given_up(tmp_path: Path) -> None:
@@ -128,14 +185,15 @@ def trainer(root: Path, log: Path) -> None:
     with Store(root).claim("s") as work:
         if work is None:
             return
-        checkpoint = work.folder / "checkpoint"
-        step = int(checkpoint.read_text()) if checkpoint.exists() else 0
+        checkpoint, damaged = work.latest_checkpoint()
+        assert not damaged
+        step = int(checkpoint.read_text()) if checkpoint else 0
         with log.open("a") as lines:
             lines.write(f"from {step}\n")
         while step < 20:
             time.sleep(0.002)
             step += 1
-            work.write("checkpoint", lambda path, step=step: path.write_text(str(step)))
+            work.write_checkpoint(step, lambda path, step=step: path.write_text(str(step)))
         work.publish({"steps": step})
         with log.open("a") as lines:
             lines.write("published\n")

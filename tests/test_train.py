@@ -15,7 +15,7 @@ from ban import build
 from ban.config import CONF, compose_settings
 from ban.errors import Interrupted, UserError
 from ban.interfaces import Batch, Output, Progress, Step, Teacher
-from ban.launch.command import execute
+from ban.launch.command import Here, execute
 from ban.machine import Machine, Signals
 from ban.models import SmallConv
 from ban.plan import Parent, Stage, lineage
@@ -306,7 +306,7 @@ def test_half_precision_without_its_instructions_is_refused_for_words(monkeypatc
     monkeypatch.setattr(Machine, "emulates_bf16", True)
     settings, _ = compose_settings([*LANGUAGE, "recipe.precision=bf16"])
     with pytest.raises(SystemExit, match=r"use recipe\.precision=fp32"):
-        execute([settings], in_processes=False)
+        execute([settings], Here())
 
 
 @pytest.mark.gpu

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from sklearn.neighbors import NearestNeighbors
 
 NO_VARIANCE = 1e-6
 """Principal components with less than this part of the first one's variance are rounding errors."""
@@ -34,6 +33,8 @@ def munge(
     Raises:
         ValueError: an option is impossible, or there are no two examples.
     """
+    from sklearn.neighbors import NearestNeighbors  # half a second that no other data set needs
+
     check(multiplier, swap_probability, local_variance)
     if len(attributes) < 2:
         raise ValueError("MUNGE needs two examples or more, because it mixes neighbours")

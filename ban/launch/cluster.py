@@ -6,6 +6,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -122,7 +123,9 @@ class Cluster:
 
     def _executor(self, folder: Path, frozen: Path) -> submitit.SlurmExecutor:
         options, limit = self.options, self.partition.minutes
-        executor = submitit.SlurmExecutor(folder, max_num_timeout=10**9)  # as often as it takes
+        # As often as it takes. Before Python can listen, the signal would end it.
+        python = f"""sh -c 'trap "" {PREEMPTION.name[3:]}; exec "$0" "$@"' {shlex.quote(sys.executable)}"""
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=10**9, python=python)
         gres = options.gres
         if gres == "auto":
             gres = "gpu:1" if self.partition.gpus and self.machine["device"] != "cpu" else None

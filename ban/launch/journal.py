@@ -130,6 +130,8 @@ class Following:
                 values["where"] = self.where
                 begun = f", {values['at']:.0%} done before" if values["at"] else ""
                 self._tell(f"started on {self.where} of {socket.gethostname()}, process {os.getpid()}{begun}")
+                if "remark" in values:
+                    self._tell(str(values["remark"]))
                 self._note("running", float(values["at"]))
             case "step" | "epoch":
                 self._progress(event)

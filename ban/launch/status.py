@@ -50,7 +50,8 @@ def _truth(note: Note, journal: Journal, jobs: dict[str, str]) -> tuple[str, str
         return "running", "", note
     if note.job and note.state in ("running", "waiting"):
         if note.job in jobs:
-            return "waiting", f"SLURM job {note.job}, {jobs[note.job].lower()}", note
+            state = {"PENDING": "pending", "RUNNING": "starting"}.get(jobs[note.job], jobs[note.job].lower())
+            return "waiting", f"SLURM job {note.job}, {state}", note
         return "stopped", f"SLURM job {note.job} is no longer in the queue", note
     if note.state == "running":
         return "stopped", "its process was killed", note

@@ -1,0 +1,229 @@
+"""`ban stages`: what the store holds; check, remove, hand over."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track
+from rich.prompt import Confirm
+from rich.table import Table
+
+from ban import metrics
+from ban.archive import export_stage, import_stage
+from ban.display import console, duration
+from ban.errors import UserError
+from ban.store import Store
+
+Result = Mapping[str, Any]
+
+USE = """use: ban stages [list] [WORD …]        the finished stages whose description has all the words
+     ban stages show SIGNATURE         all about one; its first characters are enough
+     ban stages verify [WORD …]        compare every file with its checksum
+     ban stages remove [WORD …]        those that no other stage learned from, after a question; yes=true answers it
+     ban stages export SIGNATURE FILE  one stage as one file
+     ban stages import FILE            into the store
+machine.outputs=DIR names another store."""
+
+
+def stages(words: Sequence[str], settings: Mapping[str, Any]) -> None:
+    """Does what the words say.
+
+    Raises:
+        UserError: they say nothing that can be done.
+    """
+    store = Store(Path(settings["machine"]["outputs"]).expanduser())
+    if words and words[0] == "remove":
+        _remove(store, words[1:], settings["yes"])
+        return
+    task, rest = (ACTIONS[words[0]], words[1:]) if words and words[0] in ACTIONS else (_list, words)
+    task(store, rest)
+
+
+def _list(store: Store, words: Sequence[str]) -> None:
+    whole, damaged = _readable(store)
+    found, students = [result for result in whole if _matches(result, words)], _students(whole)
+    sizes = {result["signature"]: _size(store.folder(result["signature"])) for result in found}
+    table = Table(box=None)
+    for heading in ("signature", "stage", "network", "data", "seed", "result", "students", "size", "finished"):
+        table.add_column(heading, no_wrap=heading in ("signature", "result", "finished"), overflow="fold")
+    for result in found:
+        metric = result["metric"]
+        outcome = "" if result["prepares"] else metrics.sentence("test", metric, result[f"test_{metric}"])
+        size, taught = _megabytes(sizes[result["signature"]]), len(students.get(result["signature"], []))
+        who = (result["signature"], result["label"], result["model_title"], result["dataset"], f"{result['seed']}")
+        table.add_row(*who, outcome, f"{taught or ''}", size, result["finished"][:16].replace("T", " "))
+    if found:
+        console.print(table)
+    total = _megabytes(sum(sizes.values()))
+    console.print(f"{len(found)} stages{' match' if words else ''}, {total}, in {store.root}")
+    if damaged:
+        console.print(f"Damaged: {', '.join(damaged)}. `ban stages verify` says what it is.")
+
+
+def _show(store: Store, words: Sequence[str]) -> None:
+    result = _one(store, words, "ban stages show SIGNATURE")
+    signature = result["signature"]
+    description = json.loads(store.file(signature, "stage.json").read_text(encoding="utf-8"))
+    students = _students(_readable(store)[0]).get(signature, [])
+    console.print(f"{_name(result)}: {store.folder(signature)}")
+    console.print(f"  {result['regime_title']}")
+    facts = {
+        "taught by": ", ".join(result["teachers"]) or "nobody",
+        "students": ", ".join(students) or "none",
+        "parameters": f"{result['parameters']:,}",
+        "training time": f"{duration(result['seconds'])} on {result['device_name']}, {result['threads']} threads",
+        "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+        "finished": result["finished"],
+    }
+    measured = {name: value for name, value in result.items() if name.endswith(result["metric"])}
+    table = Table(box=None, show_header=False)
+    for name, value in (facts | measured).items():
+        table.add_row(name, f"{value:.4g}" if isinstance(value, float) else f"{value}")
+    for name in ("dataset", "models", "method", "recipe"):
+        table.add_row(name, json.dumps(description[name], ensure_ascii=False))
+    for name in store.sums(signature):
+        table.add_row(name, _megabytes((store.folder(signature) / name).stat().st_size))
+    console.print(table)
+
+
+def _verify(store: Store, words: Sequence[str]) -> None:
+    """Every file of the stages against its checksum.
+
+    Raises:
+        UserError: some are damaged.
+    """
+    whole, unreadable = _readable(store)
+    chosen = unreadable + [result["signature"] for result in whole if _matches(result, words)]
+    damaged = []
+    for signature in track(chosen, "verifying", console=console, transient=True, disable=not console.is_terminal):
+        try:
+            for name in store.sums(signature):
+                store.file(signature, name)
+        except UserError as error:
+            damaged.append(f"  {error}")
+    if damaged:
+        raise UserError(f"{len(damaged)} of {len(chosen)} stages are damaged.\n" + "\n".join(damaged))
+    console.print(f"{len(chosen)} stages are whole: every file has its checksum.")
+
+
+def _remove(store: Store, words: Sequence[str], yes: bool) -> None:
+    """The matching stages that taught no other; without words the unfinished trainings that nobody goes on with.
+
+    Raises:
+        UserError: nobody has said yes.
+    """
+    stages = _removable(store, words) if words else {}
+    folders = {store.folder(signature): name for signature, name in stages.items()}
+    if not words:
+        folders = dict.fromkeys(store.unfinished(), "unfinished, and nobody trains it now")
+    if not folders:
+        console.print("There is nothing to remove.")
+        return
+    table = Table(box=None)
+    for folder, name in folders.items():
+        table.add_row(str(folder), name, _megabytes(_size(folder)))
+    console.print(table)
+    question = f"Remove {len(folders)} folders, {_megabytes(sum(map(_size, folders)))}?"
+    if not yes and not (console.is_terminal and Confirm.ask(question, default=False, console=console)):
+        raise UserError(f"nothing was removed. {question} Say yes=true.")
+    for folder in folders:
+        store.remove(folder)
+    console.print(f"{len(folders)} folders are removed.")
+
+
+def _removable(store: Store, words: Sequence[str]) -> dict[str, str]:
+    """Signature → name of the matching stages, without those that a stage which stays has learned from."""
+    whole, damaged = _readable(store)
+    chosen = {result["signature"]: _name(result) for result in whole if _matches(result, words)}
+    students = _students(whole)
+    while kept := [name for name in chosen if {*students.get(name, [])} - {*chosen}]:
+        for name in kept:
+            stay = [student for student in students[name] if student not in chosen]
+            console.print(f"{chosen.pop(name)} ({name}) stays: it taught {', '.join(stay)}.")
+    return chosen | {name: "damaged" for name in damaged if any(name.startswith(word) for word in words)}
+
+
+def _export(store: Store, words: Sequence[str]) -> None:
+    use = "ban stages export SIGNATURE FILE"
+    if len(words) != 2:
+        raise UserError(f"use: {use}.")
+    result, target = _one(store, words[:1], use), Path(words[1]).expanduser()
+    export_stage(store, result["signature"], target)
+    size = _megabytes(target.stat().st_size)
+    console.print(f"{_name(result)} is in {target} ({size}): `ban stages import {target.name}` takes it over.")
+
+
+def _import(store: Store, words: Sequence[str]) -> None:
+    if len(words) != 1:
+        raise UserError("use: ban stages import FILE.")
+    signature = import_stage(store, Path(words[0]).expanduser())
+    if signature is None:
+        console.print("The stage is in the store already.")
+        return
+    console.print(f"{_name(store.result(signature))} is in {store.folder(signature)}: whatever asks for it finds it.")
+
+
+# What the words mean
+
+
+def _readable(store: Store) -> tuple[list[Result], list[str]]:
+    """The results of all stages, and the signatures of those that have none that can be read."""
+    whole, damaged = [], []
+    for signature in store.finished():
+        try:
+            whole.append(store.result(signature))
+        except UserError:
+            damaged.append(signature)
+    return whole, damaged
+
+
+def _matches(result: Result, words: Sequence[str]) -> bool:
+    """Whether the signature begins with each word, or the description holds it."""
+    said = " ".join(str(result[name]) for name in ("label", "method", "model", "model_title", "dataset", "recipe"))
+    return all(result["signature"].startswith(word) or word.lower() in said.lower() for word in words)
+
+
+def _one(store: Store, words: Sequence[str], use: str) -> Result:
+    """The one stage whose signature begins so.
+
+    Raises:
+        UserError: there is none, or there are several.
+    """
+    if len(words) != 1:
+        raise UserError(f"use: {use}.")
+    found = [signature for signature in store.finished() if signature.startswith(words[0])]
+    if len(found) != 1:
+        several = f"{len(found)} signatures begin" if found else "no signature begins"
+        raise UserError(f"{several} with {words[0]} in {store.root}: `ban stages` lists them.")
+    return store.result(found[0])
+
+
+def _students(results: Sequence[Result]) -> dict[str, list[str]]:
+    """Signature → the stages that learned from it."""
+    students: dict[str, list[str]] = {}
+    for result in results:
+        for parent in {*result["parents"]}:
+            students.setdefault(parent, []).append(result["signature"])
+    return students
+
+
+def _name(result: Result) -> str:
+    return f"{result['label']}, {result['model_title']}, seed {result['seed']}"
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+ACTIONS: dict[str, Callable[[Store, Sequence[str]], None]] = {
+    "list": _list,
+    "show": _show,
+    "verify": _verify,
+    "export": _export,
+    "import": _import,
+}
