@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
 from rich.progress import track
 from rich.prompt import Confirm
 from rich.table import Table
@@ -50,12 +51,12 @@ def _list(store: Store, words: Sequence[str]) -> None:
     for result in found:
         metric = result["metric"]
         outcome = "" if result["prepares"] else metrics.sentence("test", metric, result[f"test_{metric}"])
-        size, taught = _megabytes(sizes[result["signature"]]), len(students.get(result["signature"], []))
+        size, taught = decimal(sizes[result["signature"]]), len(students.get(result["signature"], []))
         who = (result["signature"], result["label"], result["model_title"], result["dataset"], f"{result['seed']}")
         table.add_row(*who, outcome, f"{taught or ''}", size, result["finished"][:16].replace("T", " "))
     if found:
         console.print(table)
-    total = _megabytes(sum(sizes.values()))
+    total = decimal(sum(sizes.values()))
     console.print(f"{len(found)} stages{' match' if words else ''}, {total}, in {store.root}")
     if damaged:
         console.print(f"Damaged: {', '.join(damaged)}. `ban stages verify` says what it is.")
@@ -83,7 +84,7 @@ def _show(store: Store, words: Sequence[str]) -> None:
     for name in ("dataset", "models", "method", "recipe"):
         table.add_row(name, json.dumps(description[name], ensure_ascii=False))
     for name in store.sums(signature):
-        table.add_row(name, _megabytes((store.folder(signature) / name).stat().st_size))
+        table.add_row(name, decimal((store.folder(signature) / name).stat().st_size))
     console.print(table)
 
 
@@ -122,9 +123,9 @@ def _remove(store: Store, words: Sequence[str], yes: bool) -> None:
         return
     table = Table(box=None)
     for folder, name in folders.items():
-        table.add_row(str(folder), name, _megabytes(_size(folder)))
+        table.add_row(str(folder), name, decimal(_size(folder)))
     console.print(table)
-    question = f"Remove {len(folders)} folders, {_megabytes(sum(map(_size, folders)))}?"
+    question = f"Remove {len(folders)} folders, {decimal(sum(map(_size, folders)))}?"
     if not yes and not (console.is_terminal and Confirm.ask(question, default=False, console=console)):
         raise UserError(f"nothing was removed. {question} Say yes=true.")
     for folder in folders:
@@ -150,8 +151,10 @@ def _export(store: Store, words: Sequence[str]) -> None:
         raise UserError(f"use: {use}.")
     result, target = _one(store, words[:1], use), Path(words[1]).expanduser()
     export_stage(store, result["signature"], target)
-    size = _megabytes(target.stat().st_size)
-    console.print(f"{_name(result)} is in {target} ({size}): `ban stages import {target.name}` takes it over.")
+    size = decimal(target.stat().st_size)
+    console.print(
+        f"{_name(result)} is in {target} ({size}): `ban stages import {target.name}` takes it over.", soft_wrap=True
+    )
 
 
 def _import(store: Store, words: Sequence[str]) -> None:
@@ -161,7 +164,8 @@ def _import(store: Store, words: Sequence[str]) -> None:
     if signature is None:
         console.print("The stage is in the store already.")
         return
-    console.print(f"{_name(store.result(signature))} is in {store.folder(signature)}: whatever asks for it finds it.")
+    where = f"{_name(store.result(signature))} is in {store.folder(signature)}"
+    console.print(f"{where}: whatever asks for it finds it.", soft_wrap=True)
 
 
 # What the words mean
@@ -214,10 +218,6 @@ def _name(result: Result) -> str:
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
 
 
 ACTIONS: dict[str, Callable[[Store, Sequence[str]], None]] = {

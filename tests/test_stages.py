@@ -1,0 +1,228 @@
+"""`ban stages`: what is in the store, whole or damaged; and stages that come from somebody else."""
+
+import json
+import pickle
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import DIGITS, files, plan, quiet
+
+from ban.archive import export_stage, import_stage
+from ban.cli import main
+from ban.config import compose_settings
+from ban.errors import UserError
+from ban.machine import Machine, Signals
+from ban.plan import lineage, signature_of
+from ban.run import run
+from ban.store import Store
+
+QUICK = ("recipe.epochs=5",)
+TEACHER, STUDENT = (stage.signature for stage in plan(*QUICK))
+Say = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    outputs = tmp_path_factory.mktemp("trained")
+    settings, _ = compose_settings([*DIGITS, *QUICK, f"machine.outputs={outputs}"])
+    for stage in lineage(settings):
+        run(stage, Machine.of(settings["machine"]), quiet, Signals())
+    return outputs
+
+
+@pytest.fixture
+def outputs(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the store with a teacher and its student."""
+    copy = tmp_path / "outputs"
+    for path in files(trained):
+        target = copy / path.relative_to(trained)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    return copy
+
+
+@pytest.fixture
+def say(outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
+    """What `ban stages …` prints."""
+
+    def said(*words: str, outputs: Path = outputs) -> str:
+        monkeypatch.setattr(sys, "argv", ["ban", "stages", *words, f"machine.outputs={outputs}"])
+        main()
+        return capsys.readouterr().out
+
+    return said
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_they_are_listed_and_chosen_by_words(say: Say) -> None:
+    assert "2 stages, " in say() and TEACHER in say() and STUDENT in say()
+    one = say("list", "BAN-1", "digits")
+    assert STUDENT in one and "1 stages match" in one
+    assert "0 stages match" in say("cwtm")
+
+
+def test_one_is_shown_by_the_beginning_of_its_signature(say: Say) -> None:
+    shown = say("show", STUDENT[:6])
+    for word in (STUDENT, TEACHER, "1,442", "weights.safetensors", "100 training", "test_error_percent"):
+        assert word in shown
+    with pytest.raises(SystemExit, match="no signature begins with zzz"):
+        say("show", "zzz")
+
+
+def test_damage_is_found_and_named_and_does_not_hide_the_others(say: Say, outputs: Path) -> None:
+    assert "2 stages are whole" in say("verify")
+    flip(outputs / "stages" / TEACHER / "weights.safetensors")
+    with pytest.raises(SystemExit, match=rf"1 of 2 stages are damaged.\n.*{TEACHER}/weights.safetensors is damaged"):
+        say("verify")
+    flip(outputs / "stages" / TEACHER / "result.json")
+    assert "1 stages, " in (listed := say()) and f"Damaged: {TEACHER}" in listed
+    assert "1 folders are removed" in say("remove", TEACHER, "yes=true")  # although it taught: it will be trained again
+    assert "1 stages, " in say()
+
+
+def test_a_teacher_stays_as_long_as_its_students(say: Say, outputs: Path) -> None:
+    assert f"({TEACHER}) stays: it taught {STUDENT}" in say("remove", TEACHER)
+    with pytest.raises(SystemExit, match=r"nothing was removed. Remove 1 folders, .* kB\? Say yes=true"):
+        say("remove", STUDENT)
+    assert Store(outputs).has(STUDENT)
+    say("remove", "digits", "yes=true")
+    assert not Store(outputs).finished()
+
+
+def test_unfinished_trainings_are_removed_only_if_nobody_goes_on_with_them(say: Say, outputs: Path) -> None:
+    store = Store(outputs)
+    with store.claim("0" * 16) as work:
+        assert work is not None
+        assert "nothing to remove" in say("remove")
+    assert "1 folders are removed" in say("remove", "yes=true")
+    assert not work.folder.exists() and len(store.finished()) == 2
+
+
+def test_a_stage_goes_to_another_store_as_one_file(say: Say, tmp_path: Path, outputs: Path) -> None:
+    file, other = tmp_path / "teacher.ban", tmp_path / "other"
+    assert "ban stages import teacher.ban" in say("export", TEACHER[:8], str(file))
+    assert "whatever asks for it finds it" in say("import", str(file), outputs=other)
+    for path in files(outputs / "stages" / TEACHER):
+        assert (other / "stages" / TEACHER / path.name).read_bytes() == path.read_bytes()
+    assert "in the store already" in say("import", str(file), outputs=other)
+    with pytest.raises(SystemExit, match="exists already"):
+        say("export", TEACHER, str(file))
+    flip(outputs / "stages" / STUDENT / "curves.jsonl")
+    with pytest.raises(SystemExit, match=r"curves\.jsonl is damaged"):
+        say("export", STUDENT, str(tmp_path / "student.ban"))
+    assert not list(tmp_path.glob("*student*"))
+
+
+class Archive:
+    """An exported stage, to be tampered with."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self.path, self.folder = folder / "stage.ban", folder
+        export_stage(store, TEACHER, self.path)
+        with zipfile.ZipFile(self.path) as archive:
+            self.entries = {name: archive.read(name) for name in archive.namelist()}
+
+    def rewrite(self, more: tuple[tuple[str, bytes], ...] = (), compression: int = zipfile.ZIP_STORED) -> None:
+        """With entries of its own, and a list of checksums that agrees with everything."""
+        import hashlib
+
+        entries = {name: content for name, content in self.entries.items() if name != "SHA256SUMS"} | dict(more)
+        sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in entries.items())
+        with zipfile.ZipFile(self.path, "w", compression) as archive:
+            for name, content in {**entries, "SHA256SUMS": sums.encode()}.items():
+                archive.writestr(name, content)
+
+    def edit(self, name: str, **values: object) -> None:
+        self.entries[name] = json.dumps(json.loads(self.entries[name]) | values).encode()
+
+
+@pytest.fixture
+def archive(trained: Path, tmp_path: Path) -> Archive:
+    return Archive(Store(trained), tmp_path)
+
+
+def refused(archive: Archive, reason: str) -> None:
+    """Nothing of it is taken, inside or outside of the store."""
+    before = files(archive.folder)
+    with pytest.raises(UserError, match=reason):
+        import_stage(Store(archive.folder / "store"), archive.path)
+    assert files(archive.folder) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.py", "/tmp/evil", "a/b.json", "evil.pt", "weights.pkl", "..", "stage.json\n"]
+)
+def test_a_file_that_is_no_stages_is_refused(name: str, archive: Archive) -> None:
+    archive.rewrite(more=((name, b"x"),))
+    refused(archive, "is no file of a stage|its files are not those")
+
+
+def test_what_would_grow_is_refused(archive: Archive) -> None:
+    archive.rewrite(more=(("vocabulary.txt", bytes(10**6)),), compression=zipfile.ZIP_DEFLATED)
+    refused(archive, "is compressed")
+
+
+def test_settings_that_are_not_the_signatures_are_refused(archive: Archive) -> None:
+    archive.edit("stage.json", seed=7)
+    archive.rewrite()
+    refused(archive, "do not give its signature")
+
+
+@pytest.mark.parametrize("signature", ["../../evil", "0" * 16, 7, None])
+def test_another_signature_is_refused(signature: object, archive: Archive) -> None:
+    archive.edit("stage.json", signature=signature)
+    archive.rewrite()
+    refused(archive, "do not give its signature")
+
+
+def test_somebody_elses_result_is_refused(archive: Archive) -> None:
+    archive.edit("result.json", generation=3)
+    archive.rewrite()
+    refused(archive, "its result is another stage's")
+
+
+def test_a_text_that_could_steer_a_terminal_is_refused(archive: Archive) -> None:
+    archive.edit("result.json", device_name="\x1b]0;evil\x07")
+    archive.rewrite()
+    refused(archive, "control characters")
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "pickle", "missing"])
+def test_a_damaged_archive_is_refused(damage: str, archive: Archive) -> None:
+    if damage == "flipped":
+        flip(archive.path)
+    elif damage == "missing":
+        archive.path.unlink()
+    else:
+        content = {"truncated": archive.path.read_bytes()[:-100], "empty": b"", "pickle": pickle.dumps(print)}
+        archive.path.write_bytes(content[damage])
+    refused(archive, "cannot be read|or it is damaged")
+
+
+def test_weights_that_are_a_pickle_are_an_error_and_not_run(archive: Archive) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return (Path.touch, (archive.folder / "evil",))
+
+    archive.entries["weights.safetensors"] = pickle.dumps(Evil())
+    archive.rewrite()
+    outputs = archive.folder / "store"
+    assert import_stage(Store(outputs), archive.path) == TEACHER  # a whole stage, as far as anybody can say
+    settings, _ = compose_settings([*DIGITS, *QUICK, f"machine.outputs={outputs}"])
+    with pytest.raises(UserError, match=r"weights\.safetensors does not fit Small-Conv"):
+        run(lineage(settings)[-1], Machine.of(settings["machine"]), quiet, Signals())
+    assert not (archive.folder / "evil").exists()
+
+
+def test_a_description_gives_its_signature(trained: Path) -> None:
+    for signature in (TEACHER, STUDENT):
+        description = json.loads((trained / "stages" / signature / "stage.json").read_text())
+        assert signature_of(description) == signature
