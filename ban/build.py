@@ -169,15 +169,15 @@ def _prepare(learner: Learner, guide: Teacher, batch: Batch) -> None:
         term.to(batch.views[0].device)
 
 
-def probe(stage: Stage, device: torch.device, size: int = 2) -> Batch:
-    """A batch of zeros as the stage's networks see them."""
+def probe(stage: Stage, device: torch.device, size: int = 2, unroll: int = 1) -> Batch:
+    """A batch of zeros as the stage's networks see them; of words in so many steps."""
     dataset = stage.dataset
     if dataset["kind"] == "images":
         inputs, targets = torch.zeros(size, *dataset["shape"]), torch.zeros(size, dtype=torch.long)
     elif dataset["kind"] == "table":
         inputs, targets = torch.zeros(size, dataset["features"]), torch.zeros(size, dtype=torch.long)
     else:
-        inputs = targets = torch.zeros(1, size, dtype=torch.long)
+        inputs = targets = torch.zeros(unroll, size, dtype=torch.long)
     inputs, targets = inputs.to(device), targets.to(device)
     return Batch((inputs,) * dataset.get("views", 1), targets, torch.arange(size, device=device))
 

@@ -90,9 +90,20 @@ def _stages(arguments: Sequence[str]) -> None:
     stages(words, settings)
 
 
+def _doctor(arguments: Sequence[str]) -> None:
+    """`ban doctor [KEY=VALUE …]`: whether this machine has what the settings' plan needs."""
+    from ban.launch.doctor import doctor
+
+    words, overrides = _split(arguments)
+    if words:
+        raise UserError("use: ban doctor [KEY=VALUE …], with the settings of a command that is to be run here.")
+    settings, _ = compose_settings(overrides)
+    doctor(settings)
+
+
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """A sub-command's own words, and settings."""
     return [word for word in arguments if "=" not in word], [word for word in arguments if "=" in word]
 
 
-COMMANDS = {"table": _table, "status": _status, "stages": _stages}
+COMMANDS = {"table": _table, "status": _status, "stages": _stages, "doctor": _doctor}

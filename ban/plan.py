@@ -116,6 +116,14 @@ class Stage:
         return self.dataset["train_size"] * (1 + munge["multiplier"])
 
     @property
+    def examples_seen(self) -> int:
+        """The images, rows or words that the whole training goes through."""
+        recipe = self.recipe
+        at_once = recipe["batch_size"] * (recipe.get("unroll") or 1)
+        steps = self.examples // at_once
+        return recipe["epochs"] * min(steps, recipe.get("steps_per_epoch") or steps) * at_once
+
+    @property
     def model(self) -> Node:
         """The network, or a cohort's first."""
         return self.models[0]

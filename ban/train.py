@@ -206,11 +206,11 @@ class Training:
                 learner.state = None
         for batch in self.data.epoch(self.key, progress.epoch, progress.step):
             reseed(stream(*self.key, "noise", progress.epoch, progress.step))
-            self._step(batch, progress)
+            self.step(batch, progress)
             progress = position.progress = progress._replace(step=progress.step + 1)
             self.on_step(position)
 
-    def _step(self, batch: Batch, progress: Progress) -> None:
+    def step(self, batch: Batch, progress: Progress) -> None:
         """Every learner's turn. What is large lives no longer than this."""
         learners, teacher = self.learners, self.teacher
         rate, beta1 = self.schedule(progress), None if self.beta1 is None else self.beta1(progress)

@@ -58,9 +58,10 @@ def _execute(jobs: Sequence[Mapping[str, Any]], engine: Engine, journal: Journal
     first, store = jobs[0], journal.store
     if any(job[part] != first[part] for job in jobs for part in ("machine", "dry_run", "yes", "table")):
         raise UserError("a sweep runs on one machine: machine, dry_run, yes and table cannot be swept over.")
-    stages = union(lineage(job) for job in jobs)
+    lineages = [lineage(job) for job in jobs]
+    stages = union(lineages)
     if first["dry_run"]:
-        overview.show(stages, store)
+        overview.show(lineages, store, Machine.of(first["machine"]))
         return {}
     missing = [stage for stage in stages if not store.has(stage.signature)]
     for stage in missing:

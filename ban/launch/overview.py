@@ -1,38 +1,102 @@
 """The plan as people read it, and what it would cost."""
 
+import shutil
 import time
 from collections.abc import Sequence
 
 import torch
+from rich.filesize import decimal
+from rich.progress import track
 from rich.prompt import Confirm
 from rich.table import Table
+from rich.tree import Tree
 
 from ban.build import rehearse
 from ban.display import console
 from ban.errors import UserError
+from ban.launch.estimate import estimate
 from ban.machine import Machine
-from ban.plan import Stage
+from ban.plan import Stage, union
 from ban.store import Store
 
 COSTLY_HOURS = 2.0
 """A plan that takes longer than this on a CPU wants to be confirmed."""
 
 
-def show(stages: Sequence[Stage], store: Store) -> None:
-    """Prints the stages: who they are, and whether they are there already."""
+def show(lineages: Sequence[Sequence[Stage]], store: Store, machine: Machine) -> None:
+    """Prints the stages of all jobs, what they share, who teaches whom, and what is missing would cost here."""
+    stages = union(lineages)
     table = Table()
     for heading in ("stage", "signature", "gen.", "seed", "network", "parameters", "store"):
         table.add_column(heading, no_wrap=heading in ("signature", "parameters"))
     for stage in stages:
         state = "there" if store.has(stage.signature) else "to train"
-        parameters = f"{rehearse(stage).parameters / 1e6:.2f} M"
+        count = rehearse(stage).parameters
+        parameters = f"{count / 1e6:.2f} M" if count > 1e5 else f"{count:,}"
         seed = f"{stage.seed}"
         network = stage.model["title"]
         table.add_row(stage.label, stage.signature, f"{stage.generation}", seed, network, parameters, state)
     console.print(table)
+    if len(lineages) > 1:
+        console.print(_families(stages, store))
+        asked = sum(len(each) for each in lineages)
+        console.print(
+            f"{len(lineages)} jobs ask for {asked} trainings; what they share is trained once, which saves "
+            f"{asked - len(stages)}."
+        )
     missing = [stage for stage in stages if not store.has(stage.signature)]
     console.print(f"{len(stages)} stages, {len(stages) - len(missing)} in the store, {len(missing)} to be trained.")
     regimes(stages)
+    if missing:
+        _show_cost(missing, store, machine)
+
+
+def _families(stages: Sequence[Stage], store: Store) -> Tree:
+    """Who teaches whom: a branch for each family, with the number of its repetitions."""
+    branches: dict[tuple[str, ...], Tree] = {(): Tree("Who learns from whom")}
+    members: dict[tuple[str, ...], list[Stage]] = {}
+    for stage in stages:
+        members.setdefault(_line(stage), []).append(stage)
+    for line, repetitions in members.items():
+        first, done = repetitions[0], sum(store.has(stage.signature) for stage in repetitions)
+        several = f" × {len(repetitions)}" if len(repetitions) > 1 else ""
+        there = f", {done} in the store" if done else ""
+        taught = f" by {len(first.teachers)} teachers" if len(first.teachers) > 1 else ""
+        branches[line] = branches[line[:-1]].add(f"{first.label}, {first.model['title']}{taught}{several}{there}")
+    return branches[()]
+
+
+def _line(stage: Stage) -> tuple[str, ...]:
+    """The families from generation 0 to the stage, by the first parents."""
+    return (*(_line(stage.parents[0]) if stage.parents else ()), stage.family)
+
+
+def _show_cost(missing: Sequence[Stage], store: Store, machine: Machine) -> None:
+    """Prints time and disk that the missing stages would take, and what that is based on."""
+    note = "timing a few steps of each kind of training"
+    found = estimate(
+        missing,
+        machine,
+        lambda kinds: track(kinds, note, console=console, transient=True, disable=not console.is_terminal),
+    )
+    where = f"{machine.device} ({machine.threads} threads)" if machine.device == "cpu" else machine.device
+    free = shutil.disk_usage(next(path for path in (store.root, *store.root.resolve().parents) if path.exists())).free
+    console.print(
+        f"Time: about {_hours(found.seconds)} on {where} for all, one after another; {_hours(found.longest)} for the "
+        f"longest chain of teachers and students, however many devices there are.\n"
+        f"Disk: {decimal(found.kept)} for results and {decimal(found.temporary)} for the checkpoints of each training "
+        f"that runs; {decimal(free)} are free.\n"
+        f"Basis: a few steps timed here of {found.kinds} kinds of training, without reading data or compiling, and the "
+        "parameters of the networks."
+    )
+
+
+def _hours(seconds: float) -> str:
+    if seconds > 48 * 3600:
+        return f"{seconds / 86400:.1f} days"
+    if seconds > 5400:
+        return f"{seconds / 3600:.1f} hours"
+    return f"{seconds / 60:.0f} minutes" if seconds > 120 else f"{seconds:.0f} seconds"
 
 
 def regimes(stages: Sequence[Stage]) -> None:
@@ -69,15 +133,7 @@ def confirm(missing: Sequence[Stage], machine: Machine, yes: bool, slots: int) -
 
 def operations(stage: Stage) -> float:
     """The floating-point operations of a training."""
-    return rehearse(stage).training_flops * _examples(stage)
-
-
-def _examples(stage: Stage) -> int:
-    """The images, rows or words that a training goes through."""
-    recipe = stage.recipe
-    at_once = recipe["batch_size"] * (recipe.get("unroll") or 1)
-    steps = stage.examples // at_once
-    return recipe["epochs"] * min(steps, recipe.get("steps_per_epoch") or steps) * at_once
+    return rehearse(stage).training_flops * stage.examples_seen
 
 
 def _operations_per_second(threads: int) -> float:

@@ -167,15 +167,21 @@ class Pool:
 
 def by_longest_path(stages: Sequence[Stage], cost: Callable[[Stage], float]) -> list[Stage]:
     """The stages, those first on which the longest chain of trainings waits."""
+    length = longest_paths(stages, cost)
+    return sorted(stages, key=lambda stage: -length[stage.signature])
+
+
+def longest_paths(stages: Sequence[Stage], cost: Callable[[Stage], float]) -> dict[str, float]:
+    """Signature → cost of the longest chain that begins with the stage; teachers stand before students."""
     students: Mapping[str, list[Stage]] = {stage.signature: [] for stage in stages}
     for stage in stages:
         for parent in stage.parents:
             students.get(parent.signature, []).append(stage)
     length: dict[str, float] = {}
-    for stage in reversed(stages):  # teachers stand before students in a plan
+    for stage in reversed(stages):
         longest = max((length[student.signature] for student in students[stage.signature]), default=0.0)
         length[stage.signature] = cost(stage) + longest
-    return sorted(stages, key=lambda stage: -length[stage.signature])
+    return length
 
 
 def _train(stage: Stage, machine: Machine, slot: Slot, events: Any) -> None:

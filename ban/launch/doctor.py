@@ -1,0 +1,199 @@
+"""`ban doctor`: whether this machine has what a plan needs."""
+
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from filelock import FileLock, Timeout
+from rich.filesize import decimal
+from rich.table import Table
+
+import ban
+from ban import build
+from ban.config import compose_settings
+from ban.display import console
+from ban.errors import UserError
+from ban.launch.cluster import partition
+from ban.launch.estimate import disk
+from ban.machine import Machine, cores
+from ban.plan import lineage
+from ban.store import Store
+
+DATA = {"CIFAR-10": ["dataset=cifar10"], "CIFAR-100": ["dataset=cifar100"], "Penn Treebank": ["model=lstm"]}
+"""What is not embedded → the settings that ask for it."""
+PATIENCE = 60.0
+"""Seconds that the processes of an `srun` wait for each other."""
+
+
+class Finding(NamedTuple):
+    """What was looked at, and how it is."""
+
+    what: str
+    state: Literal["good", "note", "bad"]
+    """note: something is not there that may not be needed."""
+    detail: str
+
+
+def doctor(settings: Mapping[str, Any]) -> None:
+    """Prints what it finds. As several tasks of an `srun` it also tries whether locks work between their nodes.
+
+    Raises:
+        UserError: something is wrong that would stop a training.
+    """
+    store = Store(Path(settings["machine"]["outputs"]).expanduser())
+    if int(os.environ.get("SLURM_PROCID", "0")):
+        _try_the_lock_of_the_first(store)
+        return
+    found = [
+        Finding("ban", "good", f"{ban.__version__}, Python {platform.python_version()}, torch {torch.__version__}")
+    ]
+    found += [*_devices(settings), *_store(store), *_data(settings), *_plan(settings, store), _slurm()]
+    table = Table(box=None, show_header=False)
+    for finding in found:
+        table.add_row({"good": "✓", "note": "–", "bad": "✗"}[finding.state], finding.what, finding.detail)
+    console.print(table)
+    if wrong := [finding.what for finding in found if finding.state == "bad"]:
+        raise UserError(f"something is wrong: {', '.join(wrong)}; see above what to do.")
+
+
+def _devices(settings: Mapping[str, Any]) -> Iterator[Finding]:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for number in range(count):
+        properties = torch.cuda.get_device_properties(number)
+        yield Finding(f"GPU {number}", "good", f"{properties.name}, {decimal(properties.total_memory)}")
+    if not count:
+        built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
+        yield Finding("GPU", "note", f"none ({built}): trainings run on the CPU")
+    capability = torch.backends.cpu.get_cpu_capability()
+    bf16 = "emulated: use fp32" if capability in ("DEFAULT", "AVX2") else "there are instructions for it"
+    yield Finding("CPU", "good", f"{cores()} cores, {capability}; bf16: {bf16}")
+    compiler = "there is a C++ compiler" if shutil.which("c++") else "needs a C++ compiler"
+    yield Finding("machine.compile", "good" if shutil.which("c++") else "note", compiler)
+    try:
+        machine = Machine.of(settings["machine"])
+        yield Finding("machine.device", "good", f"{machine.device}, {machine.threads} threads")
+    except UserError as error:
+        yield Finding("machine.device", "bad", str(error))
+
+
+def _store(store: Store) -> Iterator[Finding]:
+    try:
+        store.check_format()
+        store.begin()
+        probe = store.works / f"doctor.{os.getpid()}.part"
+        probe.write_text("")
+        probe.unlink()
+    except (OSError, UserError) as error:
+        reason = getattr(error, "strerror", None) or error
+        yield Finding("store", "bad", f"{store.root} cannot be written ({reason}): choose another machine.outputs")
+        return
+    yield Finding("store", "good", f"{store.root.resolve()}, {len(store.finished())} finished stages")
+    yield _locks(store)
+
+
+def _locks(store: Store) -> Finding:
+    """A lock of the store that this process holds, seen from another process, and from other nodes under srun."""
+    path = _lock_path(store)
+    with FileLock(path, fallback_to_soft=False):
+        attempt = "import sys, filelock; filelock.FileLock(sys.argv[1], fallback_to_soft=False).acquire(timeout=0)"
+        here = subprocess.run([sys.executable, "-c", attempt, path], capture_output=True, text=True, check=False)
+        there = _others_attempts(store)
+    path.unlink(missing_ok=True)
+    if "Timeout" not in here.stderr:
+        reason = (
+            "two processes could train the same stage: the file system has no locks, choose another machine.outputs"
+        )
+        return Finding("locks", "bad", reason)
+    if free := [host for host, got in there.items() if got != "held"]:
+        return Finding(
+            "locks",
+            "bad",
+            f"what {socket.gethostname()} locks is {there[free[0]]} on {free[0]}, so two nodes could train the same "
+            "stage. Mount the file system with locks (Lustre: flock; NFS: without nolock), or start only one sweep at a time",
+        )
+    nodes = f", and with {', '.join(sorted(there))}" if there else "; between nodes: srun -N2 ban doctor"
+    return Finding("locks", "good", f"work between processes{nodes}")
+
+
+def _lock_path(store: Store) -> Path:
+    step = "-".join(os.environ.get(name, "0") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    return store.works / f"doctor-{step}.lock"
+
+
+def _others_attempts(store: Store) -> dict[str, str]:
+    """Host → what the other tasks of this srun saw of the lock: `held`, `free`, or that they did not answer."""
+    tasks, path = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")), _lock_path(store)
+    if tasks == 1:
+        return {}
+    path.with_suffix(".held").write_text("")
+    expected = [path.with_suffix(f".{rank}") for rank in range(1, tasks)]
+    _wait_until(lambda: all(report.exists() for report in expected))
+    seen: dict[str, str] = {}
+    for report in expected:
+        host, _, state = report.read_text().partition(" ") if report.exists() else (report.suffix, "", "not answered")
+        seen[host] = state if seen.get(host, "held") == "held" else seen[host]
+    for file in (path.with_suffix(".held"), *expected):
+        file.unlink(missing_ok=True)
+    return seen
+
+
+def _try_the_lock_of_the_first(store: Store) -> None:
+    """What the other tasks of an srun do."""
+    path = _lock_path(store)
+    _wait_until(path.with_suffix(".held").exists)
+    try:
+        with FileLock(path, fallback_to_soft=False).acquire(timeout=0):
+            state = "free"
+    except Timeout:
+        state = "held"
+    report = path.with_suffix(f".{os.environ['SLURM_PROCID']}")
+    report.with_suffix(f"{report.suffix}.part").write_text(f"{socket.gethostname()} {state}")
+    report.with_suffix(f"{report.suffix}.part").rename(report)
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def _data(settings: Mapping[str, Any]) -> Iterator[Finding]:
+    machine = replace(Machine.of({**settings["machine"], "device": "cpu"}), download=False)
+    for title, overrides in DATA.items():
+        stage = lineage(compose_settings(overrides)[0])[0]
+        try:
+            build.data(stage, machine, torch.device("cpu"))
+            yield Finding(title, "good", f"in {machine.data_dir}, with its checksums")
+        except UserError as error:
+            ending = "it will be downloaded" if settings["machine"]["download"] else str(error).splitlines()[0]
+            yield Finding(title, "note", f"not in {machine.data_dir}: {ending}")
+
+
+def _plan(settings: Mapping[str, Any], store: Store) -> Iterator[Finding]:
+    """The disk that the settings' plan needs."""
+    missing = [stage for stage in lineage(settings) if not store.has(stage.signature)]
+    needs = [disk(stage) for stage in missing]
+    need = sum(each.kept for each in needs) + max((each.temporary for each in needs), default=0)
+    free = shutil.disk_usage(next(path for path in (store.root, *store.root.resolve().parents) if path.exists())).free
+    said = (
+        f"{decimal(free)} are free; {len(missing)} stages to train ({settings['model']['title']}) need {decimal(need)}"
+    )
+    yield Finding("disk", "good" if free > need else "bad", said)
+
+
+def _slurm() -> Finding:
+    try:
+        found = partition(None)
+    except UserError as error:
+        return Finding("SLURM", "note", str(error))
+    limit = f"{found.minutes} minutes" if found.minutes else "no time limit"
+    return Finding("SLURM", "good", f"partition {found.name}, {'with' if found.gpus else 'without'} GPUs, {limit}")

@@ -1,0 +1,152 @@
+"""What a plan would cost on this machine: a few steps of each kind of training are timed, and files are counted."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ban import build
+from ban.errors import UserError
+from ban.interfaces import Batch, Progress
+from ban.launch.pool import longest_paths
+from ban.machine import Machine
+from ban.plan import Parent, Stage
+from ban.train import Position, Training
+
+STEPS, SECONDS = 5, 1.0
+"""So many steps are timed after a first one, or as many as this time takes."""
+CPU_OPERATIONS = 1e11
+"""A timed step on a CPU has about so many at most: a part of a batch stands for the batch there."""
+
+
+class Disk(NamedTuple):
+    """Bytes of one training."""
+
+    kept: int
+    """In the store."""
+    temporary: int
+    """Its checkpoints, while it is trained."""
+
+
+class Estimate(NamedTuple):
+    """Of a plan."""
+
+    seconds: float
+    """Of all trainings, one after another."""
+    longest: float
+    """Seconds of the longest chain of teachers and students: no number of devices is faster."""
+    kept: int
+    temporary: int
+    """Bytes of the largest training's checkpoints."""
+    kinds: int
+    """How many different trainings were timed."""
+
+
+def estimate(
+    stages: Sequence[Stage], machine: Machine, track: Callable[[Iterable[Stage]], Iterable[Stage]]
+) -> Estimate:
+    """The cost of the stages, which stand in an order in which they can be trained; `track` shows the progress.
+
+    Raises:
+        UserError: one does not fit into the device's memory.
+    """
+    by_kind = {_kind(stage): stage for stage in stages}
+    speeds = {_kind(stage): examples_per_second(stage, machine) for stage in track([*by_kind.values()])}
+    seconds = {stage.signature: _evaluated_too(stage) / speeds[_kind(stage)] for stage in stages}
+    chains = longest_paths(stages, lambda stage: seconds[stage.signature])
+    space = [disk(stage) for stage in stages]
+    return Estimate(
+        seconds=sum(seconds.values()),
+        longest=max(chains.values(), default=0.0),
+        kept=sum(each.kept for each in space),
+        temporary=max((each.temporary for each in space), default=0),
+        kinds=len(by_kind),
+    )
+
+
+def _kind(stage: Stage) -> str:
+    """What the time of a step depends on."""
+    teachers = [parent.stage.model for parent in stage.teachers]
+    recipe = {name: stage.recipe.get(name) for name in ("batch_size", "unroll", "precision", "optimizer")}
+    sizes = {name: stage.dataset.get(name) for name in ("classes", "shape", "features", "views")}
+    return json.dumps([stage.models, stage.method["terms"], stage.method.get("until"), teachers, recipe, sizes])
+
+
+def examples_per_second(stage: Stage, machine: Machine) -> float:
+    """Training images, rows or words per second, measured with an imagined batch.
+
+    Raises:
+        UserError: the training does not fit into the device's memory.
+    """
+    device, recipe = machine.prepare(), stage.recipe
+    size = recipe["batch_size"]
+    if device.type == "cpu":
+        operations = build.rehearse(stage).training_flops * size * (recipe.get("unroll") or 1)
+        size = max(2, min(size, int(size * CPU_OPERATIONS / max(1.0, operations))))
+    try:
+        training, batch = _imagined(stage, machine, device, size)
+        return batch.targets.numel() / _seconds_a_step(training, batch, device)
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"{stage.label}, {stage.model['title']}, does not fit into the memory of {device}.") from error
+
+
+def _imagined(stage: Stage, machine: Machine, device: torch.device, size: int) -> tuple[Training, Batch]:
+    """A training as it would be, with fresh teachers and a batch of zeros."""
+    dataset, recipe = stage.dataset, stage.recipe
+    spelling = torch.zeros(dataset["classes"], dataset.get("word_length") or 0, dtype=torch.long, device=device)
+
+    def load(parent: Parent) -> nn.Module:
+        return build.network(parent.stage, parent.index, spelling).to(device)
+
+    learners, teacher = build.assemble(stage, load, device, spelling, stage.examples)
+    for learner in learners:
+        learner.optimizer = build.optimizer(stage, learner)
+        learner.network.train()
+    training = Training(
+        key=stage.key,
+        learners=learners,
+        teacher=teacher,
+        data=None,  # pyright: ignore[reportArgumentType]  # only single steps are made
+        schedule=build.build(recipe["schedule"]),
+        precision=lambda: machine.precision(recipe["precision"]),
+        evaluate=lambda progress: {},
+        on_step=lambda position: None,
+        on_epoch=lambda record: None,
+        position=Position(Progress(0, 0, 1, 1)),
+    )
+    return training, build.probe(stage, device, size, recipe.get("unroll") or 1)
+
+
+def _seconds_a_step(training: Training, batch: Batch, device: torch.device) -> float:
+    training.step(batch, training.position.progress)  # kernels are chosen, memory is found
+    _wait(device)
+    started, steps = time.perf_counter(), 0
+    while steps < STEPS and time.perf_counter() - started < SECONDS:
+        training.step(batch, training.position.progress)
+        _wait(device)
+        steps += 1
+    return (time.perf_counter() - started) / steps
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _evaluated_too(stage: Stage) -> float:
+    """The examples of the training and of the evaluation at its end, whose forward passes are a third of the work."""
+    splits = sum(stage.dataset[f"{split}_size"] for split in ("train", "validation", "test"))
+    return stage.examples_seen + (0 if stage.prepares else splits / 3)
+
+
+def disk(stage: Stage) -> Disk:
+    """Weights and predictions; checkpoints hold weights and the optimizer's state, and the one before is kept."""
+    dataset, recipe = stage.dataset, stage.recipe
+    weights = 4 * build.rehearse(stage).parameters
+    networks = (2 if recipe.get("select") else 1) + bool(stage.method.get("headline"))
+    predictions = dataset["test_size"] * (12 if dataset["kind"] == "language" else 4 * dataset["classes"] + 8)
+    moments = 2 if "Adam" in recipe["optimizer"]["_target_"] else 1
+    return Disk(weights * networks + (0 if stage.prepares else predictions), 2 * weights * (networks + moments))
