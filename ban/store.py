@@ -225,19 +225,18 @@ class Store:
         Waits as long as another process trains the stage, and calls `waiting` twice a second, which may raise.
         """
         self.check_format()
+        lock = self._lock(signature)
         try:
             self.begin()
+            while not lock.is_locked:
+                try:
+                    lock.acquire(timeout=0.5)
+                except Timeout:
+                    waiting()
         except OSError as error:
             raise UserError(
                 f"{self.root} cannot be written ({error.strerror}): choose another machine.outputs."
             ) from error
-        lock = self._lock(signature)
-        while True:
-            try:
-                lock.acquire(timeout=0.5)
-                break
-            except Timeout:
-                waiting()
         try:
             yield None if self.has(signature) else self._begin(signature)
         finally:

@@ -305,16 +305,21 @@ def write(
     records: pd.DataFrame, parts: Sequence[tuple[str, pd.DataFrame, Sequence[str]]], outputs: Path, name: str
 ) -> None:
     """Writes captioned frames with notes as Markdown and LaTeX, the records behind them as CSV."""
-    folder = outputs / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
+    target = outputs / "tables" / name
     blocks = [
         [caption, frame.to_markdown(index=False, disable_numparse=True), *notes] for caption, frame, notes in parts
     ]
-    (folder / f"{name}.md").write_text("\n\n".join(text for block in blocks for text in block) + "\n", encoding="utf-8")
     latex = [f"% {caption}\n{frame.to_latex(index=False, escape=True)}" for caption, frame, _ in parts]
-    (folder / f"{name}.tex").write_text("\n".join(latex), encoding="utf-8")
-    records.to_csv(folder / f"{name}.csv", index=False)
-    console.print(f"Written: {folder / name}.md, .csv, .tex")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        markdown = "\n\n".join(text for block in blocks for text in block) + "\n"
+        Path(f"{target}.md").write_text(markdown, encoding="utf-8")
+        Path(f"{target}.tex").write_text("\n".join(latex), encoding="utf-8")
+        records.to_csv(f"{target}.csv", index=False)
+    except OSError as error:  # of somebody else's store
+        console.print(f"Not written to {target.parent}: {error.strerror}.")
+        return
+    console.print(f"Written: {target}.md, .csv, .tex")
 
 
 # The paper's tables

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,3 +96,23 @@ def weights(outputs: Path, signature: str) -> bytes:
 
 def files(folder: Path) -> Sequence[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command(*arguments), cwd=folder, text=True, env=environment(), **pipes)
+
+
+def wait_for(folder: Path, pattern: str, lines: int = 0) -> None:
+    """Until there is such a file, with so many lines."""
+    deadline = time.monotonic() + 120
+    while not any(_lines(path) >= lines for path in folder.glob(pattern)):
+        assert time.monotonic() < deadline, f"{pattern} did not appear in {folder}"
+        time.sleep(0.005)
+
+
+def _lines(path: Path) -> int:
+    try:
+        return path.read_bytes().count(b"\n")
+    except OSError:  # renamed or published meanwhile
+        return -1

@@ -4,13 +4,12 @@ import functools
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import DIGITS, KINDS, ban, command, environment, files, plan, weights
+from conftest import DIGITS, KINDS, ban, files, plan, start, wait_for, weights
 
 from ban.config import compose_settings
 from ban.events import Event
@@ -30,26 +29,6 @@ OPTIONS = {
     ),
 }
 LONG = (*DIGITS, *OPTIONS["images"])
-
-
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command(*arguments), cwd=folder, text=True, env=environment(), **pipes)
-
-
-def wait_for(folder: Path, pattern: str, lines: int = 0) -> None:
-    """Until there is such a file, with so many lines."""
-    deadline = time.monotonic() + 120
-    while not any(_lines(path) >= lines for path in folder.glob(pattern)):
-        assert time.monotonic() < deadline, f"{pattern} did not appear in {folder}"
-        time.sleep(0.005)
-
-
-def _lines(path: Path) -> int:
-    try:
-        return path.read_bytes().count(b"\n")
-    except OSError:  # renamed or published meanwhile
-        return -1
 
 
 @pytest.fixture(scope="module")

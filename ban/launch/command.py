@@ -45,6 +45,8 @@ def execute(jobs: Sequence[Mapping[str, Any]], engine: Engine) -> None:
         failures = _execute(jobs, engine, journal)
     except UserError as error:
         raise SystemExit(f"ban: {error}") from None
+    except OSError as error:
+        raise SystemExit(f"ban: {error.filename or 'a file'}: {error.strerror or error}.") from error
     except Interrupted as stop:
         name = signal.Signals(stop.signal_number).name
         console.print(f"Stopped by {name}. Checkpoints are saved: run the same command again and it goes on.")

@@ -118,7 +118,7 @@ def _locks(store: Store) -> Finding:
             "locks",
             "bad",
             f"what {socket.gethostname()} locks is {there[free[0]]} on {free[0]}, so two nodes could train the same "
-            "stage. Mount the file system with locks (Lustre: flock; NFS: without nolock), or start only one sweep at a time",
+            "stage: mount the file system with locks (Lustre: flock; NFS: not nolock), or start one sweep at a time",
         )
     nodes = f", and with {', '.join(sorted(there))}" if there else "; between nodes: srun -N2 ban doctor"
     return Finding("locks", "good", f"work between processes{nodes}")

@@ -1,0 +1,157 @@
+"""Disks, files and processes that fail: one sentence, nothing lost, and the same weights in the end."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import DIGITS, ban, files, plan, start, wait_for, weights
+
+from ban.cli import main
+from ban.config import compose_settings
+from ban.events import Event
+from ban.launch.devices import Slot
+from ban.launch.pool import Pool
+from ban.machine import Machine
+from ban.store import Store
+
+pytestmark = pytest.mark.slow
+
+OPTIONS = ("method=ban", "recipe.epochs=60", "machine.checkpoint_seconds=0")
+LONG = (*DIGITS, *OPTIONS)
+TEACHER, STUDENT = (stage.signature for stage in plan(*OPTIONS))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    ban(*LONG, cwd=folder)
+    return {signature: weights(folder / "outputs", signature) for signature in (TEACHER, STUDENT)}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """`outputs` as a file system of a megabyte."""
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", outputs], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("only root can mount a small disk")
+    yield outputs
+    subprocess.run(["umount", outputs], check=True)
+
+
+def interrupted(folder: Path, *arguments: str) -> Path:
+    """The folder of a student that was killed with some epochs behind it."""
+    process = start(folder, *arguments)
+    wait_for(folder, f"outputs/work/{STUDENT}.*/curves.jsonl", lines=4)
+    process.kill()
+    process.communicate()
+    (work,) = (folder / "outputs" / "work").glob(f"{STUDENT}.*/")
+    return work
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def ends_as_undisturbed(folder: Path, undisturbed: dict[str, bytes]) -> str:
+    output = ban(*LONG, cwd=folder).stdout
+    assert {name: weights(folder / "outputs", name) for name in undisturbed} == undisturbed
+    return output
+
+
+def test_a_full_disk_in_the_middle_of_a_checkpoint(
+    small_disk: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    process = start(tmp_path, *LONG)
+    wait_for(tmp_path, f"outputs/work/{STUDENT}.*/curves.jsonl", lines=2)
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while True:
+            file.write(bytes(4096))
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 1
+    assert len(re.findall(r"^ban: .* could not be written: .*\.$", output, re.MULTILINE)) == 1, output
+    filler.unlink()
+    ends_as_undisturbed(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated"])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
+    how: str, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    latest = max(interrupted(tmp_path, *LONG).glob("checkpoint-*"))
+    if how == "flipped":
+        damage(latest)
+    else:
+        latest.write_bytes(latest.read_bytes()[:1000])
+    assert f"damaged and not used: {latest.name}" in ends_as_undisturbed(tmp_path, undisturbed)
+    log = (tmp_path / "outputs" / "logs" / f"{STUDENT}.log").read_text()
+    assert f"damaged and not used: {latest.name}" in log
+    assert re.search(r"started .*, [1-9]\d?% done before\n.*damaged", log)
+
+
+def test_without_any_whole_checkpoint_the_stage_begins_anew(undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    for checkpoint in interrupted(tmp_path, *LONG).glob("checkpoint-*"):
+        damage(checkpoint)
+    assert "damaged and not used" in ends_as_undisturbed(tmp_path, undisturbed)
+
+
+def test_a_damaged_teacher_teaches_nobody(undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    ban(*LONG, "generations=0", cwd=tmp_path)
+    damage(tmp_path / "outputs" / "stages" / TEACHER / "weights.safetensors")
+    refused = ban(*LONG, cwd=tmp_path, expect=1).stderr
+    assert re.search(rf"ban: .*weights.safetensors is damaged.*`ban stages remove {TEACHER}`", refused)
+    assert len(refused.splitlines()) == 1
+    ban("stages", "remove", TEACHER, "yes=true", cwd=tmp_path)
+    ends_as_undisturbed(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("arguments", [LONG, ("table",), ("status",), ("stages",)])
+def test_a_store_of_a_newer_version_is_left_alone(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "format").write_text("2\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ban", *arguments])
+    with pytest.raises(SystemExit, match="was written by another version of ban"):
+        main()
+    assert [path.name for path in files(tmp_path)] == ["format"]
+
+
+def test_a_store_that_can_only_be_read_serves_what_it_has(small_disk: Path, tmp_path: Path) -> None:
+    quick = (*DIGITS, "recipe.epochs=5")
+    ban(*quick, cwd=tmp_path)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    shown = ban(*quick, cwd=tmp_path).stdout
+    assert "2 in the store, 0 to train" in shown and "BAN-1" in shown
+    assert "BAN-1" in ban("table", cwd=tmp_path).stdout and "2 stages, " in ban("stages", cwd=tmp_path).stdout
+    refused = ban(*quick, "generations=2", cwd=tmp_path, expect=1).stderr
+    assert re.search(
+        r"ban: outputs cannot be written \(Read-only file system\): choose another machine.outputs", refused
+    )
+
+
+def test_a_stage_that_hangs_is_ended_and_the_others_go_on(tmp_path: Path) -> None:
+    settings, _ = compose_settings([*LONG, f"machine.outputs={tmp_path}"])
+    stages = [*plan(*OPTIONS), *plan(*OPTIONS, "seed=1", "method=labels")]
+
+    def hang(event: Event) -> None:
+        if event.kind == "started" and event.signature == TEACHER:
+            (child,) = (child for child in pool.running if child.stage.signature == TEACHER)
+            os.kill(child.process.pid or 0, signal.SIGSTOP)
+
+    pool = Pool(stages, Machine.of(settings["machine"]), [Slot("cpu")] * 2, hang, stall_timeout=3.0)
+    failures = pool.run()
+    assert [*failures] == [TEACHER, STUDENT] and "stall_timeout" in failures[TEACHER]
+    assert Store(tmp_path).finished() == [stages[2].signature]
