@@ -8,7 +8,7 @@ RUN_YES := $(if $(filter 1 true yes,$(YES)),yes=true)
 
 .DEFAULT_GOAL := help
 TABLES := $(addprefix reproduce-table,1 2 3 4 5 6)
-.PHONY: help install demo demo-noise demo-language compare-methods test check format clean $(TABLES)
+.PHONY: help install demo demo-noise demo-language compare-methods test test-long check format clean $(TABLES)
 
 help:  ## this list
 	@grep -hE '^(# )?[a-zA-Z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^# //; s/:[^#]*## */\t/' | expand -t 22
@@ -34,6 +34,9 @@ demo-language: install  ## a born-again language model on the English of Python'
 
 test: check  ## the whole test suite (and the checks)
 	$(BIN)/pytest -n 2 --dist worksteal
+
+test-long: install  ## competing sweeps, killed at random twenty times: a quarter of an hour
+	$(BIN)/pytest -m long -s
 
 check: install  ## style, types and floors
 	$(BIN)/ruff format --check ban tests

@@ -123,8 +123,9 @@ class Cluster:
 
     def _executor(self, folder: Path, frozen: Path) -> submitit.SlurmExecutor:
         options, limit = self.options, self.partition.minutes
-        # As often as it takes. Before Python can listen, the signal would end it.
-        python = f"""sh -c 'trap "" {PREEMPTION.name[3:]}; exec "$0" "$@"' {shlex.quote(sys.executable)}"""
+        # Before Python can listen, the signal would end it. -P: not the code that the working folder holds by then.
+        python = f"""sh -c 'trap "" {PREEMPTION.name[3:]}; exec "$0" -P "$@"' {shlex.quote(sys.executable)}"""
+        # As often as it takes.
         executor = submitit.SlurmExecutor(folder, max_num_timeout=10**9, python=python)
         gres = options.gres
         if gres == "auto":

@@ -63,7 +63,9 @@ class Pool:
         self.failures: Failures = {}
         self.store, self.journal = Store(machine.outputs), Journal(machine.outputs)
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["ban.run", "ban.data", "ban.models"])
+        # What every child would import for itself: seconds each; optimizers want torch._dynamo at their first step.
+        data = {stage.dataset["_target_"].rpartition(".")[0] for stage in missing}
+        self.context.set_forkserver_preload(["ban.run", "ban.models", "torch._dynamo", *sorted(data)])
 
     def run(self) -> Failures:
         """Runs everything that can be run.

@@ -1,0 +1,69 @@
+"""Sweeps that compete for the same stages while whatever runs is killed at random: `make test-long`."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import DIGITS, ban, start, weights
+
+from ban.launch.journal import Journal
+from ban.store import Store
+
+pytestmark = pytest.mark.long
+
+OPTIONS = ("recipe.epochs=60", "machine.checkpoint_seconds=0")
+SWEEPS = [("method=ban,dkpp", "seed=0,1"), ("method=ban,cwtm", "seed=1,2")]
+"""Three teachers and seven students, of which they share a teacher and a student."""
+ROUNDS = 20
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    for sweep in SWEEPS:
+        ban("-m", *DIGITS, *OPTIONS, *sweep, cwd=folder)
+    store = Store(folder / "outputs")
+    assert len(store.finished()) == 10
+    return {signature: weights(store.root, signature) for signature in store.finished()}
+
+
+def kill_something(outputs: Path, sweeps: list[subprocess.Popen[str]], choose: random.Random) -> str:
+    """One of the sweeps, or one of the stages that run."""
+    stages = [note.process for note in Journal(outputs).notes() if note.state == "running"]
+    parents = [sweep.pid for sweep in sweeps if sweep.poll() is None]
+    kind = choose.choice(["sweep", "stage"]) if stages and parents else "stage" if stages else "sweep"
+    victims = stages if kind == "stage" else parents
+    if not victims:
+        return "nothing"
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(choose.choice(victims), signal.SIGKILL)
+    return kind
+
+
+@pytest.mark.parametrize("seed", range(ROUNDS))
+def test_whatever_is_killed_each_stage_is_published_once(
+    seed: int, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    choose, outputs, killed = random.Random(seed), tmp_path / "outputs", []
+    for _ in range(3):
+        sweeps = [start(tmp_path, "-m", *DIGITS, *OPTIONS, *sweep) for sweep in SWEEPS]
+        for _ in range(choose.randrange(1, 4)):
+            time.sleep(choose.uniform(0.5, 5))
+            killed.append(kill_something(outputs, sweeps, choose))
+        for sweep in sweeps:  # one that was killed has ended; another may have lost a stage, and has done the rest
+            sweep.communicate(timeout=120)
+    for sweep in SWEEPS:
+        ban("-m", *DIGITS, *OPTIONS, *sweep, cwd=tmp_path)
+    store = Store(outputs)
+    assert {signature: weights(outputs, signature) for signature in store.finished()} == undisturbed
+    ban("stages", "verify", cwd=tmp_path)
+    assert not store.unfinished()
+    for signature in undisturbed:
+        published = Journal(outputs).log(signature).read_text().count(" test error")
+        assert published <= 1  # 0: killed between publishing and writing its line
+    print(f"killed: {', '.join(killed)}")  # with -s
