@@ -1,0 +1,90 @@
+"""What a plan would cost, and whether this machine has what it needs."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import DIGITS, KINDS, Train, files, plan
+
+from ban.cli import main
+from ban.config import compose_settings
+from ban.launch.estimate import disk, estimate, examples_per_second
+from ban.launch.pool import by_longest_path, longest_paths
+from ban.machine import Machine
+
+Say = Callable[..., str]
+
+
+@pytest.fixture
+def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
+    """What the command prints, with an empty folder around it."""
+
+    def said(*words: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["ban", *words])
+        main()
+        return " ".join(capsys.readouterr().out.split())
+
+    return said
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_disk_is_what_a_training_leaves(kind: str, train: Train, tmp_path: Path) -> None:
+    options = ("method=labels", "recipe.epochs=1", "recipe.select=null")  # of one epoch the best is the last
+    train(*options, kind=kind)
+    (stage,) = plan(*options, kind=kind)
+    left = sum(path.stat().st_size for path in files(tmp_path / "stages") if path.suffix == ".safetensors")
+    assert disk(stage).kept == pytest.approx(left, rel=0.2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_few_steps_tell_the_speed(kind: str, train: Train) -> None:
+    epochs = ("recipe.epochs=200",) if kind != "language" else ("recipe.epochs=4",)
+    machine = Machine.of(compose_settings(KINDS[kind])[0]["machine"])
+    result = train("method=labels", *epochs, kind=kind)[-1]
+    real = next(value for name, value in result.items() if name.endswith("_per_second"))
+    (stage,) = plan("method=labels", *epochs, kind=kind)
+    assert real / 4 < examples_per_second(stage, machine) < 4 * real  # the machine may be busy
+
+
+def test_a_plan_takes_the_time_of_all_and_at_least_that_of_its_longest_chain() -> None:
+    stages = [*plan("generations=2"), *plan("seed=1", "method=labels")]
+    machine = Machine.of(compose_settings(DIGITS)[0]["machine"])
+    found = estimate(stages, machine, lambda kinds: kinds)
+    assert found.kinds == 2  # teachers and students
+    assert 0.5 * found.seconds < found.longest < found.seconds
+    assert found.kept == sum(disk(stage).kept for stage in stages)
+
+
+def test_the_longest_chain_goes_first() -> None:
+    teacher, first, second = plan("generations=2")
+    (alone,) = plan("seed=1", "method=labels")
+    stages = [alone, teacher, first, second]
+    costs = dict(zip((stage.signature for stage in stages), (5.0, 1.0, 2.0, 3.0), strict=True))
+    chains = longest_paths(stages, lambda stage: costs[stage.signature])
+    assert [chains[stage.signature] for stage in stages] == [5.0, 6.0, 5.0, 3.0]
+    assert by_longest_path(stages, lambda stage: costs[stage.signature]) == [teacher, alone, first, second]
+
+
+def test_a_dry_run_of_a_sweep_shows_what_is_shared_and_what_it_costs(say: Say, tmp_path: Path) -> None:
+    shown = say("-m", *DIGITS, "method=ban,dkpp", "seed=0,1", "dry_run=true")
+    assert "Teacher, Small-Conv × 2 ├── BAN-1, Small-Conv × 2 └── DKPP-1, Small-Conv × 2" in shown
+    assert "4 jobs ask for 8 trainings; what they share is trained once, which saves 2." in shown
+    assert "seconds on cpu (1 threads) for all" in shown and "Basis: a few steps timed here of 3 kinds" in shown
+    assert not files(tmp_path)
+
+
+def test_the_doctor_finds_what_is_there(say: Say) -> None:
+    found = say("doctor", *DIGITS)
+    for words in ("✓ locks work between processes", "✓ store", "✓ disk", "– CIFAR-100 not in data", "✓ CPU"):
+        assert words in found
+
+
+@pytest.mark.parametrize(
+    ("setting", "what"), [("machine.outputs=file", "store"), ("machine.device=cuda:99", "machine.device")]
+)
+def test_the_doctor_says_what_is_wrong(setting: str, what: str, say: Say, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match=rf"something is wrong: .*{what}"):
+        say("doctor", *DIGITS, setting)
