@@ -1,5 +1,6 @@
 """A real SLURM with one node and pretended GPUs: whatever it does to jobs, they end with the weights of a local run."""
 
+import json
 import re
 import signal
 import subprocess
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import DIGITS, ban, command, environment, plan, weights
+from conftest import DIGITS, ban, command, environment, plan, start, wait_for, weights
 from one_node_slurm import INSTALLED, one_node_slurm
 
 pytestmark = [
@@ -121,14 +122,27 @@ def test_a_job_that_makes_room_for_an_urgent_one_goes_on(
 
 
 def test_a_job_that_reaches_its_time_limit_goes_on_in_the_next(slurm: dict[str, str], tmp_path: Path) -> None:
-    endless = ("method=labels", "recipe.epochs=1000000")
-    limits = ("hydra.launcher.minutes=1", "hydra.launcher.checkpoint_minutes=0.1", "machine.checkpoint_seconds=1000")
-    submitted = Submitted(slurm, tmp_path, "-m", *DIGITS, *endless, *limits)
+    endless = (*DIGITS, "method=labels", "recipe.epochs=1000000", "machine.checkpoint_seconds=1000")
+    limits = ("hydra.launcher.minutes=1", "hydra.launcher.checkpoint_minutes=0.7")  # 18 seconds before the signal
+    submitted = Submitted(slurm, tmp_path, "-m", *endless, *limits)
     (stage,) = plan(*endless)
-    submitted.begin_requeued_until(lambda: "done before" in submitted.log_of(stage.signature))
+    submitted.begin_requeued_until(lambda: submitted.log_of(stage.signature).count("done before") == 1)
+    submitted.begin_requeued_until(lambda: submitted.log_of(stage.signature).count("a checkpoint is saved") == 2)
     submitted.process.send_signal(signal.SIGINT)
     submitted.end(expect=128 + signal.SIGINT)
-    assert submitted.log_of(stage.signature).count("stopped; a checkpoint is saved") == 2
+    (work,) = tmp_path.glob(f"outputs/work/{stage.signature}.*/")
+    limited = losses(work / "curves.jsonl")
+    undisturbed = start(tmp_path, *endless, "machine.outputs=undisturbed", "machine.checkpoint_seconds=1")
+    wait_for(tmp_path, f"undisturbed/work/{stage.signature}.*/curves.jsonl", lines=3 * len(limited) // 4)
+    undisturbed.kill()
+    undisturbed.communicate()
+    (curves,) = tmp_path.glob("undisturbed/work/*/curves.jsonl")
+    same = min(len(limited), len(losses(curves)))
+    assert limited[:same] == losses(curves)[:same]  # bit for bit, beyond the first job's end
+
+
+def losses(curves: Path) -> list[float]:
+    return [json.loads(line)["label"] for line in curves.read_text().splitlines()]
 
 
 def test_a_killed_job_fails_only_its_descendants(
