@@ -15,7 +15,7 @@ help:  ## this list
 
 install: $(STAMP)  ## .venv with ban and what its development needs
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml ban/launch/hydra_plugins/ban.py  # which is copied when ban is installed
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
 		{ echo "ban needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.12 …"; exit 1; }
 	$(PYTHON) -m venv .venv

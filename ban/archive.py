@@ -23,6 +23,10 @@ FILE = re.compile(
     r"stage\.json|result\.json|SHA256SUMS|curves\.jsonl|vocabulary\.txt|(weights(\.[a-z0-9]{1,16}){0,2}|predictions)\.safetensors"
 )
 """What a stage consists of."""
+NOT_A_STAGE = (
+    *(zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError),  # what zipfile raises
+    *(ValueError, TypeError, AttributeError, LookupError),  # and what is not there, or something else
+)
 TEXT_LIMIT = 2**26
 """Bytes: texts are read into memory."""
 
@@ -71,7 +75,7 @@ def _opened(source: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except OSError as error:
         raise UserError(f"{source} cannot be read: {error.strerror or error}.") from error
-    except (zipfile.BadZipFile, ValueError, KeyError, RecursionError, NotImplementedError, RuntimeError) as error:
+    except NOT_A_STAGE as error:
         raise UserError(
             f"{source} is not a stage that `ban stages export` wrote, or it is damaged: {error}."
         ) from error
@@ -90,7 +94,24 @@ def _verified(archive: zipfile.ZipFile) -> dict[str, Any]:
     plain = {name: value for name, value in description.items() if isinstance(value, str | int)}
     if any(result.get(name) != value for name, value in plain.items() if name != "protocol"):
         raise ValueError("its result is another stage's")
+    _check_result(result)
     return description
+
+
+def _check_result(result: dict[str, Any]) -> None:
+    """What lists and tables rely on.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    number = int | float
+    wanted = {"parameters": number, "seconds": number, "threads": number, "device_name": str, "finished": str}
+    wanted |= {"versions": dict, "parents": list, "teachers": list}
+    if not result["prepares"]:
+        wanted |= {f"{split}_{result['metric']}": number for split in ("test", "train")} | {"networks": dict}
+    for name, kind in wanted.items():
+        if not isinstance(result.get(name), kind):
+            raise ValueError(f"its result has no {name}")
 
 
 def _check_files(archive: zipfile.ZipFile) -> None:
@@ -105,6 +126,8 @@ def _check_files(archive: zipfile.ZipFile) -> None:
             raise ValueError(f"{entry.filename[:80]!r} is no file of a stage, or is there twice")
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
             raise ValueError(f"{entry.filename} is compressed")
+    if sum(entry.file_size for entry in archive.infolist()) > Path(archive.filename or "").stat().st_size:
+        raise ValueError("it would grow")
     sums = read_sums(_text(archive, SUMS))
     if {*sums, SUMS} != {*names}:
         raise ValueError("its files are not those of its list of checksums")

@@ -56,7 +56,7 @@ def _train(config: DictConfig) -> None:
 
 def _table(arguments: Sequence[str]) -> None:
     """`ban table [NAME] [KEY=VALUE …]`: NAME: a number of the paper, an experiment, methods or diagnostics."""
-    from ban.launch.table import table
+    from ban.commands.table import table
 
     if any(word.startswith("-") for word in arguments):
         raise UserError(
@@ -70,8 +70,8 @@ def _table(arguments: Sequence[str]) -> None:
 
 def _status(arguments: Sequence[str]) -> None:
     """`ban status [KEY=VALUE …]`: KEY: machine.outputs, if it is not the usual folder."""
+    from ban.commands.status import status
     from ban.launch.journal import Journal
-    from ban.launch.status import status
 
     if any(word.startswith("-") or "=" not in word for word in arguments):
         raise UserError("use: ban status [machine.outputs=DIR].")
@@ -81,7 +81,7 @@ def _status(arguments: Sequence[str]) -> None:
 
 def _stages(arguments: Sequence[str]) -> None:
     """`ban stages [ACTION] [WORD …] [KEY=VALUE …]`: KEY: machine.outputs, yes."""
-    from ban.launch.stages import USE, stages
+    from ban.commands.stages import USE, stages
 
     if any(word.startswith("-") for word in arguments):
         raise UserError(USE)
@@ -92,13 +92,15 @@ def _stages(arguments: Sequence[str]) -> None:
 
 def _doctor(arguments: Sequence[str]) -> None:
     """`ban doctor [KEY=VALUE …]`: whether this machine has what the settings' plan needs."""
-    from ban.launch.doctor import doctor
+    from ban.commands.doctor import doctor
+    from ban.launch.union import expand
 
     words, overrides = _split(arguments)
     if words:
         raise UserError("use: ban doctor [KEY=VALUE …], with the settings of a command that is to be run here.")
-    settings, _ = compose_settings(overrides)
-    doctor(settings)
+    _, hydra = compose_settings(overrides)
+    jobs = expand(hydra["sweeper"]["sweeps"], overrides, hydra["sweeper"]["at"])
+    doctor([compose_settings(job)[0] for job in jobs])
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

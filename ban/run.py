@@ -3,6 +3,7 @@
 import functools
 import gc
 import json
+import pickle
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
@@ -125,7 +126,7 @@ class _Trainer:
         """
         self.work.write_json("stage.json", self.stage.describe())
         damaged = self._resume()
-        remark = {"remark": f"damaged and not used: {', '.join(path.name for path in damaged)}"} if damaged else {}
+        remark = {"remark": f"damaged and not used: {', '.join(damaged)}"} if damaged else {}
         self.report(Event(self.stage.signature, "started", {"at": self._at(), **remark}))
         self._checkpointed = now = time.monotonic()
         self._told = {"step": now, "epoch": now}
@@ -161,6 +162,11 @@ class _Trainer:
                 self.scalars.add_scalar(name, value, int(record["epoch"]))
         self._tell("epoch", record)
 
+    def _breathe(self) -> None:
+        """Between two batches of an evaluation."""
+        self.signals.check()
+        self._tell("step", {})
+
     def _tell(self, kind: Literal["step", "epoch"], record: Mapping[str, float]) -> None:
         """A sign of life, twice a second at most of each kind."""
         now = time.monotonic()
@@ -182,9 +188,7 @@ class _Trainer:
         return {name: value for name, value in evaluation.mean(measured).items() if name.endswith(self.metric)}
 
     def _predict(self, network: nn.Module, splits: Iterable[str]) -> dict[str, metrics.Predictions]:
-        return {
-            split: evaluation.predict(network, self.data, split, self.precision, self.signals.check) for split in splits
-        }
+        return {split: evaluation.predict(network, self.data, split, self.precision, self._breathe) for split in splits}
 
     # The store
 
@@ -204,12 +208,19 @@ class _Trainer:
         network.load_state_dict(state)
         return network.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def _resume(self) -> list[Path]:
-        """Goes on from the latest checkpoint that is whole; those that are not."""
+    def _resume(self) -> list[str]:
+        """Goes on from the latest checkpoint that is whole; the names of those that were not.
+
+        Raises:
+            UserError: it is not one of this version's.
+        """
         path, damaged = self.work.latest_checkpoint()
         if path is None:
             return damaged
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError):  # whole, but not written by us
+            state = {}
         if state.get("format") != CHECKPOINT_FORMAT:
             raise UserError(
                 f"{path} was written by another version of ban: finish the stage with that one, or remove "

@@ -27,6 +27,8 @@ SUMS = "SHA256SUMS"
 """The checksums of a finished stage's files, as `sha256sum -c` reads them."""
 RESULT = "result.json"
 """Written last: a folder that has it is complete."""
+DISCARDED = ".discarded"
+"""The end of the name of a folder that is being removed."""
 
 
 class Work:
@@ -65,13 +67,14 @@ class Work:
         for older in self._checkpoints()[2:]:
             older.unlink()
 
-    def latest_checkpoint(self) -> tuple[Path | None, list[Path]]:
-        """The latest checkpoint that is whole, and the later ones that are not."""
+    def latest_checkpoint(self) -> tuple[Path | None, list[str]]:
+        """The latest checkpoint that is whole, and the names of later ones, which were not and are removed."""
         damaged = []
         for path in self._checkpoints():
             if path.name.rpartition("-")[2] == sha256(path):
                 return path, damaged
-            damaged.append(path)
+            damaged.append(path.name)
+            path.unlink()
         return None, damaged
 
     def _checkpoints(self) -> list[Path]:
@@ -175,8 +178,8 @@ class Store:
             UserError: a newer version of ban has written it.
         """
         path = self.root / "format"
-        found = path.read_text(encoding="utf-8").strip() if path.exists() else f"{FORMAT}"
-        if found != f"{FORMAT}":
+        found = path.read_text(encoding="utf-8").strip() if path.exists() else ""
+        if found not in ("", f"{FORMAT}"):
             raise UserError(
                 f"{self.root} was written by another version of ban (its format is {found[:20]}, this version's is "
                 f"{FORMAT}): use that version, or another machine.outputs."
@@ -190,17 +193,35 @@ class Store:
         """
         for folder in (self.stages, self.works):
             folder.mkdir(parents=True, exist_ok=True)
-        if not (self.root / "format").exists():
-            (self.root / "format").write_text(f"{FORMAT}\n", encoding="utf-8")
+        path = self.root / "format"
+        if not path.exists():
+            temporary = path.with_suffix(f".{secrets.token_hex(4)}.part")
+            temporary.write_text(f"{FORMAT}\n", encoding="utf-8")
+            temporary.rename(path)
 
     def unfinished(self) -> list[Path]:
         """The folders of trainings that were begun and that nobody goes on with now."""
-        found = [path for path in sorted(self.works.glob("*.*/")) if not path.name.endswith(".lock")]
-        return [path for path in found if not self.is_claimed(path.name.partition(".")[0])]
+        return [path for path in sorted(self.works.glob("*.*/")) if not self.is_claimed(path.name.partition(".")[0])]
 
     def remove(self, folder: Path) -> None:
-        """Removes a finished stage's or an unfinished training's folder; it disappears as a whole."""
-        doomed = self.works / f"{folder.name.partition('.')[0]}.{secrets.token_hex(4)}.incomplete"
+        """Removes a finished stage's or an unfinished training's folder; it disappears as a whole.
+
+        Raises:
+            UserError: it is being trained, or cannot be removed.
+        """
+        signature = folder.name.partition(".")[0]
+        try:
+            self.begin()
+            with self._lock(signature).acquire(timeout=0):
+                self._discard(folder)
+        except Timeout:
+            raise UserError(f"{folder} stays: another process trains it now.") from None
+        except OSError as error:
+            raise UserError(f"{folder} cannot be removed ({error.strerror}).") from error
+
+    def _discard(self, folder: Path) -> None:
+        """Out of the way at once, then off the disk; who claims the stage next ends what was interrupted."""
+        doomed = self.works / f"{folder.name.partition('.')[0]}.{secrets.token_hex(4)}{DISCARDED}"
         folder.rename(doomed)
         shutil.rmtree(doomed)
 
@@ -244,15 +265,17 @@ class Store:
 
     def _begin(self, signature: str) -> Work | None:
         mine, target = self.works / f"{signature}.{secrets.token_hex(4)}", self.folder(signature)
-        dead = sorted(self.works.glob(f"{signature}.*/"), key=lambda folder: folder.stat().st_mtime)
+        found = sorted(self.works.glob(f"{signature}.*/"), key=lambda folder: folder.stat().st_mtime)
+        dead = [folder for folder in found if folder.suffix != DISCARDED]
         if target.exists():  # without a result: somebody removed it; it must not be in the way at the end
-            target.rename(self.works / f"{signature}.{secrets.token_hex(4)}.incomplete")
+            self._discard(target)
         if dead:
             dead.pop().rename(mine)
         else:
             mine.mkdir()
-        for older in dead:
-            shutil.rmtree(older)
+        for older in self.works.glob(f"{signature}.*/"):
+            if older != mine:
+                shutil.rmtree(older)
         work = Work(mine, target)
         if work.is_complete:
             work.finish()

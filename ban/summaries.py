@@ -194,7 +194,7 @@ def diagnostics(store: Store, outputs: Path) -> None:
 
 def _last_epoch(store: Store, result: Result) -> dict[str, float]:
     """The diagnostics of a stage's last epoch; none of a network without a teacher."""
-    lines = (store.folder(result["signature"]) / "curves.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = store.file(result["signature"], "curves.jsonl").read_text(encoding="utf-8").splitlines()
     last = json.loads(lines[-1])
     return {key.removeprefix("diagnosis."): value for key, value in last.items() if key.startswith("diagnosis.")}
 

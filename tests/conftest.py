@@ -75,7 +75,7 @@ def train(tmp_path: Path) -> Train:
     return trained
 
 
-def command(*arguments: str, **environment: str) -> list[str] | Any:
+def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "ban", *arguments]
 
 
@@ -92,6 +92,12 @@ def environment(**more: str) -> dict[str, str]:
 
 def weights(outputs: Path, signature: str) -> bytes:
     return (outputs / "stages" / signature / "weights.safetensors").read_bytes()
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 def files(folder: Path) -> Sequence[Path]:

@@ -9,14 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import DIGITS, ban, files, plan, start, wait_for, weights
+import torch
+from conftest import DIGITS, ban, files, flip_a_bit, plan, quiet, start, wait_for, weights
 
 from ban.cli import main
 from ban.config import compose_settings
+from ban.errors import UserError
 from ban.events import Event
 from ban.launch.devices import Slot
 from ban.launch.pool import Pool
-from ban.machine import Machine
+from ban.machine import Machine, Signals
+from ban.plan import lineage
+from ban.run import run
 from ban.store import Store
 
 pytestmark = pytest.mark.slow
@@ -57,12 +61,6 @@ def interrupted(folder: Path, *arguments: str) -> Path:
     return work
 
 
-def damage(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
 def ends_as_undisturbed(folder: Path, undisturbed: dict[str, bytes]) -> str:
     output = ban(*LONG, cwd=folder).stdout
     assert {name: weights(folder / "outputs", name) for name in undisturbed} == undisturbed
@@ -91,7 +89,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
 ) -> None:
     latest = max(interrupted(tmp_path, *LONG).glob("checkpoint-*"))
     if how == "flipped":
-        damage(latest)
+        flip_a_bit(latest)
     else:
         latest.write_bytes(latest.read_bytes()[:1000])
     assert f"damaged and not used: {latest.name}" in ends_as_undisturbed(tmp_path, undisturbed)
@@ -102,13 +100,27 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
 
 def test_without_any_whole_checkpoint_the_stage_begins_anew(undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     for checkpoint in interrupted(tmp_path, *LONG).glob("checkpoint-*"):
-        damage(checkpoint)
+        flip_a_bit(checkpoint)
     assert "damaged and not used" in ends_as_undisturbed(tmp_path, undisturbed)
+
+
+def test_a_checkpoint_that_is_a_program_is_not_run(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return (Path.touch, (tmp_path / "evil",))
+
+    settings, _ = compose_settings([*LONG, f"machine.outputs={tmp_path}"])
+    with Store(tmp_path).claim(TEACHER) as work:
+        assert work is not None
+        work.write_checkpoint(1, lambda path: torch.save(Evil(), path))
+    with pytest.raises(UserError, match="was written by another version of ban"):
+        run(lineage(settings)[0], Machine.of(settings["machine"]), quiet, Signals())
+    assert not (tmp_path / "evil").exists()
 
 
 def test_a_damaged_teacher_teaches_nobody(undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     ban(*LONG, "generations=0", cwd=tmp_path)
-    damage(tmp_path / "outputs" / "stages" / TEACHER / "weights.safetensors")
+    flip_a_bit(tmp_path / "outputs" / "stages" / TEACHER / "weights.safetensors")
     refused = ban(*LONG, cwd=tmp_path, expect=1).stderr
     assert re.search(rf"ban: .*weights.safetensors is damaged.*`ban stages remove {TEACHER}`", refused)
     assert len(refused.splitlines()) == 1
@@ -155,3 +167,28 @@ def test_a_stage_that_hangs_is_ended_and_the_others_go_on(tmp_path: Path) -> Non
     failures = pool.run()
     assert [*failures] == [TEACHER, STUDENT] and "stall_timeout" in failures[TEACHER]
     assert Store(tmp_path).finished() == [stages[2].signature]
+
+
+@pytest.mark.parametrize("broken", [OSError(28, "No space left on device"), RuntimeError("a bug")])
+def test_an_error_of_the_sweep_itself_leaves_nobody_behind(broken: Exception, tmp_path: Path) -> None:
+    settings, _ = compose_settings([*LONG, "recipe.epochs=5000", f"machine.outputs={tmp_path}"])
+    stages = plan(*OPTIONS, "recipe.epochs=5000")
+
+    def fail(event: Event) -> None:
+        processes.extend(child.process for child in pool.running)
+        raise broken
+
+    processes, pool = [], Pool(stages, Machine.of(settings["machine"]), [Slot("cpu")], fail)
+    with pytest.raises(type(broken)):
+        pool.run()
+    assert processes and not any(process.is_alive() for process in processes)
+
+
+def test_a_failure_is_noted_once(tmp_path: Path) -> None:
+    arguments = (*DIGITS, "method=labels", "recipe.epochs=5", "dataset.train_size=1790")
+    for how, folder in (((), "alone"), (("-m",), "sweep")):
+        (tmp_path / folder).mkdir()
+        ban(*how, *arguments, cwd=tmp_path / folder, expect=1)
+        (log,) = (tmp_path / folder / "outputs" / "logs").iterdir()
+        assert log.read_text().count("failed: dataset.test_size=1697") == 1
+        assert "1 failed" in ban("status", cwd=tmp_path / folder).stdout

@@ -14,6 +14,7 @@ from conftest import DIGITS, KINDS, ban, files, plan, start, wait_for, weights
 from ban.config import compose_settings
 from ban.events import Event
 from ban.launch.devices import Slot
+from ban.launch.journal import Journal
 from ban.launch.pool import Pool
 from ban.machine import Machine
 
@@ -118,22 +119,30 @@ def test_two_commands_that_want_the_same_teacher_train_it_once(undisturbed: dict
     assert weights(tmp_path / "outputs", teacher) == undisturbed[teacher]
 
 
-def test_a_sweep_is_stopped_cleanly_and_leaves_nobody_behind(tmp_path: Path) -> None:
-    arguments = ["-m", *LONG, "seed=0,1"]
-    process = start(tmp_path, *arguments)
-    wait_for(tmp_path, "outputs/work/*/checkpoint-*")
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)  # ends only when nobody holds the pipe any more
-    assert process.returncode == 128 + signal.SIGTERM, output
-    ban(*arguments, cwd=tmp_path)
-    assert len(list((tmp_path / "outputs" / "stages").iterdir())) == 4
+def running(folder: Path) -> list[int]:
+    """The processes that train a stage."""
+    return [note.process for note in Journal(folder / "outputs").notes() if note.state == "running"]
 
 
-def test_nobody_survives_a_sweep_that_is_killed(tmp_path: Path) -> None:
+def wait_until_gone(processes: list[int]) -> None:
+    deadline = time.monotonic() + 20
+    while alive := [process for process in processes if Path(f"/proc/{process}").exists()]:
+        assert time.monotonic() < deadline, f"{alive} are left"
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_sweep_that_is_ended_leaves_nobody_behind(number: signal.Signals, tmp_path: Path) -> None:
     process = start(tmp_path, "-m", *LONG, "seed=0,1", "recipe.epochs=5000")
     wait_for(tmp_path, "outputs/work/*/checkpoint-*")
-    process.kill()
-    process.communicate(timeout=30)
+    wait_for(tmp_path, "outputs/status/*.json")
+    trained_by = running(tmp_path)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == (128 + number if number == signal.SIGTERM else -number), output
+    assert trained_by
+    wait_until_gone(trained_by)
 
 
 def test_one_failure_fails_only_its_descendants(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ OPTIONS = ("recipe.epochs=60", "machine.checkpoint_seconds=0")
 SWEEPS = [("method=ban,dkpp", "seed=0,1"), ("method=ban,cwtm", "seed=1,2")]
 """Three teachers and seven students, of which they share a teacher and a student."""
 ROUNDS = 20
+KILLED: Counter[str] = Counter()
+"""What was killed in all rounds."""
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +36,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def kill_something(outputs: Path, sweeps: list[subprocess.Popen[str]], choose: random.Random) -> str:
-    """One of the sweeps, or one of the stages that run."""
-    stages = [note.process for note in Journal(outputs).notes() if note.state == "running"]
+    """One of the sweeps, or one of the stages that run; what it was."""
+    journal = Journal(outputs)
+    notes = [note for note in journal.notes() if note.state == "running" and journal.store.is_claimed(note.signature)]
+    stages = [note.process for note in notes]
     parents = [sweep.pid for sweep in sweeps if sweep.poll() is None]
     kind = choose.choice(["sweep", "stage"]) if stages and parents else "stage" if stages else "sweep"
     victims = stages if kind == "stage" else parents
@@ -66,4 +71,9 @@ def test_whatever_is_killed_each_stage_is_published_once(
     for signature in undisturbed:
         published = Journal(outputs).log(signature).read_text().count(" test error")
         assert published <= 1  # 0: killed between publishing and writing its line
-    print(f"killed: {', '.join(killed)}")  # with -s
+    KILLED.update(killed)
+    print(f"{len(killed)} kills in this round; in all {dict(KILLED)}")  # with -s
+
+
+def test_enough_was_killed() -> None:
+    assert KILLED["sweep"] >= ROUNDS and KILLED["stage"] >= ROUNDS

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import DIGITS, files, plan, quiet
+from conftest import DIGITS, files, flip_a_bit, plan, quiet
 
 from ban.archive import export_stage, import_stage
 from ban.cli import main
@@ -56,12 +56,6 @@ def say(outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     return said
 
 
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
 def test_they_are_listed_and_chosen_by_words(say: Say) -> None:
     assert "2 stages, " in say() and TEACHER in say() and STUDENT in say()
     one = say("list", "BAN-1", "digits")
@@ -79,13 +73,19 @@ def test_one_is_shown_by_the_beginning_of_its_signature(say: Say) -> None:
 
 def test_damage_is_found_and_named_and_does_not_hide_the_others(say: Say, outputs: Path) -> None:
     assert "2 stages are whole" in say("verify")
-    flip(outputs / "stages" / TEACHER / "weights.safetensors")
+    flip_a_bit(outputs / "stages" / TEACHER / "weights.safetensors")
     with pytest.raises(SystemExit, match=rf"1 of 2 stages are damaged.\n.*{TEACHER}/weights.safetensors is damaged"):
         say("verify")
-    flip(outputs / "stages" / TEACHER / "result.json")
+    flip_a_bit(outputs / "stages" / TEACHER / "result.json")
     assert "1 stages, " in (listed := say()) and f"Damaged: {TEACHER}" in listed
-    assert "1 folders are removed" in say("remove", TEACHER, "yes=true")  # although it taught: it will be trained again
+    assert "1 folders are removed" in say("remove", TEACHER, "yes=true")
     assert "1 stages, " in say()
+
+
+def test_a_damaged_teacher_may_go_although_it_taught(say: Say, outputs: Path) -> None:
+    flip_a_bit(outputs / "stages" / TEACHER / "weights.safetensors")
+    assert "1 folders are removed" in say("remove", TEACHER, "yes=true")  # who needs it trains it again
+    assert Store(outputs).finished() == [STUDENT]
 
 
 def test_a_teacher_stays_as_long_as_its_students(say: Say, outputs: Path) -> None:
@@ -101,8 +101,12 @@ def test_unfinished_trainings_are_removed_only_if_nobody_goes_on_with_them(say: 
     store = Store(outputs)
     with store.claim("0" * 16) as work:
         assert work is not None
-        assert "nothing to remove" in say("remove")
-    assert "1 folders are removed" in say("remove", "yes=true")
+        work.write_json("stage.json", {"signature": "0" * 16, "parents": [STUDENT]})
+        assert "nothing to remove" in say("remove", "unfinished")
+        assert f"stays: it taught {'0' * 16}" in say("remove", STUDENT)
+    with pytest.raises(SystemExit, match="use: ban stages remove WORD"):
+        say("remove", "yes=true")
+    assert "1 folders are removed" in say("remove", "unfinished", "yes=true")
     assert not work.folder.exists() and len(store.finished()) == 2
 
 
@@ -115,7 +119,7 @@ def test_a_stage_goes_to_another_store_as_one_file(say: Say, tmp_path: Path, out
     assert "in the store already" in say("import", str(file), outputs=other)
     with pytest.raises(SystemExit, match="exists already"):
         say("export", TEACHER, str(file))
-    flip(outputs / "stages" / STUDENT / "curves.jsonl")
+    flip_a_bit(outputs / "stages" / STUDENT / "curves.jsonl")
     with pytest.raises(SystemExit, match=r"curves\.jsonl is damaged"):
         say("export", STUDENT, str(tmp_path / "student.ban"))
     assert not list(tmp_path.glob("*student*"))
@@ -189,6 +193,20 @@ def test_somebody_elses_result_is_refused(archive: Archive) -> None:
     refused(archive, "its result is another stage's")
 
 
+@pytest.mark.parametrize("settings", [{"dataset": []}, {"models": 5}, {"method": {"_target_": 5}}])
+def test_a_description_that_is_none_is_refused(settings: dict[str, object], archive: Archive) -> None:
+    archive.edit("stage.json", **settings)
+    archive.rewrite()
+    refused(archive, "is not a stage that")
+
+
+@pytest.mark.parametrize("name", ["test_error_percent", "finished", "parents", "networks"])
+def test_a_result_without_what_tables_need_is_refused(name: str, archive: Archive) -> None:
+    archive.edit("result.json", **{name: None})
+    archive.rewrite()
+    refused(archive, f"its result has no {name}")
+
+
 def test_a_text_that_could_steer_a_terminal_is_refused(archive: Archive) -> None:
     archive.edit("result.json", device_name="\x1b]0;evil\x07")
     archive.rewrite()
@@ -198,7 +216,7 @@ def test_a_text_that_could_steer_a_terminal_is_refused(archive: Archive) -> None
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "pickle", "missing"])
 def test_a_damaged_archive_is_refused(damage: str, archive: Archive) -> None:
     if damage == "flipped":
-        flip(archive.path)
+        flip_a_bit(archive.path)
     elif damage == "missing":
         archive.path.unlink()
     else:

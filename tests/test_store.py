@@ -1,9 +1,7 @@
 """The publish protocol, without torch: whatever is killed when, each stage is trained once and is whole or absent."""
 
 import multiprocessing
-import os
 import random
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -159,9 +157,29 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) 
         assert latest is not None and latest.read_text() == "11 steps" and not damaged
         latest.write_text("11 stepz")
         before, damaged = work.latest_checkpoint()
-        assert before is not None and before.read_text() == "10 steps" and damaged == [latest]
+        assert before is not None and before.read_text() == "10 steps" and damaged == [latest.name]
         before.write_text("")
-        assert work.latest_checkpoint() == (None, [latest, before])
+        assert work.latest_checkpoint() == (None, [before.name])
+        work.write_checkpoint(1, lambda path: path.write_text("1 step"))  # nothing that is damaged is in its way
+        again, damaged = work.latest_checkpoint()
+        assert again is not None and again.read_text() == "1 step" and not damaged
+
+
+def test_what_is_being_removed_is_not_taken_for_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = published(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda path: (path / "weights.safetensors").unlink())  # killed half-way
+        store.remove(store.folder("s"))
+    assert not store.has("s")
+    with store.claim("s") as work:
+        assert work is not None and not list(work.folder.iterdir())
+    with store.claim("s"), pytest.raises(UserError, match="another process trains it now"):
+        store.remove(work.folder)
+
+
+def test_a_format_that_was_never_written_is_none(tmp_path: Path) -> None:
+    (tmp_path / "format").write_text("")
+    assert not Store(tmp_path).has("s")
 
 
 def test_a_store_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
@@ -209,7 +227,7 @@ def test_three_processes_killed_at_random_train_once(seed: int, tmp_path: Path) 
             process.start()
         time.sleep(generator.uniform(0, 0.04))
         for process in processes:
-            os.kill(process.pid or 0, signal.SIGKILL)
+            process.kill()
             process.join()
         if Store(tmp_path).has("s"):
             break

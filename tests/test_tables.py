@@ -10,8 +10,8 @@ from conftest import DIGITS, ban
 from scipy import stats
 
 from ban import metrics, tables
+from ban.commands.table import _jobs
 from ban.config import CONF, compose_settings
-from ban.launch.table import _jobs
 from ban.plan import lineage, union
 from ban.results import Interval
 from ban.store import Store

@@ -20,6 +20,7 @@ from ban.machine import Machine, Signals
 from ban.models import SmallConv
 from ban.plan import Parent, Stage, lineage
 from ban.run import run
+from ban.store import Store, sha256
 from ban.train import reseed
 
 METHODS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CONF / "method").glob("*.yaml"))}
@@ -149,6 +150,8 @@ def test_the_student_depends_on_its_teachers_and_leaves_them_as_they_are(
     (tmp_path / "stages" / good["signature"]).rename(tmp_path / "good")
     path = tmp_path / "stages" / good["teachers"][0] / "weights.safetensors"
     save_file({name: tensor * 1.5 for name, tensor in load_file(path).items()}, path)
+    sums = Store(tmp_path).sums(good["teachers"][0]) | {path.name: sha256(path)}
+    (path.parent / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
     before = [weights(tmp_path, teacher.signature) for teacher in teachers]
     spoilt = train(*options, kind=kind)[-1]
     assert weights(tmp_path, spoilt["signature"]) != first
@@ -274,7 +277,14 @@ def test_the_result_has_what_scripts_rely_on(train: Train, tmp_path: Path) -> No
     assert result["best_on_test"]["epoch"] in (2, 4) and result["best_on_validation"]["epoch"] in (2, 4)
     folder = tmp_path / "stages" / result["signature"]
     assert result["peak_memory_mib"] > 100
-    names = {"stage.json", "result.json", "weights.safetensors", "curves.jsonl", "predictions.safetensors"}
+    names = {
+        "SHA256SUMS",
+        "stage.json",
+        "result.json",
+        "weights.safetensors",
+        "curves.jsonl",
+        "predictions.safetensors",
+    }
     assert {path.name for path in folder.iterdir()} == names
     predictions = load_file(folder / "predictions.safetensors")
     error = (predictions["log_probabilities"].argmax(-1) != predictions["targets"]).float().mean()

@@ -1,17 +1,15 @@
 """Stages as SLURM jobs: submitit submits and requeues them, the store and the notes tell how far they are."""
 
-import getpass
-import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import FrameType
+from typing import Any
 
 import submitit
 from filelock import FileLock
@@ -22,9 +20,9 @@ from ban.display import console
 from ban.errors import Interrupted, UserError
 from ban.events import Event, Report
 from ban.launch import code
-from ban.launch.journal import Following, Journal, Note
+from ban.launch.journal import Following, Journal, Note, telling_failures
 from ban.launch.pool import Failures
-from ban.launch.slurm import Options
+from ban.launch.slurm import Options, max_array_size, partition, queue
 from ban.machine import Machine, Signals
 from ban.plan import Stage
 from ban.run import outcome, run
@@ -51,6 +49,11 @@ class Cluster:
             if not isinstance(value := getattr(self.options, name), int) or value < 1:
                 raise UserError(f"hydra.launcher.{name} is {value}; it must be a whole number, 1 or more.")
         self.partition = partition(self.options.partition)
+        if not 0 < self.options.checkpoint_minutes < self._minutes():
+            raise UserError(
+                f"hydra.launcher.checkpoint_minutes is {self.options.checkpoint_minutes}; it must be above 0 and below "
+                f"the {self._minutes()} minutes of a job."
+            )
         places = {name: str(Path(settings["machine"][name]).expanduser().resolve()) for name in ("outputs", "data_dir")}
         self.machine = {**settings["machine"], **places}
         self.machine["threads"] = self.machine["threads"] or self.options.cpus
@@ -61,34 +64,47 @@ class Cluster:
         """See `Engine`."""
         if not missing:
             return {}
+        mine: dict[str, str] = {}
         with Signals().caught() as signals:
-            jobs = self._submit(missing)
-            if self.options.detach:
-                console.print(f"`ban status machine.outputs={self.journal.store.root}` tells how far they are.")
-                return None
             try:
+                jobs = self._submit(missing, mine)
+                if self.options.detach:
+                    console.print(f"`ban status machine.outputs={self.journal.store.root}` tells how far they are.")
+                    return None
                 return self._follow(missing, jobs, report, signals)
-            except Interrupted:
-                if self.options.on_interrupt == "cancel":
-                    subprocess.run(["scancel", *jobs.values()], check=False)
-                    self._wait_for_the_end(jobs)
+            except (Interrupted, UserError):
+                if signals.number and self.options.on_interrupt == "cancel":
+                    self._cancel(mine)
+                elif mine:
+                    console.print(
+                        f"The {len(mine)} jobs that this command submitted go on; `ban status` tells how far."
+                    )
+                signals.check()  # Ctrl-C in a terminal reaches SLURM's commands too: it is the reason, not their end
                 raise
+
+    def _minutes(self) -> int:
+        """A job's time limit."""
+        return min(self.options.minutes, self.partition.minutes or self.options.minutes)
 
     # Submission
 
-    def _submit(self, missing: Sequence[Stage]) -> dict[str, str]:
-        """Signature → job. Two submissions exclude each other, so the later one finds the earlier one's jobs."""
+    def _submit(self, missing: Sequence[Stage], mine: dict[str, str]) -> dict[str, str]:
+        """Signature → job, those of this command in `mine` too.
+
+        Two submissions exclude each other, so the later one finds the earlier one's jobs.
+        """
         folder = self.journal.store.root / "slurm"
         folder.mkdir(parents=True, exist_ok=True)
-        frozen = code.freeze(missing, self.journal.store)
-        self.executor = self._executor(folder, frozen)
         with FileLock(folder / "submission.lock", fallback_to_soft=False, preserve_lock_file=True):
+            frozen = code.freeze(missing, self.journal.store)
+            self.executor = self._executor(folder, frozen)
             jobs = self._queued_already(missing)
             shared, new = len(jobs), [stage for stage in missing if stage.signature not in jobs]
             try:
                 while new:
                     for parents, stages in _ready(new, jobs).items():
-                        jobs |= self._submit_array(stages, parents, frozen)
+                        mine |= self._submit_array(stages, parents, frozen)
+                        jobs |= mine
                     new = [stage for stage in new if stage.signature not in jobs]
             except (FailedJobError, subprocess.SubprocessError) as error:
                 raise UserError(f"SLURM refused a job: {' '.join(str(error).split())[-300:]}.") from error
@@ -122,7 +138,7 @@ class Cluster:
         return jobs
 
     def _executor(self, folder: Path, frozen: Path) -> submitit.SlurmExecutor:
-        options, limit = self.options, self.partition.minutes
+        options = self.options
         # Before Python can listen, the signal would end it. -P: not the code that the working folder holds by then.
         python = f"""sh -c 'trap "" {PREEMPTION.name[3:]}; exec "$0" -P "$@"' {shlex.quote(sys.executable)}"""
         # As often as it takes.
@@ -139,9 +155,10 @@ class Cluster:
             "gres": gres,
             "cpus_per_task": options.cpus,
             "mem": f"{round(options.memory_gb * 1024)}MB" if options.memory_gb else None,
-            "time": min(options.minutes, limit) if limit else options.minutes,
+            "time": self._minutes(),
             "signal_delay_s": round(options.checkpoint_minutes * 60),
             "array_parallelism": options.parallel,
+            "srun_args": [f"--cpus-per-task={options.cpus}"],  # since 22.05 srun does not take it from sbatch
             "setup": [*options.setup, f'export PYTHONPATH={shlex.quote(str(frozen))}"${{PYTHONPATH:+:$PYTHONPATH}}"'],
             "stderr_to_stdout": True,
         }
@@ -156,12 +173,11 @@ class Cluster:
         alive, asked, gone = set(jobs.values()), time.monotonic(), set[str]()
         while unfinished:
             signals.check()
+            ended = set[str]()
             if time.monotonic() - asked >= QUEUE_SECONDS:
-                alive, asked = set(queue()), time.monotonic()
+                alive, asked = _alive(alive), time.monotonic()
                 lost = {name for name in unfinished if jobs[name] not in alive}
                 ended, gone = gone & lost, lost  # twice, because a shared file system may show a result late
-            else:
-                ended = set()
             for signature, stage in list(unfinished.items()):
                 if self.journal.store.has(signature):
                     result = self.journal.store.result(signature)
@@ -191,15 +207,27 @@ class Cluster:
             return f"its SLURM job {job} was never begun: a teacher's failed, or it was cancelled"
         return f"its SLURM job {job} ended without a result, see slurm/{job}_0_log.out in the outputs"
 
-    def _wait_for_the_end(self, jobs: Mapping[str, str]) -> None:
+    def _cancel(self, jobs: Mapping[str, str]) -> None:
         """Cancelled jobs save where they stand; SLURM gives them half a minute."""
+        if not jobs:
+            return
         console.print("Cancelling the jobs; they save where they stand.")
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and set(queue()) & set(jobs.values()):
+        subprocess.run(["scancel", *jobs.values()], check=False, start_new_session=True)
+        deadline, alive = time.monotonic() + 60, set(jobs.values())
+        while time.monotonic() < deadline and (alive := _alive(alive)) & set(jobs.values()):
             time.sleep(1)
         for signature in jobs:
             if (note := self.journal.note(signature)) and note.state == "waiting":
                 self.journal.remove(signature)
+
+
+def _alive(before: set[str]) -> set[str]:
+    """The jobs that wait or run; those of before where SLURM does not answer for once."""
+    try:
+        return set(queue())
+    except UserError as error:
+        console.print(str(error))
+        return before
 
 
 @dataclass(frozen=True)
@@ -214,27 +242,27 @@ class Task:
         """Trains the stage until it is done, or until SLURM wants the node back."""
         requeue: Any = signal.getsignal(PREEMPTION)  # submitit's
         signals = Signals()
+
+        def note(number: int, frame: FrameType | None) -> None:
+            """SLURM sends several, and decides itself how long it waits for the end."""
+            signals.number = PREEMPTION if PREEMPTION in (number, signals.number) else number
+
         for number in (PREEMPTION, signal.SIGTERM):
-            signal.signal(number, signals.note)
-        machine = Machine.of(self.machine)
-        journal, job = Journal(machine.outputs), submitit.JobEnvironment().job_id
-        if code.installed_differs(self.frozen):
-            journal.tell(
-                self.stage.signature,
-                f"another version is installed by now: this runs what was submitted, {self.frozen}",
-            )
-        follow = Following(journal, self.stage, f"{machine.device}, job {job}", machine.log_seconds, _nobody, job)
+            signal.signal(number, note)
+        journal, job = Journal(Path(self.machine["outputs"])), submitit.JobEnvironment().job_id
+        follow = Following(journal, self.stage, f"job {job}", self.machine["log_seconds"], _nobody, job)
         try:
-            run(self.stage, machine, follow, signals)
+            with telling_failures(follow, self.stage):
+                if code.installed_differs(self.frozen):
+                    follow.tell(f"another version is installed by now: this runs what was submitted, {self.frozen}")
+                machine = Machine.of(self.machine)
+                follow.where = f"{machine.device}, job {job}"
+                run(self.stage, machine, follow, signals)
         except Interrupted as stop:
-            if stop.signal_number == PREEMPTION:
-                journal.write(Note.by_this_process(self.stage, "waiting", job=job))
-                requeue(PREEMPTION, None)  # ends the process
-            raise SystemExit(128 + stop.signal_number) from None
-        except Exception as error:
-            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            follow(Event(self.stage.signature, "failed", {"reason": reason}))
-            raise
+            while stop.signal_number != PREEMPTION and signals.number != PREEMPTION:
+                signal.pause()  # SLURM kills and, if it pre-empts, requeues: a job that ends by itself has failed
+            journal.write(Note.by_this_process(self.stage, "waiting", job=job))
+            requeue(PREEMPTION, None)  # ends the process
 
     def checkpoint(self) -> DelayedSubmission:
         """The same again: it goes on from the store's checkpoint."""
@@ -255,68 +283,3 @@ def _ready(stages: Iterable[Stage], jobs: Mapping[str, str]) -> dict[frozenset[s
         if not unsubmitted.intersection(parents):
             groups.setdefault(frozenset(jobs[name] for name in parents if name in jobs), []).append(stage)
     return groups
-
-
-# What SLURM says
-
-
-class Partition(NamedTuple):
-    """Where jobs go."""
-
-    name: str
-    gpus: bool
-    minutes: int | None
-    """The longest time limit; None: any."""
-
-
-def partition(name: str | None) -> Partition:
-    """The named partition, or the default one.
-
-    Raises:
-        UserError: there is none, or no SLURM.
-    """
-    rows = [line.split("|") for line in _ask("sinfo", "-h", "-o", "%P|%G|%l").splitlines()]
-    wanted = [row for row in rows if (row[0].rstrip("*") == name if name else row[0].endswith("*"))]
-    if not wanted:
-        names = ", ".join(dict.fromkeys(row[0].rstrip("*") for row in rows))
-        raise UserError(
-            f"SLURM has no partition {name}: choose hydra.launcher.partition from {names}."
-            if name
-            else f"SLURM has no default partition: choose hydra.launcher.partition from {names}."
-        )
-    return Partition(wanted[0][0].rstrip("*"), any("gpu" in row[1] for row in wanted), _minutes(wanted[0][2]))
-
-
-def _minutes(limit: str) -> int | None:
-    """SLURM's `[days-]hours:minutes:seconds` or `minutes:seconds`; None for infinite."""
-    if not re.fullmatch(r"(\d+-)?(\d+:)*\d+", limit):
-        return None
-    days, _, rest = limit.rpartition("-")
-    parts = [int(part) for part in rest.split(":")]
-    seconds = parts[-1] + 60 * (parts[-2] if len(parts) > 1 else 0) + 3600 * (parts[-3] if len(parts) > 2 else 0)
-    return max(1, int(days or 0) * 1440 + seconds // 60)
-
-
-def queue() -> dict[str, str]:
-    """Job → state, of all this user's jobs that wait or run."""
-    lines = _ask("squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%i|%T").splitlines()
-    return dict(line.split("|", 1) for line in lines)
-
-
-def max_array_size() -> int:
-    """One more than the largest index of an array."""
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config"))
-    return int(found[1]) if found else 1001
-
-
-def _ask(*command: str) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-    except FileNotFoundError:
-        raise UserError(
-            f"there is no SLURM on {socket.gethostname()} ({command[0]} is missing): run this on a login node, or "
-            "leave hydra/launcher=slurm out."
-        ) from None
-    except subprocess.SubprocessError as error:
-        said = getattr(error, "stderr", None) or str(error)
-        raise UserError(f"SLURM does not answer ({' '.join(str(said).split())[:200]}): try again later.") from error

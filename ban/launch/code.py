@@ -1,8 +1,9 @@
 """The code that a queued job runs: frozen when it is submitted."""
 
 import hashlib
+import importlib
 import importlib.machinery
-import importlib.util
+import secrets
 import shutil
 import sys
 import sysconfig
@@ -15,18 +16,20 @@ from ban.store import Store
 
 
 def freeze(stages: Iterable[Stage], store: Store) -> Path:
-    """A folder with copies of this package and the user's modules that the stages name; the same for the same code."""
+    """A folder with copies of this package and of the user's modules; the same for the same code.
+
+    The user's modules are those that the stages name and all that these have imported, unless they are installed.
+    """
     sources = {_ours(): "ban"} | {path: path.name for path in _theirs(stages)}
     digest = hashlib.sha256("".join(digest_of(path) for path in sorted(sources)).encode()).hexdigest()[:16]
     frozen = store.root / "code" / digest
     if not frozen.exists():
-        partial = frozen.with_suffix(".part")
-        shutil.rmtree(partial, ignore_errors=True)
+        partial = frozen.with_suffix(f".{secrets.token_hex(4)}.part")
+        partial.mkdir(parents=True)
         for path, name in sources.items():
             if path.is_dir():
                 shutil.copytree(path, partial / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
-                partial.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(path, partial / name)
         partial.rename(frozen)
     return frozen
@@ -55,18 +58,15 @@ def _ours() -> Path:
 
 
 def _theirs(stages: Iterable[Stage]) -> set[Path]:
-    """The top-level modules and packages of all classes that are neither ours nor installed."""
-    targets = {
-        target for stage in stages for target in _targets([stage.models, stage.method, stage.recipe, stage.dataset])
-    }
-    installed = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib")}
+    """The files and folders of all top-level modules that are neither ours nor installed."""
+    for target in {target for stage in stages for target in _targets(stage.describe())}:
+        importlib.import_module(target.rpartition(".")[0])
+    installed = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib")]
     found = set()
-    for module in {target.partition(".")[0] for target in targets} - {"ban", "torch"}:
-        spec = importlib.util.find_spec(module)
-        if spec is None or spec.origin is None:
-            continue
-        path = Path(spec.origin).resolve()
-        if not any(path.is_relative_to(folder) for folder in installed):
+    for name in {name.partition(".")[0] for name in [*sys.modules]} - {"ban", "hydra_plugins", "__main__"}:
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file and not any(Path(file).resolve().is_relative_to(folder) for folder in installed):
+            path = Path(file).resolve()
             found.add(path.parent if path.name == "__init__.py" else path)
     return found
 

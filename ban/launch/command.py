@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,9 +12,9 @@ from ban.errors import Interrupted, UserError
 from ban.events import Report
 from ban.launch import overview
 from ban.launch.devices import slots
-from ban.launch.journal import Following, Journal
+from ban.launch.journal import Following, Journal, telling_failures
 from ban.launch.pool import Failures, Pool, by_longest_path
-from ban.machine import Machine, Signals
+from ban.machine import Machine, Signals, cores
 from ban.plan import Stage, lineage, union
 from ban.run import run
 
@@ -76,12 +77,8 @@ def _execute(jobs: Sequence[Mapping[str, Any]], engine: Engine, journal: Journal
     overview.regimes(stages)
     costs = {stage.signature: overview.operations(stage) for stage in missing}
     missing = by_longest_path(missing, lambda stage: costs[stage.signature])
-    journal.ask_for(missing)
-    try:
-        with Display(missing, costs, first["machine"]["log_seconds"]) as display:
-            failures = engine.train(missing, display)
-    finally:
-        journal.withdraw()
+    with Display(missing, costs, first["machine"]["log_seconds"]) as display:
+        failures = engine.train(missing, display)
     if failures is None:
         return {}
     tables.show(tables.compare(stages, store, first["table"]), store.root)
@@ -102,9 +99,11 @@ class Here:
     def train(self, missing: Sequence[Stage], report: Report) -> Failures:
         """See `Engine`."""
         journal, machine = Journal(self.machine.outputs), self.machine
-        with Signals().caught() as signals:
+        with Signals().caught() as signals, journal.asking_for(missing):
             for stage in missing:
-                run(stage, machine, Following(journal, stage, machine.device, machine.log_seconds, report), signals)
+                follow = Following(journal, stage, machine.device, machine.log_seconds, report)
+                with telling_failures(follow, stage):
+                    run(stage, machine, follow, signals)
         return {}
 
 
@@ -112,14 +111,16 @@ class Processes:
     """Processes on this machine, as many as it has places."""
 
     def __init__(
-        self, devices: str | Sequence[int | str], stages_per_device: int | None, stall_timeout: float | None
+        self, devices: int | str | Sequence[int | str], stages_per_device: int | None, stall_timeout: float | None
     ) -> None:
         self.devices, self.stages_per_device, self.stall_timeout = devices, stages_per_device, stall_timeout
 
     def prepare(self, missing: Sequence[Stage], settings: Mapping[str, Any]) -> str:
         """See `Engine`."""
-        self.machine = Machine.of(settings["machine"])
-        self.slots = slots(self.machine, self.devices, self.stages_per_device)
+        machine = Machine.of(settings["machine"])
+        self.slots = slots(machine, self.devices, self.stages_per_device)
+        shared = settings["machine"]["threads"] or max(1, cores() // len(self.slots))
+        self.machine = replace(machine, threads=shared)
         _check(missing, self.machine)
         overview.confirm(missing, self.machine, settings["yes"], len(self.slots))
         devices = ", ".join(dict.fromkeys(slot.name for slot in self.slots))
@@ -127,7 +128,8 @@ class Processes:
 
     def train(self, missing: Sequence[Stage], report: Report) -> Failures:
         """See `Engine`."""
-        return Pool(missing, self.machine, self.slots, report, self.stall_timeout).run()
+        with Journal(self.machine.outputs).asking_for(missing):
+            return Pool(missing, self.machine, self.slots, report, self.stall_timeout).run()
 
 
 def _check(missing: Sequence[Stage], machine: Machine) -> None:

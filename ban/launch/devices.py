@@ -18,7 +18,7 @@ class Slot(NamedTuple):
     """`CUDA_VISIBLE_DEVICES` of the stage's process."""
 
 
-def slots(machine: Machine, devices: str | Sequence[int | str], stages_per_device: int | None) -> list[Slot]:
+def slots(machine: Machine, devices: int | str | Sequence[int | str], stages_per_device: int | None) -> list[Slot]:
     """All places, device by device: so many on each; by default one on a GPU, and the cores divided by the threads.
 
     `devices`: auto for all GPUs, or those in `CUDA_VISIBLE_DEVICES`, else the CPU; or some of them, by number.
@@ -35,7 +35,8 @@ def slots(machine: Machine, devices: str | Sequence[int | str], stages_per_devic
     names = _gpus()
     if machine.device != "cuda":  # cuda:N
         names = [names[int(machine.device.removeprefix("cuda:"))]]
-    wanted = names if devices == "auto" else [str(device) for device in devices]
+    chosen = [devices] if isinstance(devices, int | str) else devices
+    wanted = names if devices == "auto" else [str(device) for device in chosen]
     if missing := [name for name in wanted if name not in names]:
         raise UserError(f"hydra.launcher.devices names {missing[0]}; there are {', '.join(names)}.")
     # One stage on each device before a second one on any.

@@ -1,6 +1,7 @@
 """What a plan would cost on this machine: a few steps of each kind of training are timed, and files are counted."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from ban.interfaces import Batch, Progress
 from ban.launch.pool import longest_paths
 from ban.machine import Machine
 from ban.plan import Parent, Stage
+from ban.store import Store
 from ban.train import Position, Training
 
 STEPS, SECONDS = 5, 1.0
@@ -72,7 +74,8 @@ def _kind(stage: Stage) -> str:
     teachers = [parent.stage.model for parent in stage.teachers]
     recipe = {name: stage.recipe.get(name) for name in ("batch_size", "unroll", "precision", "optimizer")}
     sizes = {name: stage.dataset.get(name) for name in ("classes", "shape", "features", "views")}
-    return json.dumps([stage.models, stage.method["terms"], stage.method.get("until"), teachers, recipe, sizes])
+    method = {name: stage.method.get(name) for name in ("terms", "teacher", "until")}
+    return json.dumps([stage.models, method, teachers, recipe, sizes])
 
 
 def examples_per_second(stage: Stage, machine: Machine) -> float:
@@ -150,3 +153,9 @@ def disk(stage: Stage) -> Disk:
     predictions = dataset["test_size"] * (12 if dataset["kind"] == "language" else 4 * dataset["classes"] + 8)
     moments = 2 if "Adam" in recipe["optimizer"]["_target_"] else 1
     return Disk(weights * networks + (0 if stage.prepares else predictions), 2 * weights * (networks + moments))
+
+
+def free_disk(store: Store) -> int:
+    """Bytes that are free where the store is, or will be."""
+    existing = next(path for path in (store.root, *store.root.resolve().parents) if path.exists())
+    return shutil.disk_usage(existing).free

@@ -8,14 +8,15 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from ban.display import details, name_of
+from ban.errors import Interrupted, UserError
 from ban.events import Event, Report
 from ban.plan import Stage
 from ban.store import Store
@@ -95,20 +96,21 @@ class Journal:
             with self.log(signature).open("a", encoding="utf-8") as lines:
                 lines.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n")
 
-    def ask_for(self, stages: Iterable[Stage]) -> None:
-        """Notes that this command will train the stages that nobody trains yet and no SLURM job will."""
+    @contextmanager
+    def asking_for(self, stages: Iterable[Stage]) -> Iterator[None]:
+        """Notes that this command will train the stages that nobody trains yet and no SLURM job will; until the end."""
         for stage in stages:
             before = self.note(stage.signature)
-            queued = before is not None and before.job and before.state in ("waiting", "running")
+            queued = before is not None and before.job is not None and before.state != "failed"
             if not queued and not self.store.is_claimed(stage.signature):
                 self.write(Note.by_this_process(stage, "waiting"))
-
-    def withdraw(self) -> None:
-        """Removes the notes of what this command asked for and nobody has begun."""
-        for note in self.notes():
-            mine = note.process == os.getpid() and note.host == socket.gethostname()
-            if note.state == "waiting" and mine and not note.job:
-                self.remove(note.signature)
+        try:
+            yield
+        finally:
+            for note in self.notes():
+                mine = note.process == os.getpid() and note.host == socket.gethostname()
+                if note.state == "waiting" and mine and not note.job:
+                    self.remove(note.signature)
 
 
 class Following:
@@ -129,20 +131,20 @@ class Following:
             case "started":
                 values["where"] = self.where
                 begun = f", {values['at']:.0%} done before" if values["at"] else ""
-                self._tell(f"started on {self.where} of {socket.gethostname()}, process {os.getpid()}{begun}")
+                self.tell(f"started on {self.where} of {socket.gethostname()}, process {os.getpid()}{begun}")
                 if "remark" in values:
-                    self._tell(str(values["remark"]))
+                    self.tell(str(values["remark"]))
                 self._note("running", float(values["at"]))
             case "step" | "epoch":
                 self._progress(event)
             case "finished":
-                self._tell(str(values["outcome"]))
+                self.tell(str(values["outcome"]))
                 self.journal.remove(event.signature)
             case "stopped":
-                self._tell("stopped; a checkpoint is saved")
+                self.tell("stopped; a checkpoint is saved")
                 self._note("stopped", float(values["at"]))
             case "failed":
-                self._tell(f"failed: {values['reason']}")
+                self.tell(f"failed: {values['reason']}")
                 self._note("failed", 0.0, str(values["reason"]).splitlines()[-1])
             case "waiting":
                 pass  # the note is that of the process that trains it
@@ -155,13 +157,27 @@ class Following:
         if now - self.noted >= NOTE_SECONDS:
             self._note("running", at)
         if now - self.logged >= self.log_seconds:
-            self._tell(f"{at:4.0%} {self.detail}")
+            self.tell(f"{at:4.0%} {self.detail}")
             self.logged = now
 
-    def _tell(self, text: str) -> None:
+    def tell(self, text: str) -> None:
+        """Adds a line to the log."""
         self.journal.tell(self.stage.signature, text)
 
     def _note(self, state: State, at: float, detail: str | None = None) -> None:
         fields = {"job": self.job, "where": self.where, "at": at, "detail": detail or self.detail}
         self.journal.write(Note.by_this_process(self.stage, state, **fields))
         self.noted = time.monotonic()
+
+
+@contextmanager
+def telling_failures(report: Report, stage: Stage) -> Iterator[None]:
+    """Reports whatever goes wrong with a stage, before it goes further up."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except Exception as error:
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        report(Event(stage.signature, "failed", {"reason": reason}))
+        raise

@@ -1,6 +1,5 @@
 """The plan as people read it, and what it would cost."""
 
-import shutil
 import time
 from collections.abc import Sequence
 
@@ -14,7 +13,7 @@ from rich.tree import Tree
 from ban.build import rehearse
 from ban.display import console
 from ban.errors import UserError
-from ban.launch.estimate import estimate
+from ban.launch.estimate import estimate, free_disk
 from ban.machine import Machine
 from ban.plan import Stage, union
 from ban.store import Store
@@ -80,12 +79,11 @@ def _show_cost(missing: Sequence[Stage], store: Store, machine: Machine) -> None
         lambda kinds: track(kinds, note, console=console, transient=True, disable=not console.is_terminal),
     )
     where = f"{machine.device} ({machine.threads} threads)" if machine.device == "cpu" else machine.device
-    free = shutil.disk_usage(next(path for path in (store.root, *store.root.resolve().parents) if path.exists())).free
     console.print(
         f"Time: about {_hours(found.seconds)} on {where} for all, one after another; {_hours(found.longest)} for the "
         f"longest chain of teachers and students, however many devices there are.\n"
         f"Disk: {decimal(found.kept)} for results and {decimal(found.temporary)} for the checkpoints of each training "
-        f"that runs; {decimal(free)} are free.\n"
+        f"that runs; {decimal(free_disk(store))} are free.\n"
         f"Basis: a few steps timed here of {found.kinds} kinds of training, without reading data or compiling, and the "
         "parameters of the networks."
     )

@@ -1,5 +1,6 @@
 """Stages in fresh processes on this machine: teachers before students, several at a time."""
 
+import math
 import multiprocessing
 import os
 import signal
@@ -8,7 +9,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 from ban.errors import Interrupted, UserError
 from ban.events import Event, Report
 from ban.launch.devices import Slot
-from ban.launch.journal import Following, Journal
+from ban.launch.journal import Following, Journal, telling_failures
 from ban.machine import Machine, Signals
 from ban.plan import Stage
 from ban.run import outcome, run
@@ -37,7 +39,8 @@ class _Child:
     process: ForkServerProcess
     events: Any  # the reading end of a pipe
     reason: str = ""
-    heard: float = field(default_factory=time.monotonic)
+    heard: float = math.inf
+    """When its last sign of life came; before it has begun it may have to wait for a download."""
 
 
 class Pool:
@@ -74,14 +77,24 @@ class Pool:
             Interrupted: a signal arrived; all stages have saved where they stand.
         """
         with Signals().caught() as signals:
-            while self.waiting or self.running:
-                if not signals.number:
-                    self._start_what_is_ready()
-                self._listen()
-                self._end_what_has_stalled()
-                if signals.number and not self._stop():
-                    signals.check()
+            try:
+                while self.waiting or self.running:
+                    if not signals.number:
+                        self._start_what_is_ready()
+                    self._listen()
+                    self._end_what_has_stalled()
+                    if signals.number and not self._stop():
+                        signals.check()
+            finally:
+                self._end_all()
         return self.failures
+
+    def _end_all(self) -> None:
+        """After an error of this process's own: children that wait for somebody to listen would never end."""
+        for child in self.running:
+            child.process.kill()
+            child.process.join()
+            child.events.close()
 
     def _start_what_is_ready(self) -> None:
         for stage in list(self.waiting.values()):
@@ -100,8 +113,12 @@ class Pool:
         """Starts a stage, unless another command trains it or has done so."""
         if self.store.has(stage.signature):
             del self.waiting[stage.signature]
-            result = self.store.result(stage.signature)
-            self.report(Event(stage.signature, "finished", {"outcome": outcome(stage, result)}))
+            try:
+                result = self.store.result(stage.signature)
+            except UserError as error:
+                self._fail(stage, str(error))
+            else:
+                self.report(Event(stage.signature, "finished", {"outcome": outcome(stage, result)}))
         elif self.store.is_claimed(stage.signature):
             self.report(Event(stage.signature, "waiting", {}))
         else:
@@ -195,30 +212,30 @@ def _train(stage: Stage, machine: Machine, slot: Slot, events: Any) -> None:
     signals = Signals()
     signal.signal(signal.SIGTERM, signals.note)
     journal = Journal(machine.outputs)
-    _send_output_to(journal, stage)
 
     def tell_parent(event: Event) -> None:
         if event.kind == "waiting":
             os._exit(BUSY)  # the parent has better use for the device
         events.send(event)
 
+    follow = Following(journal, stage, slot.name, machine.log_seconds, tell_parent)
     try:
-        run(stage, machine, Following(journal, stage, slot.name, machine.log_seconds, tell_parent), signals)
+        with telling_failures(tell_parent, stage):  # which keeps the note of a failure, of a crash too
+            _send_output_to(journal, stage)
+            run(stage, machine, follow, signals)
     except Interrupted as stop:
         os._exit(128 + stop.signal_number)
-    except UserError as error:
-        events.send(Event(stage.signature, "failed", {"reason": str(error)}))
+    except UserError:
         raise SystemExit(1) from None
-    except Exception as error:
+    except Exception:
         traceback.print_exc()
-        events.send(Event(stage.signature, "failed", {"reason": f"{type(error).__name__}: {error}"}))
         raise SystemExit(1) from None
 
 
 def _send_output_to(journal: Journal, stage: Stage) -> None:
     """Whatever this process prints, libraries and crashes included, goes into the stage's log."""
     journal.tell(stage.signature, f"process {os.getpid()}")
-    with journal.log(stage.signature).open("a") as log:
+    with suppress(OSError), journal.log(stage.signature).open("a") as log:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(log.fileno(), stream.fileno())

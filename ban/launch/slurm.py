@@ -1,15 +1,14 @@
-"""A sweep on a SLURM cluster: Hydra's side of it. The jobs are in `ban.launch.cluster`, which loads torch."""
+"""What can be asked of SLURM, and what it says of itself. No torch."""
 
+import getpass
+import re
+import socket
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from hydra.core.utils import JobReturn
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
-
-from ban.launch import jobs
+from ban.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -32,24 +31,65 @@ class Options:
     on_interrupt: str = "cancel"
 
 
-class SlurmLauncher(Launcher):
-    """Composes every job, then submits the missing stages of all."""
+class Partition(NamedTuple):
+    """Where jobs go."""
 
-    def __init__(self, **options: Any) -> None:
-        self.options = Options(**OmegaConf.to_container(OmegaConf.create(options), resolve=True))  # pyright: ignore
+    name: str
+    gpus: bool
+    minutes: int | None
+    """The longest time limit; None: any."""
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Called by Hydra."""
-        self.loader, self.config = hydra_context.config_loader, config
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Submits, and follows the jobs unless `detach`.
+def partition(name: str | None) -> Partition:
+    """The named partition, or the default one.
 
-        Raises:
-            SystemExit: something failed; the others were run all the same.
-        """
-        from ban.launch.cluster import Cluster  # torch: not before there is work
-        from ban.launch.command import execute
+    Raises:
+        UserError: there is none, or no SLURM.
+    """
+    rows = [line.split("|") for line in _ask("sinfo", "-h", "-o", "%P|%G|%l").splitlines()]
+    wanted = [row for row in rows if (row[0].rstrip("*") == name if name else row[0].endswith("*"))]
+    if not wanted:
+        names = ", ".join(dict.fromkeys(row[0].rstrip("*") for row in rows))
+        raise UserError(
+            f"SLURM has no partition {name}: choose hydra.launcher.partition from {names}."
+            if name
+            else f"SLURM has no default partition: choose hydra.launcher.partition from {names}."
+        )
+    return Partition(wanted[0][0].rstrip("*"), any("gpu" in row[1] for row in wanted), _minutes(wanted[0][2]))
 
-        execute(jobs.compose(self.loader, self.config, job_overrides), Cluster(self.options))
-        return []
+
+def _minutes(limit: str) -> int | None:
+    """SLURM's `[days-]hours:minutes:seconds` or `minutes:seconds`; None for infinite."""
+    if not re.fullmatch(r"(\d+-)?(\d+:)*\d+", limit):
+        return None
+    days, _, rest = limit.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    seconds = parts[-1] + 60 * (parts[-2] if len(parts) > 1 else 0) + 3600 * (parts[-3] if len(parts) > 2 else 0)
+    return max(1, int(days or 0) * 1440 + seconds // 60)
+
+
+def queue() -> dict[str, str]:
+    """Job → state, of all this user's jobs that wait or run."""
+    lines = _ask("squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%i|%T").splitlines()
+    return dict(line.split("|", 1) for line in lines)
+
+
+def max_array_size() -> int:
+    """One more than the largest index of an array."""
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config"))
+    return int(found[1]) if found else 1001
+
+
+def _ask(*command: str) -> str:
+    try:
+        # A session of its own: Ctrl-C is for this program, which decides what becomes of the jobs.
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, start_new_session=True)
+        return done.stdout
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no SLURM on {socket.gethostname()} ({command[0]} is missing): run this on a login node, or "
+            "leave hydra/launcher=slurm out."
+        ) from None
+    except subprocess.SubprocessError as error:
+        said = getattr(error, "stderr", None) or str(error)
+        raise UserError(f"SLURM does not answer ({' '.join(str(said).split())[:200]}): try again later.") from error

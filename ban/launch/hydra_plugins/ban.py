@@ -1,7 +1,7 @@
 """Where Hydra looks for plugins: it wants classes that are defined in this namespace package."""
 
-from ban.launch.local import LocalLauncher as _LocalLauncher
-from ban.launch.slurm import SlurmLauncher as _SlurmLauncher
+from ban.launch.launchers import LocalLauncher as _LocalLauncher
+from ban.launch.launchers import SlurmLauncher as _SlurmLauncher
 from ban.launch.union import UnionSweeper as _UnionSweeper
 
 

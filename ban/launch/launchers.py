@@ -1,13 +1,15 @@
-"""A sweep on this machine: the union of all jobs' stages, each missing one trained once."""
+"""Sweeps as Hydra sees them: the union of all jobs' stages, each missing one trained once."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ban.launch import jobs
+from ban.launch.slurm import Options
 
 
 class LocalLauncher(Launcher):
@@ -15,7 +17,7 @@ class LocalLauncher(Launcher):
 
     def __init__(
         self,
-        devices: str | Sequence[int | str] = "auto",
+        devices: int | str | Sequence[int | str] = "auto",
         stages_per_device: int | None = None,
         stall_timeout: float | None = None,
     ) -> None:
@@ -35,4 +37,27 @@ class LocalLauncher(Launcher):
 
         engine = Processes(self.devices, self.stages_per_device, self.stall_timeout)
         execute(jobs.compose(self.loader, self.config, job_overrides), engine)
+        return []
+
+
+class SlurmLauncher(Launcher):
+    """Composes every job, then submits the missing stages of all."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = Options(**OmegaConf.to_container(OmegaConf.create(options), resolve=True))  # pyright: ignore
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra."""
+        self.loader, self.config = hydra_context.config_loader, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Submits, and follows the jobs unless `detach`.
+
+        Raises:
+            SystemExit: something failed; the others were run all the same.
+        """
+        from ban.launch.cluster import Cluster  # torch: not before there is work
+        from ban.launch.command import execute
+
+        execute(jobs.compose(self.loader, self.config, job_overrides), Cluster(self.options))
         return []

@@ -1,7 +1,8 @@
 """`ban stages`: what the store holds; check, remove, hand over."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ Result = Mapping[str, Any]
 USE = """use: ban stages [list] [WORD …]        the finished stages whose description has all the words
      ban stages show SIGNATURE         all about one; its first characters are enough
      ban stages verify [WORD …]        compare every file with its checksum
-     ban stages remove [WORD …]        those that no other stage learned from, after a question; yes=true answers it
+     ban stages remove WORD …          those that no other stage learned from, after a question; yes=true answers it
+     ban stages remove unfinished      the checkpoints of trainings that nobody goes on with now
      ban stages export SIGNATURE FILE  one stage as one file
      ban stages import FILE            into the store
 machine.outputs=DIR names another store."""
@@ -58,6 +60,8 @@ def _list(store: Store, words: Sequence[str]) -> None:
         console.print(table)
     total = decimal(sum(sizes.values()))
     console.print(f"{len(found)} stages{' match' if words else ''}, {total}, in {store.root}")
+    if words and not found:
+        console.print("`ban stages --help` says what else can be done.")
     if damaged:
         console.print(f"Damaged: {', '.join(damaged)}. `ban stages verify` says what it is.")
 
@@ -96,28 +100,25 @@ def _verify(store: Store, words: Sequence[str]) -> None:
     """
     whole, unreadable = _readable(store)
     chosen = unreadable + [result["signature"] for result in whole if _matches(result, words)]
-    damaged = []
-    for signature in track(chosen, "verifying", console=console, transient=True, disable=not console.is_terminal):
-        try:
-            for name in store.sums(signature):
-                store.file(signature, name)
-        except UserError as error:
-            damaged.append(f"  {error}")
+    shown = track(chosen, "verifying", console=console, transient=True, disable=not console.is_terminal)
+    damaged = [f"  {damage}" for signature in shown if (damage := _damage(store, signature))]
     if damaged:
         raise UserError(f"{len(damaged)} of {len(chosen)} stages are damaged.\n" + "\n".join(damaged))
     console.print(f"{len(chosen)} stages are whole: every file has its checksum.")
 
 
 def _remove(store: Store, words: Sequence[str], yes: bool) -> None:
-    """The matching stages that taught no other; without words the unfinished trainings that nobody goes on with.
+    """The matching stages that taught no other, or the unfinished trainings that nobody goes on with.
 
     Raises:
         UserError: nobody has said yes.
     """
-    stages = _removable(store, words) if words else {}
-    folders = {store.folder(signature): name for signature, name in stages.items()}
     if not words:
+        raise UserError("use: ban stages remove WORD …, or ban stages remove unfinished.")
+    if [*words] == ["unfinished"]:
         folders = dict.fromkeys(store.unfinished(), "unfinished, and nobody trains it now")
+    else:
+        folders = {store.folder(signature): name for signature, name in _removable(store, words).items()}
     if not folders:
         console.print("There is nothing to remove.")
         return
@@ -134,15 +135,37 @@ def _remove(store: Store, words: Sequence[str], yes: bool) -> None:
 
 
 def _removable(store: Store, words: Sequence[str]) -> dict[str, str]:
-    """Signature → name of the matching stages, without those that a stage which stays has learned from."""
-    whole, damaged = _readable(store)
+    """Signature → name of the matching stages, without those that a stage which stays has learned from or is learning.
+
+    Damaged ones may go all the same: whoever needs them trains them again.
+    """
+    whole, unreadable = _readable(store)
     chosen = {result["signature"]: _name(result) for result in whole if _matches(result, words)}
-    students = _students(whole)
-    while kept := [name for name in chosen if {*students.get(name, [])} - {*chosen}]:
+    damaged = {name: f"{chosen[name]}, damaged" for name in chosen if _damage(store, name)}
+    students = _students([*whole, *_begun(store)])
+    while kept := [name for name in chosen if name not in damaged and {*students.get(name, [])} - {*chosen}]:
         for name in kept:
             stay = [student for student in students[name] if student not in chosen]
             console.print(f"{chosen.pop(name)} ({name}) stays: it taught {', '.join(stay)}.")
-    return chosen | {name: "damaged" for name in damaged if any(name.startswith(word) for word in words)}
+    named = {name: "damaged" for name in unreadable if any(name.startswith(word) for word in words)}
+    return chosen | damaged | named
+
+
+def _begun(store: Store) -> Iterator[Result]:
+    """The descriptions of trainings that are not finished."""
+    for path in store.works.glob("*.*/stage.json"):
+        with suppress(OSError, ValueError):  # finished or removed meanwhile
+            yield json.loads(path.read_text(encoding="utf-8"))
+
+
+def _damage(store: Store, signature: str) -> str:
+    """What is wrong with a stage's files; nothing where every file has its checksum."""
+    try:
+        for name in store.sums(signature):
+            store.file(signature, name)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _export(store: Store, words: Sequence[str]) -> None:

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from ban.display import console, duration
 from ban.errors import UserError
-from ban.launch.cluster import queue
 from ban.launch.journal import Journal, Note
+from ban.launch.slurm import queue
 
 ORDER = ("running", "waiting", "stopped", "failed")
 
@@ -30,7 +30,7 @@ def status(journal: Journal) -> None:
         console.print(table)
     counts = ", ".join(f"{count} {state}" for state in ORDER if (count := sum(row[0] == state for row in found)))
     console.print(
-        f"{counts or 'nothing is under way'}; {len(journal.store.results())} finished in {journal.store.root}"
+        f"{counts or 'nothing is under way'}; {len(journal.store.finished())} finished in {journal.store.root}"
     )
     if any(state in ("stopped", "failed") for state, _, _ in found):
         console.print(f"The command that asked for them goes on where they stopped; their logs are in {journal.logs}")
@@ -48,11 +48,11 @@ def _truth(note: Note, journal: Journal, jobs: dict[str, str]) -> tuple[str, str
     """A note's state and remark, as far as locks, processes and SLURM confirm it: a killed process writes no note."""
     if journal.store.is_claimed(note.signature):
         return "running", "", note
-    if note.job and note.state in ("running", "waiting"):
+    if note.job and note.state != "failed":
         if note.job in jobs:
             state = {"PENDING": "pending", "RUNNING": "starting"}.get(jobs[note.job], jobs[note.job].lower())
             return "waiting", f"SLURM job {note.job}, {state}", note
-        return "stopped", f"SLURM job {note.job} is no longer in the queue", note
+        return "stopped", "" if note.state == "stopped" else f"SLURM job {note.job} is no longer in the queue", note
     if note.state == "running":
         return "stopped", "its process was killed", note
     if note.state == "waiting" and note.host == socket.gethostname() and not _alive(note.process):

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,10 +22,10 @@ from ban import build
 from ban.config import compose_settings
 from ban.display import console
 from ban.errors import UserError
-from ban.launch.cluster import partition
-from ban.launch.estimate import disk
+from ban.launch.estimate import disk, free_disk
+from ban.launch.slurm import partition
 from ban.machine import Machine, cores
-from ban.plan import lineage
+from ban.plan import lineage, union
 from ban.store import Store
 
 DATA = {"CIFAR-10": ["dataset=cifar10"], "CIFAR-100": ["dataset=cifar100"], "Penn Treebank": ["model=lstm"]}
@@ -43,12 +43,13 @@ class Finding(NamedTuple):
     detail: str
 
 
-def doctor(settings: Mapping[str, Any]) -> None:
-    """Prints what it finds. As several tasks of an `srun` it also tries whether locks work between their nodes.
+def doctor(jobs: Sequence[Mapping[str, Any]]) -> None:
+    """Prints what it finds for the jobs' plan. As several tasks of an `srun` it also tries locks between their nodes.
 
     Raises:
         UserError: something is wrong that would stop a training.
     """
+    settings = jobs[0]
     store = Store(Path(settings["machine"]["outputs"]).expanduser())
     if int(os.environ.get("SLURM_PROCID", "0")):
         _try_the_lock_of_the_first(store)
@@ -56,7 +57,7 @@ def doctor(settings: Mapping[str, Any]) -> None:
     found = [
         Finding("ban", "good", f"{ban.__version__}, Python {platform.python_version()}, torch {torch.__version__}")
     ]
-    found += [*_devices(settings), *_store(store), *_data(settings), *_plan(settings, store), _slurm()]
+    found += [*_devices(settings), *_store(store), *_data(settings), _disk(jobs, store), _slurm()]
     table = Table(box=None, show_header=False)
     for finding in found:
         table.add_row({"good": "✓", "note": "–", "bad": "✗"}[finding.state], finding.what, finding.detail)
@@ -173,21 +174,22 @@ def _data(settings: Mapping[str, Any]) -> Iterator[Finding]:
         try:
             build.data(stage, machine, torch.device("cpu"))
             yield Finding(title, "good", f"in {machine.data_dir}, with its checksums")
-        except UserError as error:
-            ending = "it will be downloaded" if settings["machine"]["download"] else str(error).splitlines()[0]
-            yield Finding(title, "note", f"not in {machine.data_dir}: {ending}")
+        except (OSError, UserError) as error:
+            ending = "will be downloaded" if settings["machine"]["download"] else str(error).splitlines()[0]
+            yield Finding(title, "note", f"not in {machine.data_dir}, or not whole: {ending}")
 
 
-def _plan(settings: Mapping[str, Any], store: Store) -> Iterator[Finding]:
-    """The disk that the settings' plan needs."""
-    missing = [stage for stage in lineage(settings) if not store.has(stage.signature)]
+def _disk(jobs: Sequence[Mapping[str, Any]], store: Store) -> Finding:
+    """What the jobs' plan needs."""
+    try:
+        missing = [stage for stage in union(lineage(job) for job in jobs) if not store.has(stage.signature)]
+    except UserError as error:  # of the store's format
+        return Finding("disk", "bad", str(error))
     needs = [disk(stage) for stage in missing]
     need = sum(each.kept for each in needs) + max((each.temporary for each in needs), default=0)
-    free = shutil.disk_usage(next(path for path in (store.root, *store.root.resolve().parents) if path.exists())).free
-    said = (
-        f"{decimal(free)} are free; {len(missing)} stages to train ({settings['model']['title']}) need {decimal(need)}"
-    )
-    yield Finding("disk", "good" if free > need else "bad", said)
+    free = free_disk(store)
+    said = f"{decimal(free)} are free; the {len(missing)} stages that these settings would train need {decimal(need)}"
+    return Finding("disk", "good" if free > need else "bad", said)
 
 
 def _slurm() -> Finding:
