@@ -103,7 +103,7 @@ class Cluster:
             try:
                 while new:
                     for parents, stages in _ready(new, jobs).items():
-                        mine |= self._submit_array(stages, parents, frozen)
+                        self._submit_array(stages, parents, frozen, mine)
                         jobs |= mine
                     new = [stage for stage in new if stage.signature not in jobs]
             except (FailedJobError, subprocess.SubprocessError) as error:
@@ -120,12 +120,13 @@ class Cluster:
         alive = queue()
         return {name: note.job for name, note in known.items() if note is not None and note.job in alive}
 
-    def _submit_array(self, stages: Sequence[Stage], parents: frozenset[str], frozen: Path) -> dict[str, str]:
+    def _submit_array(
+        self, stages: Sequence[Stage], parents: frozenset[str], frozen: Path, mine: dict[str, str]
+    ) -> None:
         """One array, or several where SLURM allows no such wide one, that waits for all the parents' jobs."""
         dependency = {"dependency": f"afterok:{':'.join(sorted(parents))}", "kill-on-invalid-dep": "yes"}
         given = {key.replace("_", "-"): value for key, value in self.options.directives.items()}
         self.executor.update_parameters(additional_parameters={**given, **(dependency if parents else {})})
-        jobs: dict[str, str] = {}
         width = max_array_size() - 1
         for chunk in (stages[start : start + width] for start in range(0, len(stages), width)):
             tasks = [Task(stage, self.machine, frozen) for stage in chunk]
@@ -133,9 +134,8 @@ class Cluster:
                 self.executor.map_array(Task.__call__, tasks) if len(tasks) > 1 else [self.executor.submit(tasks[0])]
             )
             for stage, job in zip(chunk, submitted, strict=True):
-                jobs[stage.signature] = job.job_id
+                mine[stage.signature] = job.job_id
                 self.journal.write(Note.by_this_process(stage, "waiting", job=job.job_id))
-        return jobs
 
     def _executor(self, folder: Path, frozen: Path) -> submitit.SlurmExecutor:
         options = self.options
