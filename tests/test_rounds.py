@@ -17,7 +17,7 @@ from ban.store import Store
 
 pytestmark = pytest.mark.long
 
-OPTIONS = ("recipe.epochs=60", "machine.checkpoint_seconds=0")
+OPTIONS = ("recipe.epochs=200", "machine.checkpoint_seconds=0.05")
 SWEEPS = [("method=ban,dkpp", "seed=0,1"), ("method=ban,cwtm", "seed=1,2")]
 """Three teachers and seven students, of which they share a teacher and a student."""
 ROUNDS = 20
@@ -37,17 +37,25 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 def kill_something(outputs: Path, sweeps: list[subprocess.Popen[str]], choose: random.Random) -> str:
     """One of the sweeps, or one of the stages that run; what it was."""
+    kind, deadline = choose.choice(["sweep", "stage"]), time.monotonic() + 10
+    while time.monotonic() < deadline:
+        victims = [sweep.pid for sweep in sweeps if sweep.poll() is None]
+        if not victims:
+            break
+        victims = training(outputs) if kind == "stage" else victims
+        if victims:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(choose.choice(victims), signal.SIGKILL)
+                return kind
+        time.sleep(0.01)
+    return "nothing"
+
+
+def training(outputs: Path) -> list[int]:
+    """The processes of the stages that are being trained."""
     journal = Journal(outputs)
     notes = [note for note in journal.notes() if note.state == "running" and journal.store.is_claimed(note.signature)]
-    stages = [note.process for note in notes]
-    parents = [sweep.pid for sweep in sweeps if sweep.poll() is None]
-    kind = choose.choice(["sweep", "stage"]) if stages and parents else "stage" if stages else "sweep"
-    victims = stages if kind == "stage" else parents
-    if not victims:
-        return "nothing"
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(choose.choice(victims), signal.SIGKILL)
-    return kind
+    return [note.process for note in notes]
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
@@ -55,7 +63,7 @@ def test_whatever_is_killed_each_stage_is_published_once(
     seed: int, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     choose, outputs, killed = random.Random(seed), tmp_path / "outputs", []
-    for _ in range(3):
+    for _ in range(2):
         sweeps = [start(tmp_path, "-m", *DIGITS, *OPTIONS, *sweep) for sweep in SWEEPS]
         for _ in range(choose.randrange(1, 4)):
             time.sleep(choose.uniform(0.5, 5))
@@ -76,4 +84,4 @@ def test_whatever_is_killed_each_stage_is_published_once(
 
 
 def test_enough_was_killed() -> None:
-    assert KILLED["sweep"] >= ROUNDS and KILLED["stage"] >= ROUNDS
+    assert min(KILLED["sweep"], KILLED["stage"]) >= ROUNDS // 2
