@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml ban/launch/hydra_plugins/ban.py  # which is copied when
 	$(BIN)/python -m pip install --quiet --editable . --group dev
 	@touch $@
 
-demo: install  ## a teacher and three born-again generations on digits, two minutes on a CPU
+demo: install  ## a teacher and three born-again generations on digits, minutes on a CPU
 	$(BIN)/ban experiment=demo
 
 demo-noise: install  ## the same with a fifth of the training labels wrong: the effect at its largest

@@ -170,6 +170,8 @@ def check(settings: Mapping[str, Any]) -> None:
         _check_model(f"{name}model", part["model"], dataset)
         _check_recipe(f"{name}recipe", part["recipe"], dataset)
         _check_data(part["method"], dataset)
+        if not name or settings["method"].get("teachers"):
+            _check_batch(f"{name}recipe", part["recipe"], part["method"], dataset)
 
 
 def _check_whole(prefix: str, part: Mapping[str, Any], least: Mapping[str, int], optional: Sequence[str] = ()) -> None:
@@ -198,6 +200,20 @@ def _check_data(method: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
         raise UserError(
             f"method={method['name']} with dataset={dataset['name']} asks for {', '.join(missing)}, which there is not "
             f"of {kind.name}: choose another method or data set."
+        )
+
+
+def _check_batch(name: str, recipe: Mapping[str, Any], method: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
+    """Refuses a batch that the training examples do not fill."""
+    wanted = {**dataset, **(method.get("data") or {})}
+    if dataset["kind"] == "language" or wanted.get("munge"):
+        return
+    known = dataset.get("labelled")
+    examples = dataset["train_size"] if known is None or wanted.get("unlabelled") else known
+    if recipe["batch_size"] > examples:
+        raise UserError(
+            f"{name}.batch_size={recipe['batch_size']} is larger than the training set of {examples} examples: set it "
+            f"to {examples} or less, or choose another recipe (for dataset=digits recipe=digits)."
         )
 
 

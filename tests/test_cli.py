@@ -51,6 +51,8 @@ QUICK = (*DIGITS, "recipe.epochs=10")
         ("recipe.beta1={_target_: ban.schedules.GaussianRampDown}", "recipe.beta1=null, or choose torch.optim.Adam"),
         ("recipe.beta1={start: 0.9}", "it must be a schedule"),
         ("recipe.beta1=0.5", "recipe.beta1 is 0.5; it must be a schedule"),
+        ("recipe=wrn", "recipe.batch_size=128 is larger than the training set of 100 examples"),
+        ("dataset.labelled=20", "recipe.batch_size=32 is larger than the training set of 20 examples"),
         ("dataset.whitening=pca", "choose zca, or null for none"),
         ("+method.terms.x.weight=1", "method.terms.x has no _target_"),
     ],
@@ -234,6 +236,7 @@ def test_every_option_composes(group: str) -> None:
         language = any(word in path.stem for word in ("lstm", "language", "ptb", "text"))
         table = any(word in path.stem for word in ("mlp", "table", "breast_cancer", "wine", "features"))
         companion = ["model=lstm"] if language else ["model=mlp_256"] if table else []
+        companion += ["recipe=digits"] if path.stem == "digits" and group == "dataset" else []
         compose_settings([*companion, f"{group}={path.stem}"])
 
 

@@ -14,6 +14,7 @@ from ban.archive import export_stage, import_stage
 from ban.cli import main
 from ban.config import compose_settings
 from ban.errors import UserError
+from ban.launch.journal import Journal, Note
 from ban.machine import Machine, Signals
 from ban.plan import lineage, signature_of
 from ban.run import run
@@ -108,6 +109,19 @@ def test_unfinished_trainings_are_removed_only_if_nobody_goes_on_with_them(say: 
         say("remove", "yes=true")
     assert "1 folders are removed" in say("remove", "unfinished", "yes=true")
     assert not work.folder.exists() and len(store.finished()) == 2
+
+
+def test_nothing_is_said_of_what_was_removed(say: Say, outputs: Path) -> None:
+    journal = Journal(outputs)
+    (stage,) = plan("method=labels", "seed=7")
+    with journal.store.claim(stage.signature):
+        pass
+    for state in ("stopped", "failed"):
+        journal.write(Note.by_this_process(stage, state))
+        say("remove", "unfinished", "yes=true")
+        assert not journal.notes()
+        with journal.store.claim(stage.signature):
+            pass
 
 
 def test_a_stage_goes_to_another_store_as_one_file(say: Say, tmp_path: Path, outputs: Path) -> None:

@@ -11,7 +11,7 @@ from ban.config import compose_settings
 from ban.plan import Stage, lineage
 from ban.store import Store
 
-PARTLY = ("dataset.labelled=20",)
+PARTLY = ("dataset.labelled=40",)
 
 
 def publish(store: Store, stage: Stage, error: float, **diagnosis: float) -> None:

@@ -15,6 +15,7 @@ from ban import metrics
 from ban.archive import export_stage, import_stage
 from ban.display import console, duration
 from ban.errors import UserError
+from ban.launch.journal import Journal
 from ban.store import Store
 
 Result = Mapping[str, Any]
@@ -115,9 +116,12 @@ def _remove(store: Store, words: Sequence[str], yes: bool) -> None:
     """
     if not words:
         raise UserError("use: ban stages remove WORD …, or ban stages remove unfinished.")
+    journal = Journal(store.root)
     if [*words] == ["unfinished"]:
         folders = dict.fromkeys(store.unfinished(), "unfinished, and nobody trains it now")
+        over = [note.signature for note in journal.notes() if note.state in ("stopped", "failed") and not note.job]
     else:
+        over = []
         folders = {store.folder(signature): name for signature, name in _removable(store, words).items()}
     if not folders:
         console.print("There is nothing to remove.")
@@ -131,6 +135,9 @@ def _remove(store: Store, words: Sequence[str], yes: bool) -> None:
         raise UserError(f"nothing was removed. {question} Say yes=true.")
     for folder in folders:
         store.remove(folder)
+        journal.remove(folder.name.partition(".")[0])
+    for signature in over:
+        journal.remove(signature)
     console.print(f"{len(folders)} folders are removed.")
 
 

@@ -91,7 +91,7 @@ def _show_cost(missing: Sequence[Stage], store: Store, machine: Machine) -> None
 
 def _hours(seconds: float) -> str:
     if seconds > 48 * 3600:
-        return f"{seconds / 86400:.1f} days"
+        return f"{seconds / 86400:.0f} days"
     if seconds > 5400:
         return f"{seconds / 3600:.1f} hours"
     return f"{seconds / 60:.0f} minutes" if seconds > 120 else f"{seconds:.0f} seconds"
