@@ -61,7 +61,7 @@ def test_what_a_method_does_with_unlabelled_images_makes_no_regime_of_its_own(tm
     steps = plan("method=labels", "+method.data.unlabelled=true", *PARTLY)[0]
     assert ours.regime == alone.regime == steps.regime
     assert len({ours.signature, alone.signature, steps.signature}) == 3
-    assert plan("method=labels", "dataset.labelled=30")[0].regime != alone.regime
+    assert plan("method=labels", "dataset.labelled=50")[0].regime != alone.regime
     store = Store(tmp_path / "outputs")
     publish(store, ours, 12.0)
     publish(store, steps, 20.0)
