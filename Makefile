@@ -32,8 +32,8 @@ demo-noise: install  ## the same with a fifth of the training labels wrong: the 
 demo-language: install  ## a born-again language model on the English of Python's own help
 	$(BIN)/ban experiment=demo_language
 
-test: check  ## the whole test suite (and the checks)
-	$(BIN)/pytest -n 2 --dist worksteal
+test: check  ## the whole test suite (and the checks); a third worker, because many tests wait
+	$(BIN)/pytest -n 3 --dist worksteal
 
 test-long: install  ## competing sweeps, killed at random twenty times: a quarter of an hour
 	$(BIN)/pytest -m long -s
