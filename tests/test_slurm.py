@@ -218,7 +218,7 @@ def test_a_queued_job_runs_the_code_and_the_settings_of_its_submission(slurm: di
 
 
 def test_the_doctor_tries_the_locks_between_the_tasks_of_an_srun(slurm: dict[str, str], tmp_path: Path) -> None:
-    srun = ["srun", "-n2", *command("doctor", "model=small_conv", "dataset=digits")]
+    srun = ["srun", "-n2", *command("doctor", *DIGITS)]
     found = subprocess.run(srun, cwd=tmp_path, env=slurm, capture_output=True, text=True, check=True).stdout
     assert "work between processes, and with" in found and "partition main, with GPUs, no time limit" in found
     assert not list(tmp_path.glob("outputs/work/doctor*"))
