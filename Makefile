@@ -35,7 +35,7 @@ demo-language: install  ## a born-again language model on the English of Python'
 test: check  ## the whole test suite (and the checks); a third worker, because many tests wait
 	$(BIN)/pytest -n 3 --dist worksteal
 
-test-long: install  ## competing sweeps, killed at random twenty times: a quarter of an hour
+test-long: install  ## competing sweeps, killed at random in twenty rounds: half a minute each or more
 	$(BIN)/pytest -m long -s
 
 check: install  ## style, types and floors
