@@ -175,7 +175,7 @@ class Cluster:
             signals.check()
             ended = set[str]()
             if time.monotonic() - asked >= QUEUE_SECONDS:
-                alive, asked = _alive(alive), time.monotonic()
+                alive, asked = set(_states(alive)), time.monotonic()
                 lost = {name for name in unfinished if jobs[name] not in alive}
                 ended, gone = gone & lost, lost  # twice, because a shared file system may show a result late
             for signature, stage in list(unfinished.items()):
@@ -212,22 +212,32 @@ class Cluster:
         if not jobs:
             return
         console.print("Cancelling the jobs; they save where they stand.")
-        subprocess.run(["scancel", *jobs.values()], check=False, start_new_session=True)
-        deadline, alive = time.monotonic() + 60, set(jobs.values())
-        while time.monotonic() < deadline and (alive := _alive(alive)) & set(jobs.values()):
+        deadline, left = time.monotonic() + 60, set(jobs.values())
+        _scancel(left)
+        while left and time.monotonic() < deadline:
             time.sleep(1)
+            states = _states(left)
+            left &= set(states)
+            _scancel({job for job in left if states[job] == "PENDING"})  # requeued in the moment of its cancelling
+        if left:
+            console.print(f"Not ended yet: `scancel {' '.join(sorted(left))}` if `squeue --me` goes on to show them.")
         for signature in jobs:
             if (note := self.journal.note(signature)) and note.state == "waiting":
                 self.journal.remove(signature)
 
 
-def _alive(before: set[str]) -> set[str]:
-    """The jobs that wait or run; those of before where SLURM does not answer for once."""
+def _scancel(jobs: Iterable[str]) -> None:
+    if jobs := list(jobs):
+        subprocess.run(["scancel", *jobs], check=False, start_new_session=True)
+
+
+def _states(before: Iterable[str]) -> dict[str, str]:
+    """Job → state, of those that wait or run; those of before where SLURM does not answer for once."""
     try:
-        return set(queue())
+        return queue()
     except UserError as error:
         console.print(str(error))
-        return before
+        return dict.fromkeys(before, "?")
 
 
 @dataclass(frozen=True)
