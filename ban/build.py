@@ -1,7 +1,10 @@
 """Objects from a stage's plain data: where configuration ends."""
 
 import json
+import sysconfig
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ban.data import Munge
 from ban.errors import UserError
-from ban.interfaces import Batch, Classroom, Data, Progress, Step, Teacher, Term
+from ban.interfaces import Batch, Classroom, Data, Output, Progress, Step, Teacher, Term
 from ban.machine import Machine
 from ban.plan import Inheritance, Parent, Stage
 from ban.schedules import Constant
@@ -216,12 +219,25 @@ def rehearse(stage: Stage) -> Rehearsal:
     if kind not in _REHEARSED:
         try:
             _REHEARSED[kind] = _imagine(stage)
-        except ValueError as error:
-            raise UserError(f"{stage.label} ({stage.model['title']} on {stage.dataset['title']}): {error}.") from error
+        except Exception as error:
+            place = _outside(error)
+            if isinstance(error, UserError) or not (place or isinstance(error, ValueError)):
+                raise
+            what = f"{place}: {type(error).__name__}: {error}" if place else str(error)
+            raise UserError(f"{stage.label} ({stage.model['title']} on {stage.dataset['title']}): {what}.") from error
     return _REHEARSED[kind]
 
 
 _REHEARSED: dict[str, Rehearsal] = {}
+
+
+def _outside(error: Exception) -> str | None:
+    """File and line where an error left code of the user's own: neither of this package, nor installed."""
+    ours = [str(Path(__file__).parent), *sysconfig.get_paths().values(), "<"]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith(tuple(ours)):
+            return f"{frame.filename}, line {frame.lineno}, in {frame.name}"
+    return None
 
 
 def _imagine(stage: Stage) -> Rehearsal:
@@ -238,11 +254,26 @@ def _imagine(stage: Stage) -> Rehearsal:
         batch, start = probe(stage, device), Progress(0, 0, 1, 1)
         with FlopCounterMode(display=False) as own, torch.no_grad():
             outputs = [learner(batch.views[0]) for learner in learners]
+        for learner, output in zip(learners, outputs, strict=True):
+            _check_output(learner, output, [*batch.targets.shape, dataset["classes"]])
         step = Step(batch, learners, outputs, 0, start)
         guide.lesson(step)  # what a teacher computes only once does not count
         with FlopCounterMode(display=False) as taught, torch.no_grad():
             lesson = guide.lesson(step)
-        learners[0].objective(outputs[0], lesson, batch, start)
+        for name, value in learners[0].objective(outputs[0], lesson, batch, start).items():
+            if value.shape:
+                raise ValueError(
+                    f"the term {name} gives a tensor of the shape {list(value.shape)}: it must be one number, "
+                    "for example the mean over the batch"
+                )
     parameters = sum(parameter.numel() for learner in learners for parameter in learner.network.parameters())
     flops = 3 * own.get_total_flops() + len(learners) * taught.get_total_flops()
     return Rehearsal(parameters, flops / batch.targets.numel())
+
+
+def _check_output(learner: Learner, output: object, shape: list[int]) -> None:
+    name = type(learner.network).__name__
+    if not isinstance(output, Output):
+        raise ValueError(f"{name} must return a ban.interfaces.Output, not a {type(output).__name__}")
+    if learner.until is None and list(output.logits.shape) != shape:
+        raise ValueError(f"{name} returns logits of the shape {list(output.logits.shape)}, not {shape}")

@@ -206,21 +206,29 @@ def _families(labels: str | Sequence[str], cells: Mapping[str, Families]) -> Fam
 
 def _verdicts(rows: Sequence[Row]) -> list[str]:
     """What the paired differences resolve."""
-    compared = [row for row in rows if row.gain]
-    groups = {
-        "better than the teacher": [r.name for r in compared if r.gain and r.gain.resolved and r.gain.mean < 0],
-        "worse than the teacher": [r.name for r in compared if r.gain and r.gain.resolved and r.gain.mean > 0],
-        "not resolved": [r.name for r in compared if r.gain and not r.gain.resolved],
-    }
-    parts = [f"{verdict}: {', '.join(names)}" for verdict, names in groups.items() if names]
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        if row.gain:
+            groups.setdefault(_verdict(row.gain, "better than the teacher", "worse than the teacher"), []).append(
+                row.name
+            )
+    parts = [f"{verdict}: {', '.join(names)}" for verdict, names in sorted(groups.items())]
     return ["By the 95 % interval of the paired difference – " + "; ".join(parts) + "."] if parts else []
+
+
+def _verdict(difference: Interval, better: str, worse: str) -> str:
+    if difference.half_width is None:
+        return "not known from one seed"
+    if not difference.resolved:
+        return "not resolved"
+    return better if difference.mean < 0 else worse
 
 
 def _comparison(ours: str, control: str, difference: Interval | None) -> str:
     """A further paired difference that an experiment asks for."""
     if difference is None:
         return ""
-    verdict = "resolved" if difference.resolved else "not resolved"
+    verdict = _verdict(difference, "resolved", "resolved")
     return f"{ours} against {control}: {difference.text(sign=True)} points, {verdict}."
 
 

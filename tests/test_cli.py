@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -98,8 +99,8 @@ def test_a_method_without_teacher_has_no_generations() -> None:
         ([*DIGITS, "machine.device=cuda:99"], "CUDA device"),
         ([*DIGITS, "method=munge", "method.data.munge.swap_probability=1.5"], "it must be from 0 to 1"),
         (["-m", "experiment=table1,table2"], "experiment takes one name"),
-        (["table", "--help"], "use: ban table"),
-        (["status", "--help"], "use: ban status"),
+        (["table", "--all"], "`ban table --help` says how to use it"),
+        (["status", "now"], "use: ban status"),
         (["doctor", "ptb"], "use: ban doctor"),
         (["stages", "show"], "use: ban stages show SIGNATURE"),
         (["stages", "export", "a"], "use: ban stages export SIGNATURE FILE"),
@@ -133,6 +134,30 @@ def test_without_a_gpu_the_papers_experiment_says_its_cost_and_trains_nothing(tm
     assert re.search(r"4 stages to train would take at least \d+ days on this CPU", done.stderr)
     assert "yes=true" in done.stderr and "scale=smoke" in done.stderr
     assert not files(tmp_path)
+
+
+def test_questions_about_the_command_are_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = str(Path(__file__).parent / "own" / "conf")
+    for arguments, answer in (
+        (["--version"], f"ban {version('ban')}\n"),
+        (["stages", "--help"], "ban stages export SIGNATURE FILE"),
+        (
+            [
+                "--config-dir",
+                own,
+                "table",
+                "methods",
+                "model=linear",
+                "model._target_=ban.models.MLP",
+                f"machine.outputs={tmp_path}",
+            ],
+            "No finished system",
+        ),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["ban", *arguments])
+            main()
+        assert answer in capsys.readouterr().out
 
 
 def test_alone_it_explains_itself(tmp_path: Path) -> None:

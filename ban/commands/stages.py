@@ -20,15 +20,6 @@ from ban.store import Store
 
 Result = Mapping[str, Any]
 
-USE = """use: ban stages [list] [WORD …]        the finished stages whose description has all the words
-     ban stages show SIGNATURE         all about one; its first characters are enough
-     ban stages verify [WORD …]        compare every file with its checksum
-     ban stages remove WORD …          those that no other stage learned from, after a question; yes=true answers it
-     ban stages remove unfinished      the checkpoints of trainings that nobody goes on with now
-     ban stages export SIGNATURE FILE  one stage as one file
-     ban stages import FILE            into the store
-machine.outputs=DIR names another store."""
-
 
 def stages(words: Sequence[str], settings: Mapping[str, Any]) -> None:
     """Does what the words say.
