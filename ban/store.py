@@ -7,13 +7,14 @@ Every file has a checksum, in `SHA256SUMS` or in a checkpoint's name, and is rea
 No torch here; what a checkpoint or weights look like is the caller's business.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +97,16 @@ class Work:
         return (self.folder / RESULT).exists()
 
     def finish(self) -> None:
-        """Renames the complete folder into place; what only the training needed goes last."""
+        """Removes what only the training needed, and renames the complete folder into place.
+
+        Interrupted, it leaves a complete folder of work, which the next claim finishes.
+        """
         _sync(self.folder)
-        self.folder.rename(self._target)
-        _sync(self._target.parent)
-        for path in self._target.iterdir():
+        for path in self.folder.iterdir():
             if _only_for_training(path):
                 path.unlink()
+        self.folder.rename(self._target)
+        _sync(self._target.parent)
 
 
 def _only_for_training(path: Path) -> bool:
@@ -226,18 +230,20 @@ class Store:
         shutil.rmtree(doomed)
 
     def is_claimed(self, signature: str) -> bool:
-        """Whether a living process trains the stage now."""
-        try:
-            with self._lock(signature).acquire(timeout=0):
-                return False
-        except Timeout:
-            return True
-        except OSError:  # no such folder yet, or a store that can only be read
-            return False
+        """Whether a living process trains the stage now; also for somebody who may only read the store."""
+        with suppress(FileNotFoundError), self._lock_file(signature).open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: those who only ask do not see each other
+            except BlockingIOError:
+                return True
+        return False
+
+    def _lock_file(self, signature: str) -> Path:
+        return self.works / f"{signature}.lock"
 
     def _lock(self, signature: str) -> FileLock:
         # Never deleted: a lock file that is removed can be held twice. A soft lock would survive its owner.
-        return FileLock(self.works / f"{signature}.lock", fallback_to_soft=False, preserve_lock_file=True)
+        return FileLock(self._lock_file(signature), fallback_to_soft=False, preserve_lock_file=True)
 
     @contextmanager
     def claim(self, signature: str, waiting: Callable[[], None] = lambda: None) -> Iterator[Work | None]:

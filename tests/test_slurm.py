@@ -183,10 +183,7 @@ def test_ctrl_c_cancels_the_jobs_which_save(
 ) -> None:
     submitted = Submitted(slurm, tmp_path, *LONG, "machine.checkpoint_seconds=1000")
     teacher, _ = undisturbed
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(f"outputs/work/{teacher}.*/stage.json")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(tmp_path, f"outputs/work/{teacher}.*/stage.json")
     time.sleep(0.5)
     submitted.process.send_signal(signal.SIGINT)
     assert "Cancelling the jobs" in submitted.end(expect=128 + signal.SIGINT)
@@ -195,6 +192,15 @@ def test_ctrl_c_cancels_the_jobs_which_save(
     again = Submitted(slurm, tmp_path, *LONG)
     again.end()
     assert again.weights() == undisturbed
+
+
+def test_ctrl_c_may_leave_the_jobs_alone(slurm: dict[str, str], tmp_path: Path) -> None:
+    arguments = (*DIGITS, "method=labels", "recipe.epochs=300")
+    submitted = Submitted(slurm, tmp_path, "-m", *arguments, "hydra.launcher.on_interrupt=leave")
+    wait_for(tmp_path, "outputs/work/*/stage.json")
+    submitted.process.send_signal(signal.SIGINT)
+    assert "The 1 jobs that this command submitted go on" in submitted.end(expect=128 + signal.SIGINT)
+    wait_for(tmp_path, "outputs/stages/*/result.json")
 
 
 def test_two_sweeps_submit_what_they_share_once_and_status_sees_both(slurm: dict[str, str], tmp_path: Path) -> None:
@@ -229,10 +235,7 @@ def test_a_queued_job_runs_the_code_and_the_settings_of_its_submission(slurm: di
     assert "ban status" in submitted.end()
     own.write_text("this is not Python\n")
     submitted.ask("scancel", blocker)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("outputs/stages/*/result.json")):
-        assert time.monotonic() < deadline, submitted.ask("squeue")
-        time.sleep(0.1)
+    wait_for(tmp_path, "outputs/stages/*/result.json")
 
 
 def test_the_doctor_tries_the_locks_between_the_tasks_of_an_srun(slurm: dict[str, str], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import multiprocessing
 import random
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -102,6 +103,20 @@ def test_what_a_dead_trainer_had_completed_is_published_as_it_is(
         assert nothing_to_do is None
     assert Store(tmp_path).result("s") == {"value": 7}
     assert sorted(path.name for path in (tmp_path / "stages" / "s").iterdir()) == ["SHA256SUMS", "result.json"]
+
+
+def test_whether_a_stage_is_claimed_is_seen_from_another_process_and_without_writing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert not store.is_claimed("s") and not store.works.exists()
+    ask = (
+        f"from pathlib import Path; from ban.store import Store; print(Store(Path({str(tmp_path)!r})).is_claimed('s'))"
+    )
+    with store.claim("s"):
+        assert store.is_claimed("s") and store.is_claimed("s")
+        before = sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*"))
+        assert subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True).stdout == "True\n"
+        assert sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*")) == before
+    assert not store.is_claimed("s")
 
 
 def test_a_folder_whose_result_was_removed_is_not_in_the_way(tmp_path: Path) -> None:
