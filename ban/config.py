@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Optional
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -296,6 +296,11 @@ def sentence(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
         return f"there is no {group} '{name}': choose one of {', '.join(sorted(error.options))}."
+    if isinstance(error, OverrideParseException):
+        return (
+            f"'{error.override}' cannot be read: a list has no spaces (method=ban,dkpp), brackets are closed, and a "
+            "value with other signs is quoted twice, for the shell and for Hydra (KEY='\"a, b\"')."
+        )
     if unknown := re.match(r"Could not override '([^']+)'", text):
         return _unknown_setting(unknown[1])
     if wrong := re.match(r"Error merging override (\S+)", text):

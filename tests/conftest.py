@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ban import build
+from ban.cli import main
 from ban.config import compose_settings
 from ban.data import Images
 from ban.events import Event
@@ -73,6 +74,22 @@ def train(tmp_path: Path) -> Train:
         return [run(stage, machine, quiet, Signals()) for stage in lineage(settings)]
 
     return trained
+
+
+Say = Callable[..., str]
+
+
+@pytest.fixture
+def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
+    """What `ban` prints, in the test's folder and in this process, which has loaded torch already."""
+
+    def said(*arguments: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["ban", *arguments])
+        main()
+        return capsys.readouterr().out
+
+    return said
 
 
 def command(*arguments: str) -> list[str]:

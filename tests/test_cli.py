@@ -1,6 +1,5 @@
 """What a person types, and what comes back."""
 
-import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -8,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import DIGITS, ban, files
+from conftest import DIGITS, Say, ban, files
 
-from ban.cli import main
 from ban.config import CONF, compose_settings
 from ban.errors import UserError
 from ban.launch.union import expand
@@ -106,18 +104,15 @@ def test_a_method_without_teacher_has_no_generations() -> None:
         (["stages", "export", "a"], "use: ban stages export SIGNATURE FILE"),
         (["stages", "import", "missing.ban"], "missing.ban cannot be read: No such file"),
         (["-m", *DIGITS, "seed=range(0)"], "the sweep is empty"),
+        (["-m", *DIGITS, "method=ban,", "dkpp"], "'method=ban,' cannot be read: a list has no spaces"),
         (["-m", *DIGITS, "seed=0,1.5"], "does not fit"),
         (["-m", *DIGITS, "hydra.launcher.stages_per_device=0"], "stages_per_device is 0"),
         (["-m", *DIGITS, "model=small_conv,big_conv"], "there is no model 'big_conv'"),
     ],
 )
-def test_the_command_refuses_and_writes_nothing(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["ban", *arguments])
+def test_the_command_refuses_and_writes_nothing(arguments: list[str], message: str, say: Say, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as refusal:
-        main()
+        say(*arguments)
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
     assert not files(tmp_path)
 
@@ -128,36 +123,19 @@ def test_a_refusal_is_one_line_and_a_status(tmp_path: Path) -> None:
     assert not done.stdout and not files(tmp_path)
 
 
-def test_without_a_gpu_the_papers_experiment_says_its_cost_and_trains_nothing(tmp_path: Path) -> None:
+def test_without_a_gpu_the_papers_experiment_says_its_cost_and_trains_nothing(say: Say, tmp_path: Path) -> None:
     arguments = ["model=densenet_80_80", "method=dkpp", "generations=3", "machine.device=cpu"]
-    done = ban(*arguments, cwd=tmp_path, expect=1)
-    assert re.search(r"4 stages to train would take at least \d+ days on this CPU", done.stderr)
-    assert "yes=true" in done.stderr and "scale=smoke" in done.stderr
+    with pytest.raises(SystemExit, match=r"4 stages to train would take at least \d+ days on this CPU") as refusal:
+        say(*arguments)
+    assert "yes=true" in str(refusal.value) and "scale=smoke" in str(refusal.value)
     assert not files(tmp_path)
 
 
-def test_questions_about_the_command_are_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    own = str(Path(__file__).parent / "own" / "conf")
-    for arguments, answer in (
-        (["--version"], f"ban {version('ban')}\n"),
-        (["stages", "--help"], "ban stages export SIGNATURE FILE"),
-        (
-            [
-                "--config-dir",
-                own,
-                "table",
-                "methods",
-                "model=linear",
-                "model._target_=ban.models.MLP",
-                f"machine.outputs={tmp_path}",
-            ],
-            "No finished system",
-        ),
-    ):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["ban", *arguments])
-            main()
-        assert answer in capsys.readouterr().out
+def test_questions_about_the_command_are_answered(say: Say) -> None:
+    own, model = str(Path(__file__).parent / "own" / "conf"), ("model=linear", "model._target_=ban.models.MLP")
+    assert say("--version") == f"ban {version('ban')}\n"
+    assert "ban stages export SIGNATURE FILE" in say("stages", "--help")
+    assert "No finished system" in say("--config-dir", own, "table", "methods", *model)
 
 
 def test_alone_it_explains_itself(tmp_path: Path) -> None:
@@ -176,40 +154,40 @@ def test_help_does_not_wait_for_torch(tmp_path: Path) -> None:
     assert "experiment=demo" in done.stdout and done.stdout.endswith("False\n")
 
 
-def test_a_dry_run_prints_the_plan_and_trains_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_prints_the_plan_and_trains_nothing(say: Say, tmp_path: Path) -> None:
     arguments = ["model=densenet_80_80", "method=dkpp", "generations=3", "dry_run=true"]
-    plan = ban(*arguments, cwd=tmp_path).stdout
+    plan = say(*arguments)
     assert plan.count("22.50 M") == 4
     for word in ("Teacher", "DKPP-3", "4 stages, 0 in the store, 4 to be trained", "50000 training", "200 epochs"):
         assert word in plan
     assert not files(tmp_path)
 
 
-def test_a_lineage_then_a_sweep_that_shares_it_then_its_table(tmp_path: Path) -> None:
-    first = ban(*QUICK, "generations=2", cwd=tmp_path).stdout
+def test_a_lineage_then_a_sweep_that_shares_it_then_its_table(say: Say, tmp_path: Path) -> None:
+    first = say(*QUICK, "generations=2")
     assert "3 stages, 0 in the store, 3 to train" in first and "Ens*2" in first
-    sweep = ban("-m", *QUICK, "method=ban,cwtm", "seed=0,1", cwd=tmp_path).stdout
+    sweep = say("-m", *QUICK, "method=ban,cwtm", "seed=0,1")
     assert "6 stages, 2 in the store, 4 to train" in sweep
-    again = ban("-m", *QUICK, "method=ban,cwtm", "seed=0,1", cwd=tmp_path).stdout
+    again = say("-m", *QUICK, "method=ban,cwtm", "seed=0,1")
     assert "6 stages, 6 in the store, 0 to train" in again
-    table = ban("table", cwd=tmp_path).stdout
+    table = say("table")
     for word in ("Teacher", "BAN-1", "BAN-2", "CWTM-1", "Ens*2", "100 training", "not resolved"):
         assert word in table
     written = {path.name for path in (tmp_path / "outputs" / "tables").iterdir()}
     assert {"all.md", "all.csv", "all.tex"} <= written
 
 
-def test_settings_of_the_command_line_win_in_an_experiment(tmp_path: Path) -> None:
+def test_settings_of_the_command_line_win_in_an_experiment(say: Say) -> None:
     """`ban experiment=demo` is a sweep by itself; a smaller one finishes in a moment."""
     arguments = ["experiment=demo", "recipe.epochs=5", "seed=0,1", "machine.device=cpu"]
-    shown = ban(*arguments, cwd=tmp_path).stdout
+    shown = say(*arguments)
     assert "12 stages, 0 in the store, 12 to train" in shown
     for word in ("BAN-3", "Ens*3", "another label-trained network", "Ens*3 against mean of three label-trained"):
         assert word in shown
 
 
-def test_stock_launchers_do_each_job_by_itself(tmp_path: Path) -> None:
-    shown = ban("-m", *QUICK, "seed=0,1", "hydra/launcher=basic", cwd=tmp_path).stdout
+def test_stock_launchers_do_each_job_by_itself(say: Say) -> None:
+    shown = say("-m", *QUICK, "seed=0,1", "hydra/launcher=basic")
     assert shown.count("2 stages, 0 in the store, 2 to train") == 2
 
 

@@ -1,32 +1,14 @@
 """What a plan would cost, and whether this machine has what it needs."""
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import DIGITS, KINDS, Train, files, plan
+from conftest import DIGITS, KINDS, Say, Train, files, plan
 
-from ban.cli import main
 from ban.config import compose_settings
 from ban.launch.estimate import disk, estimate, examples_per_second
 from ban.launch.pool import by_longest_path, longest_paths
 from ban.machine import Machine
-
-Say = Callable[..., str]
-
-
-@pytest.fixture
-def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
-    """What the command prints, with an empty folder around it."""
-
-    def said(*words: str) -> str:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["ban", *words])
-        main()
-        return " ".join(capsys.readouterr().out.split())
-
-    return said
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -68,7 +50,7 @@ def test_the_longest_chain_goes_first() -> None:
 
 
 def test_a_dry_run_of_a_sweep_shows_what_is_shared_and_what_it_costs(say: Say, tmp_path: Path) -> None:
-    shown = say("-m", *DIGITS, "method=ban,dkpp", "seed=0,1", "dry_run=true")
+    shown = " ".join(say("-m", *DIGITS, "method=ban,dkpp", "seed=0,1", "dry_run=true").split())
     assert "Teacher, Small-Conv × 2 ├── BAN-1, Small-Conv × 2 └── DKPP-1, Small-Conv × 2" in shown
     assert "4 jobs ask for 8 trainings; what they share is trained once, which saves 2." in shown
     assert "seconds on cpu (1 threads) for all" in shown and "Basis: a few steps timed here of 3 kinds" in shown
@@ -76,7 +58,7 @@ def test_a_dry_run_of_a_sweep_shows_what_is_shared_and_what_it_costs(say: Say, t
 
 
 def test_the_doctor_finds_what_is_there(say: Say) -> None:
-    found = say("doctor", *DIGITS)
+    found = " ".join(say("doctor", *DIGITS).split())
     for words in ("✓ locks work between processes", "✓ store", "✓ disk", "– CIFAR-100 not in data", "✓ CPU"):
         assert words in found
 

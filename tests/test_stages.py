@@ -2,16 +2,13 @@
 
 import json
 import pickle
-import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import DIGITS, files, flip_a_bit, plan, quiet
+from conftest import DIGITS, Say, files, flip_a_bit, plan, quiet
 
 from ban.archive import export_stage, import_stage
-from ban.cli import main
 from ban.config import compose_settings
 from ban.errors import UserError
 from ban.launch.journal import Journal, Note
@@ -22,7 +19,6 @@ from ban.store import Store
 
 QUICK = ("recipe.epochs=5",)
 TEACHER, STUDENT = (stage.signature for stage in plan(*QUICK))
-Say = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +42,9 @@ def outputs(trained: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def say(outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
+def say(say: Say, outputs: Path) -> Say:
     """What `ban stages …` prints."""
-
-    def said(*words: str, outputs: Path = outputs) -> str:
-        monkeypatch.setattr(sys, "argv", ["ban", "stages", *words, f"machine.outputs={outputs}"])
-        main()
-        return capsys.readouterr().out
-
-    return said
+    return lambda *words, outputs=outputs: say("stages", *words, f"machine.outputs={outputs}")
 
 
 def test_they_are_listed_and_chosen_by_words(say: Say) -> None:

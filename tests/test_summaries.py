@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import DIGITS, ban, plan
+from conftest import DIGITS, Say, plan
 
 from ban.config import compose_settings
 from ban.plan import Stage, lineage
@@ -22,14 +22,14 @@ def publish(store: Store, stage: Stage, error: float, **diagnosis: float) -> Non
         work.publish(stage.identity() | {"test_error_percent": error, "parameters": 7})
 
 
-def test_each_system_stands_beside_the_labels_alone(tmp_path: Path) -> None:
+def test_each_system_stands_beside_the_labels_alone(say: Say, tmp_path: Path) -> None:
     store = Store(tmp_path / "outputs")
     for seed, (alone, taught) in enumerate([(20.0, 17.0), (22.0, 18.0), (21.0, 19.0)]):
         teacher, student = plan(f"seed={seed}", "method=dkpp", "teacher=wrn_10_1")
         publish(store, teacher, 10.0)
         publish(store, student, taught)
         publish(store, plan(f"seed={seed}", "method=labels")[0], alone)
-    ban("table", "methods", cwd=tmp_path)
+    say("table", "methods")
     publish(store, plan("seed=9", "method=dkpp", "teacher=wrn_10_1")[1], 90.0)  # nobody to compare it with
     (row,) = pd.read_csv(tmp_path / "outputs" / "tables" / "methods.csv").to_dict("records")
     assert (row["system"], row["baseline"], row["student"], row["gain"], row["n"]) == ("DKPP-1", 21.0, 18.0, -3.0, 3)
@@ -39,7 +39,7 @@ def test_each_system_stands_beside_the_labels_alone(tmp_path: Path) -> None:
         assert text in shown
 
 
-def test_systems_of_one_name_and_seeds_without_a_partner_are_told_apart(tmp_path: Path) -> None:
+def test_systems_of_one_name_and_seeds_without_a_partner_are_told_apart(say: Say, tmp_path: Path) -> None:
     store = Store(tmp_path / "outputs")
     half = ("method.terms.label.weight=0.5", "method.terms.teacher.weight=0.5")
     for settings, error in (((), 15.0), (half, 17.0), (("generations=2",), 16.0)):
@@ -47,7 +47,7 @@ def test_systems_of_one_name_and_seeds_without_a_partner_are_told_apart(tmp_path
     publish(store, plan("method=labels")[0], 20.0)
     publish(store, plan("method=ban_l", "seed=1")[-1], 70.0)
     publish(store, plan("method=dkpp", "teacher=wrn_10_1")[-1], 18.0)
-    ban("table", "methods", cwd=tmp_path)
+    say("table", "methods")
     frame = pd.read_csv(tmp_path / "outputs" / "tables" / "methods.csv").set_index("system")
     assert len(frame) == 4 and {*frame["gain"]} == {-5.0, -3.0, -4.0, -2.0} and {*frame["n"]} == {1}
     shown = (tmp_path / "outputs" / "tables" / "methods.md").read_text()
@@ -55,7 +55,7 @@ def test_systems_of_one_name_and_seeds_without_a_partner_are_told_apart(tmp_path
     assert shown.count("no longer stored") == 1 and "| BAN+L-2 " in shown
 
 
-def test_what_a_method_does_with_unlabelled_images_makes_no_regime_of_its_own(tmp_path: Path) -> None:
+def test_what_a_method_does_with_unlabelled_images_makes_no_regime_of_its_own(say: Say, tmp_path: Path) -> None:
     """Mean teacher against labels alone: as many steps, the unlabelled images there but without a loss."""
     ours, alone = plan("method=mean_teacher", *PARTLY)[0], plan("method=labels", *PARTLY)[0]
     steps = plan("method=labels", "+method.data.unlabelled=true", *PARTLY)[0]
@@ -66,11 +66,11 @@ def test_what_a_method_does_with_unlabelled_images_makes_no_regime_of_its_own(tm
     publish(store, ours, 12.0)
     publish(store, steps, 20.0)
     publish(store, alone, 30.0)  # fewer steps
-    ban("table", "methods", cwd=tmp_path)
+    say("table", "methods")
     assert "-8.00" in (tmp_path / "outputs" / "tables" / "methods.md").read_text()
 
 
-def test_diagnostics_of_the_last_epoch(tmp_path: Path) -> None:
+def test_diagnostics_of_the_last_epoch(say: Say, tmp_path: Path) -> None:
     settings, _ = compose_settings([*DIGITS])
     teacher, student = lineage(settings)
     store = Store(tmp_path / "outputs")
@@ -78,7 +78,7 @@ def test_diagnostics_of_the_last_epoch(tmp_path: Path) -> None:
     from ban.summaries import SHOWN
 
     publish(store, student, 17.0, **{name: float(number) for number, name in enumerate(SHOWN)})
-    ban("table", "diagnostics", cwd=tmp_path)
+    say("table", "diagnostics")
     shown = (tmp_path / "outputs" / "tables" / "diagnostics.md").read_text()
     assert "| BAN-1" in shown and "Teacher" not in shown.partition("|")[2].partition("\n")[0]
     frame = pd.read_csv(tmp_path / "outputs" / "tables" / "diagnostics.csv")
@@ -94,6 +94,6 @@ def test_every_diagnostic_of_the_table_is_recorded(tmp_path: Path) -> None:
     assert {*SHOWN} <= {*report(torch.randn(4, 5), torch.randn(4, 5), torch.arange(4))}
 
 
-def test_an_empty_store_says_so(tmp_path: Path) -> None:
-    assert "No finished system" in ban("table", "methods", cwd=tmp_path).stdout
-    assert "No stored stage has diagnostics" in ban("table", "diagnostics", cwd=tmp_path).stdout
+def test_an_empty_store_says_so(say: Say) -> None:
+    assert "No finished system" in say("table", "methods")
+    assert "No stored stage has diagnostics" in say("table", "diagnostics")

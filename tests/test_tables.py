@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import DIGITS, ban
+from conftest import DIGITS, Say
 from scipy import stats
 
 from ban import metrics, tables
@@ -142,7 +142,7 @@ def test_a_teacher_that_is_gone_is_missing_and_no_more(tmp_path: Path) -> None:
     assert [row.name for row in table.rows] == ["BAN-1", "BAN-2"]
 
 
-def test_table_6_shows_both_splits_of_the_best_epochs_network(tmp_path: Path) -> None:
+def test_table_6_shows_both_splits_of_the_best_epochs_network(say: Say, tmp_path: Path) -> None:
     store = Store(tmp_path / "outputs")
     for seed in range(3):
         lineage = plans("model=lstm", "dataset=ptb", "method=ban_l", f"seed={seed}")
@@ -151,7 +151,7 @@ def test_table_6_shows_both_splits_of_the_best_epochs_network(tmp_path: Path) ->
                 assert work is not None
                 measured = {"validation_perplexity": perplexity + 3, "test_perplexity": perplexity + seed}
                 work.publish(stage.identity() | measured | {"parameters": 7})
-    shown = ban("table", "6", cwd=tmp_path).stdout
+    shown = say("table", "6")
     frame = pd.read_csv(tmp_path / "outputs" / "tables" / "table6.csv").set_index(["network", "column"])
     assert len(frame) == 8 and "perplexity" in shown
     lstm = frame.loc["LSTM"]
@@ -165,7 +165,7 @@ def test_table_6_shows_both_splits_of_the_best_epochs_network(tmp_path: Path) ->
     assert "71.00 ± 2.48 (3) [71.87] ✓" in (tmp_path / "outputs" / "tables" / "table6.md").read_text()
 
 
-def test_table_2_holds_every_cell_of_the_paper_and_ours(tmp_path: Path) -> None:
+def test_table_2_holds_every_cell_of_the_paper_and_ours(say: Say, tmp_path: Path) -> None:
     store = Store(tmp_path / "outputs")
     for seed in range(3):
         lineages = [
@@ -176,7 +176,7 @@ def test_table_2_holds_every_cell_of_the_paper_and_ours(tmp_path: Path) -> None:
         for number, stage in enumerate({s.signature: s for line in lineages for s in line}.values()):
             publish(store, stage, number + seed)
     publish(store, plans("model=densenet_80_80", "scale=budget", "seed=9")[0], 9)  # another regime: not mixed in
-    shown = ban("table", "2", cwd=tmp_path).stdout
+    shown = say("table", "2")
     frame = pd.read_csv(tmp_path / "outputs" / "tables" / "table2.csv").set_index(["network", "cell"])
     ours = frame.loc["DenseNet-80-120"]
     assert len(frame) == 41
@@ -195,18 +195,18 @@ def test_table_2_holds_every_cell_of_the_paper_and_ours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("override", ["scale=budget", "model.dropout=0.1", "++method.terms.teacher.temperature=4"])
-def test_only_the_papers_own_experiment_is_judged(override: str, tmp_path: Path) -> None:
+def test_only_the_papers_own_experiment_is_judged(say: Say, override: str, tmp_path: Path) -> None:
     for seed in range(3):
         publish(Store(tmp_path / "outputs"), plans("model=wrn_28_1", f"seed={seed}", override)[1], seed)
-    shown = ban("table", "3", override, cwd=tmp_path).stdout
+    shown = say("table", "3", override)
     assert "20.00" in shown or "10.00" in shown
     assert "✓" not in shown and "✗" not in shown and "not to be compared" in shown
 
 
-def test_a_shortened_regime_is_never_judged_by_the_paper(tmp_path: Path) -> None:
+def test_a_shortened_regime_is_never_judged_by_the_paper(say: Say, tmp_path: Path) -> None:
     for seed in range(3):
         publish(Store(tmp_path / "outputs"), plans("model=wrn_28_1", f"seed={seed}", "scale=budget")[0], seed)
-    shown = ban("table", "3", "scale=budget", cwd=tmp_path).stdout
+    shown = say("table", "3", "scale=budget")
     assert "✓" not in shown and "✗" not in shown and "not to be compared" in shown
     assert "2500 training" in shown
 
@@ -232,14 +232,14 @@ def test_the_paper_has_a_number_for_every_network_of_the_tables() -> None:
         assert titles == set(paper_numbers(number))
 
 
-def test_a_column_may_be_another_networks_student(tmp_path: Path) -> None:
+def test_a_column_may_be_another_networks_student(say: Say, tmp_path: Path) -> None:
     """Table 3: a DenseNet beside the Wide-ResNet that taught it."""
     store = Store(tmp_path / "outputs")
     for depth, (wide, dense) in enumerate({"1": (4, 2), "2": (5, 3)}.values(), start=1):
         teacher, student = plans("model=densenet_90_60", f"teacher=wrn_28_{depth}")
         publish(store, teacher, wide)
         publish(store, student, dense)
-    ban("table", "3", cwd=tmp_path)
+    say("table", "3")
     frame = pd.read_csv(tmp_path / "outputs" / "tables" / "table3.csv").set_index(["network", "column"])
     assert frame["test_error_percent"].dropna().to_dict() == {
         ("Wide-ResNet-28-1", "Teacher"): 40.0,
@@ -251,7 +251,7 @@ def test_a_column_may_be_another_networks_student(tmp_path: Path) -> None:
     assert frame["paper"].dropna().size == 12
 
 
-def test_results_are_json(tmp_path: Path) -> None:
-    ban(*DIGITS, "recipe.epochs=3", cwd=tmp_path)
+def test_results_are_json(say: Say, tmp_path: Path) -> None:
+    say(*DIGITS, "recipe.epochs=3")
     for path in tmp_path.glob("outputs/stages/*/*.json"):
         json.loads(path.read_text())

@@ -91,5 +91,7 @@ def _ask(*command: str) -> str:
             "leave hydra/launcher=slurm out."
         ) from None
     except subprocess.SubprocessError as error:
-        said = getattr(error, "stderr", None) or str(error)
-        raise UserError(f"SLURM does not answer ({' '.join(str(said).split())[:200]}): try again later.") from error
+        said = str(getattr(error, "stderr", None) or error).strip().splitlines()[0].rpartition("error: ")[2]
+        raise UserError(
+            f"no SLURM answers on {socket.gethostname()} ({said[:200]}): try again later, or on a login node."
+        ) from error
