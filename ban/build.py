@@ -1,10 +1,8 @@
 """Objects from a stage's plain data: where configuration ends."""
 
 import json
-import sysconfig
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -219,24 +217,27 @@ def rehearse(stage: Stage) -> Rehearsal:
     if kind not in _REHEARSED:
         try:
             _REHEARSED[kind] = _imagine(stage)
+        except UserError:
+            raise
         except Exception as error:
-            place = _outside(error)
-            if isinstance(error, UserError) or not (place or isinstance(error, ValueError)):
+            where = _in_the_users_code(error, stage)
+            if not where and not isinstance(error, ValueError):
                 raise
-            what = f"{place}: {type(error).__name__}: {error}" if place else str(error)
-            raise UserError(f"{stage.label} ({stage.model['title']} on {stage.dataset['title']}): {what}.") from error
+            said = " ".join(str(error).split()).rstrip(".")
+            said = f"{where}: {type(error).__name__}: {said}" if where else said
+            raise UserError(f"{stage.label} ({stage.model['title']} on {stage.dataset['title']}): {said}.") from error
     return _REHEARSED[kind]
 
 
 _REHEARSED: dict[str, Rehearsal] = {}
 
 
-def _outside(error: Exception) -> str | None:
-    """File and line where an error left code of the user's own: neither of this package, nor installed."""
-    ours = [str(Path(__file__).parent), *sysconfig.get_paths().values(), "<"]
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith(tuple(ours)):
-            return f"{frame.filename}, line {frame.lineno}, in {frame.name}"
+def _in_the_users_code(error: Exception, stage: Stage) -> str | None:
+    """The last line of a module of the user's that an error came through; None: it is not the user's."""
+    modules = {target.partition(".")[0] for target in stage.targets} - {"ban", "torch"}
+    for frame, line in reversed([*traceback.walk_tb(error.__traceback__)]):
+        if frame.f_globals.get("__name__", "").partition(".")[0] in modules:
+            return f"{frame.f_code.co_filename}, line {line}, in {frame.f_code.co_name}"
     return None
 
 
@@ -260,12 +261,9 @@ def _imagine(stage: Stage) -> Rehearsal:
         guide.lesson(step)  # what a teacher computes only once does not count
         with FlopCounterMode(display=False) as taught, torch.no_grad():
             lesson = guide.lesson(step)
-        for name, value in learners[0].objective(outputs[0], lesson, batch, start).items():
-            if value.shape:
-                raise ValueError(
-                    f"the term {name} gives a tensor of the shape {list(value.shape)}: it must be one number, "
-                    "for example the mean over the batch"
-                )
+        for name, term in learners[0].objective.terms.items():
+            _check_loss(name, term(outputs[0], lesson, batch))
+            learners[0].objective.weights[name](start)
     parameters = sum(parameter.numel() for learner in learners for parameter in learner.network.parameters())
     flops = 3 * own.get_total_flops() + len(learners) * taught.get_total_flops()
     return Rehearsal(parameters, flops / batch.targets.numel())
@@ -273,7 +271,19 @@ def _imagine(stage: Stage) -> Rehearsal:
 
 def _check_output(learner: Learner, output: object, shape: list[int]) -> None:
     name = type(learner.network).__name__
-    if not isinstance(output, Output):
-        raise ValueError(f"{name} must return a ban.interfaces.Output, not a {type(output).__name__}")
+    if not isinstance(output, Output) or not isinstance(output.logits, Tensor):
+        raise ValueError(f"{name} must return a ban.interfaces.Output with logits, not {_kind(output)}")
     if learner.until is None and list(output.logits.shape) != shape:
         raise ValueError(f"{name} returns logits of the shape {list(output.logits.shape)}, not {shape}")
+
+
+def _check_loss(name: str, value: object) -> None:
+    if not isinstance(value, Tensor) or value.ndim:
+        raise ValueError(
+            f"the term {name} gives {_kind(value)}: it must be a tensor with one number, for example the mean over the "
+            "batch"
+        )
+
+
+def _kind(value: object) -> str:
+    return f"a tensor of the shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

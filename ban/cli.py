@@ -1,5 +1,6 @@
 """The `ban` command: settings for Hydra, or a sub-command and settings."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -24,17 +25,18 @@ def main() -> None:
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors arrive here instead of being printed
     words = sys.argv[1:]
-    folder, rest = (words[1:2], words[2:]) if words[:1] == ["--config-dir"] else ([], words)
     try:
         if not words:
             sys.argv.append("--help")
-        if rest and rest[0] in COMMANDS:
-            _command(rest[0], rest[1:], folder)
+        folder, rest = _config_folder(words)
+        first = rest[0] if rest else ""
+        if first in COMMANDS:
+            _command(first, rest[1:], folder)
         elif words == ["--version"]:
             print(f"ban {__version__}")
-        elif words and not words[0].startswith("-") and "=" not in words[0]:
+        elif first and not first.startswith("-") and "=" not in first:
             raise UserError(
-                f"'{words[0]}' is neither a sub-command ({', '.join(COMMANDS)}) nor KEY=VALUE; see ban --help."
+                f"'{first}' is neither a sub-command ({', '.join(COMMANDS)}) nor KEY=VALUE; see ban --help."
             )
         else:
             _train()
@@ -59,17 +61,37 @@ def _train(config: DictConfig) -> None:
     execute([job], Here())
 
 
-def _command(name: str, arguments: Sequence[str], folder: Sequence[str]) -> None:
-    """A sub-command with its own words, and with settings from a folder of the user's too, if there is one."""
+def _config_folder(words: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Where the user's own settings are, by Hydra's option, and the other words.
+
+    Raises:
+        UserError: it is no folder.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    try:
+        known, rest = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}.") from None
+    if known.config_dir is not None and not known.config_dir.is_dir():
+        raise UserError(f"there is no folder {known.config_dir} for --config-dir.")
+    return known.config_dir, rest
+
+
+def _command(name: str, arguments: Sequence[str], folder: Path | None) -> None:
+    """A sub-command with its own words, and with settings from the user's folder too, if there is one."""
     act, use = COMMANDS[name]
     if {"-h", "--help"} & set(arguments):
         print(use)
         return
     words = [word for word in arguments if "=" not in word]
     if any(word.startswith("-") for word in words):
-        raise UserError(f"ban {name} knows no options; `ban {name} --help` says how to use it.")
-    settings = [f"hydra.searchpath=['{Path(each).resolve()}']" for each in folder]
-    act(words, settings + [word for word in arguments if "=" in word])
+        raise UserError(f"ban {name} has no option but --config-dir; `ban {name} --help` says how to use it.")
+    overrides = [word for word in arguments if "=" in word]
+    if folder is not None:
+        quoted = str(folder.resolve()).replace("'", r"\'")
+        overrides.insert(0, f"hydra.searchpath=['{quoted}']")
+    act(words, overrides)
 
 
 def _table(words: Sequence[str], overrides: Sequence[str]) -> None:

@@ -297,6 +297,10 @@ def sentence(error: Exception) -> str:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
         return f"there is no {group} '{name}': choose one of {', '.join(sorted(error.options))}."
     if isinstance(error, OverrideParseException):
+        if reason := re.search(r"while evaluating '.*': (.*)", text):
+            return f"'{error.override}' cannot be read: {reason[1]}."
+        if "=" not in error.override:
+            return f"'{error.override}' is not KEY=VALUE. A list has no spaces: method=ban,dkpp."
         return (
             f"'{error.override}' cannot be read: a list has no spaces (method=ban,dkpp), brackets are closed, and a "
             "value with other signs is quoted twice, for the shell and for Hydra (KEY='\"a, b\"')."

@@ -225,12 +225,27 @@ class Stage:
         """Everything that was asked for, for `stage.json`."""
         return self.identity() | self._all() | self._kin("signature")
 
+    @property
+    def targets(self) -> set[str]:
+        """Every class and function that its settings name."""
+        return _targets(self._all())
+
     def _all(self) -> dict[str, Any]:
         parts = ("generation", "seed", "replica", "dataset", "models", "method", "recipe")
         return {"protocol": PROTOCOL} | {name: getattr(self, name) for name in parts}
 
     def _own(self) -> dict[str, Any]:
         return _signed_parts(self._all())
+
+
+def _targets(value: Any) -> set[str]:
+    """Every `_target_` in a part of the configuration."""
+    if isinstance(value, Mapping):
+        own = {value["_target_"]} if isinstance(value.get("_target_"), str) else set()
+        return own.union(*(_targets(item) for item in value.values()))
+    if isinstance(value, list | tuple):
+        return set().union(*(_targets(item) for item in value))
+    return set()
 
 
 def signature_of(description: Node) -> str:

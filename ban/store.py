@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -230,12 +230,17 @@ class Store:
         shutil.rmtree(doomed)
 
     def is_claimed(self, signature: str) -> bool:
-        """Whether a living process trains the stage now; also for somebody who may only read the store."""
-        with suppress(FileNotFoundError), self._lock_file(signature).open() as file:
-            try:
+        """Whether a living process trains the stage now, as far as the file system tells.
+
+        Nothing is written, so it can be asked by somebody who may only read the store.
+        """
+        try:
+            with self._lock_file(signature).open() as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: those who only ask do not see each other
-            except BlockingIOError:
-                return True
+        except BlockingIOError:
+            return True
+        except OSError:  # no such file yet, not to be read, or no locks there
+            return False
         return False
 
     def _lock_file(self, signature: str) -> Path:

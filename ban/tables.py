@@ -206,29 +206,26 @@ def _families(labels: str | Sequence[str], cells: Mapping[str, Families]) -> Fam
 
 def _verdicts(rows: Sequence[Row]) -> list[str]:
     """What the paired differences resolve."""
-    groups: dict[str, list[str]] = {}
+    verdicts = ("better than the teacher", "worse than the teacher", "not resolved", "not known from one pair")
+    groups: dict[str, list[str]] = {verdict: [] for verdict in verdicts}
     for row in rows:
         if row.gain:
-            groups.setdefault(_verdict(row.gain, "better than the teacher", "worse than the teacher"), []).append(
-                row.name
-            )
-    parts = [f"{verdict}: {', '.join(names)}" for verdict, names in sorted(groups.items())]
+            groups[_verdict(row.gain)].append(row.name)
+    parts = [f"{verdict}: {', '.join(names)}" for verdict, names in groups.items() if names]
     return ["By the 95 % interval of the paired difference – " + "; ".join(parts) + "."] if parts else []
 
 
-def _verdict(difference: Interval, better: str, worse: str) -> str:
-    if difference.half_width is None:
-        return "not known from one seed"
+def _verdict(difference: Interval) -> str:
     if not difference.resolved:
-        return "not resolved"
-    return better if difference.mean < 0 else worse
+        return "not known from one pair" if difference.half_width is None else "not resolved"
+    return "better than the teacher" if difference.mean < 0 else "worse than the teacher"
 
 
 def _comparison(ours: str, control: str, difference: Interval | None) -> str:
     """A further paired difference that an experiment asks for."""
     if difference is None:
         return ""
-    verdict = _verdict(difference, "resolved", "resolved")
+    verdict = "resolved" if difference.resolved else _verdict(difference)
     return f"{ours} against {control}: {difference.text(sign=True)} points, {verdict}."
 
 

@@ -86,6 +86,7 @@ def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     def said(*arguments: str) -> str:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["ban", *arguments])
+        capsys.readouterr()  # what a refused command printed before
         main()
         return capsys.readouterr().out
 

@@ -1,5 +1,6 @@
 """What a person types, and what comes back."""
 
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -105,6 +106,11 @@ def test_a_method_without_teacher_has_no_generations() -> None:
         (["stages", "import", "missing.ban"], "missing.ban cannot be read: No such file"),
         (["-m", *DIGITS, "seed=range(0)"], "the sweep is empty"),
         (["-m", *DIGITS, "method=ban,", "dkpp"], "'method=ban,' cannot be read: a list has no spaces"),
+        (["-m", *DIGITS, "seed=rnage(3)"], "'seed=rnage(3)' cannot be read: Unknown function 'rnage'"),
+        ([*DIGITS, "tabel"], "'tabel' is not KEY=VALUE"),
+        (["--config-dir=missing", "status"], "there is no folder missing for --config-dir"),
+        (["--config-dir", ".", "tabel"], "neither a sub-command"),
+        (["status", "-cd"], "expected one argument"),
         (["-m", *DIGITS, "seed=0,1.5"], "does not fit"),
         (["-m", *DIGITS, "hydra.launcher.stages_per_device=0"], "stages_per_device is 0"),
         (["-m", *DIGITS, "model=small_conv,big_conv"], "there is no model 'big_conv'"),
@@ -131,11 +137,13 @@ def test_without_a_gpu_the_papers_experiment_says_its_cost_and_trains_nothing(sa
     assert not files(tmp_path)
 
 
-def test_questions_about_the_command_are_answered(say: Say) -> None:
-    own, model = str(Path(__file__).parent / "own" / "conf"), ("model=linear", "model._target_=ban.models.MLP")
+def test_questions_about_the_command_are_answered(say: Say, tmp_path: Path) -> None:
+    own = str(shutil.copytree(Path(__file__).parent / "own" / "conf", tmp_path / "it's mine"))
+    model = ("model=linear", "model._target_=ban.models.MLP")
     assert say("--version") == f"ban {version('ban')}\n"
     assert "ban stages export SIGNATURE FILE" in say("stages", "--help")
-    assert "No finished system" in say("--config-dir", own, "table", "methods", *model)
+    for words in (["--config-dir", own, "table"], [f"--config-dir={own}", "table"], ["table", "-cd", own]):
+        assert "No finished system" in say(*words, "methods", *model)
 
 
 def test_alone_it_explains_itself(tmp_path: Path) -> None:

@@ -289,10 +289,9 @@ def test_a_damaged_file_is_not_used(server: str, tmp_path: Path) -> None:
 
 def test_without_data_the_command_says_which_files_to_put_where(say: Say, tmp_path: Path) -> None:
     arguments = ["scale=smoke", "model=wrn_10_1", "machine.download=false", f"machine.data_dir={tmp_path}/none"]
-    with pytest.raises(
-        SystemExit, match=rf"cifar-100-python.tar.gz.*{tmp_path}/none|{tmp_path}/none.*cifar-100-python"
-    ):
+    with pytest.raises(SystemExit) as refusal:
         say(*arguments)
+    assert "cifar-100-python.tar.gz" in str(refusal.value) and f"{tmp_path}/none" in str(refusal.value)
     assert not list(tmp_path.glob("outputs/stages/*"))
 
 

@@ -145,6 +145,18 @@ def test_a_store_that_can_only_be_read_serves_what_it_has(say: Say, small_disk: 
         say(*quick, "generations=2")
 
 
+def test_who_may_only_read_a_store_sees_what_is_trained(small_disk: Path, tmp_path: Path) -> None:
+    readable = tmp_path / "readable"
+    readable.mkdir()
+    with Store(small_disk).claim("s"):
+        subprocess.run(["mount", "--bind", small_disk, readable], check=True)
+        try:
+            subprocess.run(["mount", "-o", "remount,bind,ro", readable], check=True)
+            assert Store(readable).is_claimed("s")
+        finally:
+            subprocess.run(["umount", readable], check=True)
+
+
 def test_a_stage_that_hangs_is_ended_and_the_others_go_on(tmp_path: Path) -> None:
     settings, _ = compose_settings([*LONG, f"machine.outputs={tmp_path}"])
     stages = [*plan(*OPTIONS), *plan(*OPTIONS, "seed=1", "method=labels")]

@@ -46,7 +46,7 @@ from ban.interfaces import Term
 
 class Own(Term):
     def forward(self, output, lesson, batch):
-        return {}
+        return GIVEN
 """
 NETWORK = """
 from torch import nn
@@ -56,38 +56,40 @@ from ban.interfaces import Output
 class Own(nn.Module):
     def __init__(self, *, classes, **options):
         super().__init__()
-        self.head = nn.Linear(64, {})
+        self.head = nn.Linear(64, 3)
 
     def forward(self, inputs, state=None, until=None):
-        return {}
+        return GIVEN
 """
 
 
+MISTAKES = {
+    "term": {
+        "0.5": "the term label gives float: it must be a tensor",
+        "None": "the term label gives NoneType: it must be a tensor",
+        "output.logits.mean(0)": r"the term label gives a tensor of the shape \[10\]: it must be a tensor with",
+        "output.logit.mean()": "own_.*.py, line 7, in forward: AttributeError: 'Output' object has no",
+        r"int('a\nb')": r"own_.*.py, line 7, in forward: ValueError: invalid literal .*[^.]\.$",
+    },
+    "network": {
+        "inputs": r"Own must return a ban.interfaces.Output with logits, not a tensor of the shape \[2, 1, 8, 8\]",
+        "Output(None, {})": "Own must return a ban.interfaces.Output with logits, not Output",
+        "Output(self.head(inputs.flatten(1)), {})": r"logits of the shape \[2, 3\], not \[2, 10\]",
+    },
+}
+
+
 @pytest.mark.parametrize(
-    ("name", "source", "place", "says"),
-    [
-        ("raising", TERM.format("output.logit.mean()"), "method.terms.label", "raising.py, line 7, in forward: Attrib"),
-        (
-            "many",
-            TERM.format("output.logits.mean(0)"),
-            "method.terms.label",
-            r"term label gives .* \[10\]: it must be one",
-        ),
-        (
-            "naked",
-            NETWORK.format("classes", "inputs"),
-            "model",
-            "Own must return a ban.interfaces.Output, not a Tensor",
-        ),
-        ("narrow", NETWORK.format(3, "Output(self.head(inputs.flatten(1)), {})"), "model", r"\[2, 3\], not \[2, 10\]"),
-    ],
+    ("part", "gives", "says"), [(part, *each) for part, mistakes in MISTAKES.items() for each in mistakes.items()]
 )
 def test_a_mistake_is_named_before_anything_is_trained(
-    name: str, source: str, place: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    part: str, gives: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / f"{name}.py").write_text(source)
+    source, place = {"term": (TERM, "method.terms.label"), "network": (NETWORK, "model")}[part]
+    module = f"own_{tmp_path.name}"  # imported once and for all
+    (tmp_path / f"{module}.py").write_text(source.replace("GIVEN", gives))
     monkeypatch.syspath_prepend(tmp_path)
-    stages = plan("method=ban_l", f"{place}._target_={name}.Own")
+    stages = plan("method=ban_l", f"{place}._target_={module}.Own")
     with pytest.raises(UserError, match=says):
         [rehearse(stage) for stage in stages]
 

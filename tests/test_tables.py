@@ -15,7 +15,7 @@ from ban.config import CONF, compose_settings
 from ban.plan import lineage, union
 from ban.results import Interval
 from ban.store import Store
-from ban.tables import paper_numbers
+from ban.tables import Row, paper_numbers
 
 
 def test_interval_is_students() -> None:
@@ -31,6 +31,15 @@ def test_interval_is_students() -> None:
 def test_a_single_value_has_no_interval_and_resolves_nothing() -> None:
     interval = Interval.of([3.0])
     assert interval.text() == "3.00" and not interval.resolved and interval.predicts(3.0) is None
+
+
+def test_verdicts_stand_in_a_fixed_order_and_one_pair_gives_none() -> None:
+    gains = {"A": [-1.0, -1.1], "B": [2.0, 2.1], "C": [-1.0, 1.0], "D": [5.0]}
+    (said,) = tables._verdicts([Row(name, gain=Interval.of(values)) for name, values in gains.items()])
+    assert said.endswith(
+        "better than the teacher: A; worse than the teacher: B; not resolved: C; not known from one pair: D."
+    )
+    assert tables._comparison("A", "B", Interval.of([1.0])).endswith("points, not known from one pair.")
 
 
 def test_prediction_interval() -> None:

@@ -32,6 +32,8 @@ PREEMPTION = signal.SIGUSR2
 POLL_SECONDS = 2.0
 QUEUE_SECONDS = 10.0
 """Between questions to SLURM, which many people ask."""
+CANCEL_SECONDS = 60.0
+"""How long cancelled jobs are waited for."""
 
 
 class Cluster:
@@ -208,21 +210,22 @@ class Cluster:
         return f"its SLURM job {job} ended without a result, see slurm/{job}_0_log.out in the outputs"
 
     def _cancel(self, jobs: Mapping[str, str]) -> None:
-        """Cancelled jobs save where they stand; SLURM gives them half a minute."""
+        """Cancelled jobs save where they stand; SLURM usually gives them half a minute."""
         if not jobs:
             return
         console.print("Cancelling the jobs; they save where they stand.")
-        deadline, left = time.monotonic() + 60, set(jobs.values())
+        deadline, left, again = time.monotonic() + CANCEL_SECONDS, set(jobs.values()), set[str]()
         _scancel(left)
         while left and time.monotonic() < deadline:
             time.sleep(1)
             states = _states(left)
             left &= set(states)
-            _scancel({job for job in left if states[job] == "PENDING"})  # requeued in the moment of its cancelling
+            again |= {job for job in left if states[job] == "PENDING"}  # requeued in the moment of its cancelling
+            _scancel(again & left)
         if left:
             console.print(f"Not ended yet: `scancel {' '.join(sorted(left))}` if `squeue --me` goes on to show them.")
-        for signature in jobs:
-            if (note := self.journal.note(signature)) and note.state == "waiting":
+        for signature, job in jobs.items():
+            if job not in left and (note := self.journal.note(signature)) and note.state == "waiting":
                 self.journal.remove(signature)
 
 

@@ -7,9 +7,8 @@ import secrets
 import shutil
 import sys
 import sysconfig
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from ban.plan import Stage
 from ban.store import Store
@@ -59,7 +58,7 @@ def _ours() -> Path:
 
 def _theirs(stages: Iterable[Stage]) -> set[Path]:
     """The files and folders of all top-level modules that are neither ours nor installed."""
-    for target in {target for stage in stages for target in _targets(stage.describe())}:
+    for target in {target for stage in stages for target in stage.targets}:
         importlib.import_module(target.rpartition(".")[0])
     installed = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib")]
     found = set()
@@ -69,13 +68,3 @@ def _theirs(stages: Iterable[Stage]) -> set[Path]:
             path = Path(file).resolve()
             found.add(path.parent if path.name == "__init__.py" else path)
     return found
-
-
-def _targets(value: Any) -> set[str]:
-    """Every `_target_` in a part of the configuration."""
-    if isinstance(value, Mapping):
-        own = {value["_target_"]} if isinstance(value.get("_target_"), str) else set()
-        return own.union(*(_targets(item) for item in value.values()))
-    if isinstance(value, list | tuple):
-        return set().union(*(_targets(item) for item in value))
-    return set()

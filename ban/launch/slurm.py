@@ -90,8 +90,12 @@ def _ask(*command: str) -> str:
             f"there is no SLURM on {socket.gethostname()} ({command[0]} is missing): run this on a login node, or "
             "leave hydra/launcher=slurm out."
         ) from None
-    except subprocess.SubprocessError as error:
-        said = str(getattr(error, "stderr", None) or error).strip().splitlines()[0].rpartition("error: ")[2]
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"SLURM's {command[0]} does not answer within a minute: try again later.") from error
+    except subprocess.CalledProcessError as error:
+        said = [line for line in error.stderr.splitlines() if line.strip()] or [f"status {error.returncode}"]
+        errors = [line.partition("error: ")[2] for line in said if "error: " in line]
+        why = (errors or said)[0].strip()[:200]
         raise UserError(
-            f"no SLURM answers on {socket.gethostname()} ({said[:200]}): try again later, or on a login node."
+            f"SLURM's {command[0]} failed on {socket.gethostname()} ({why}): try again later, or on a login node."
         ) from error
