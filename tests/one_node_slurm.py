@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -81,11 +81,11 @@ def one_node_slurm(folder: Path) -> Iterator[dict[str, str]]:
     try:
         for daemon in daemons:
             subprocess.run(daemon, env=environment, check=True, capture_output=True, timeout=30)
-        _wait_until_idle(environment)
+        _wait_until(lambda: "idle" in _output(environment, "sinfo", "-h", "-o", "%T"))
         yield environment
     finally:
         subprocess.run(["scancel", "-u", user], env=environment, check=False)
-        time.sleep(1)
+        _wait_until(lambda: not _output(environment, "squeue", "-h"))  # a job outlives its daemons
         for name in ("slurmd.pid", "slurmctld.pid", "munge/pid"):
             if (folder / name).exists():
                 os.kill(int((folder / name).read_text()), signal.SIGTERM)
@@ -97,10 +97,10 @@ def _free_port() -> int:
         return any_port.getsockname()[1]
 
 
-def _wait_until_idle(environment: dict[str, str]) -> None:
+def _wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
-    while "idle" not in _output(environment, "sinfo", "-h", "-o", "%T"):
-        assert time.monotonic() < deadline, "the node did not come up"
+    while not condition():
+        assert time.monotonic() < deadline, "SLURM's node does not come up, or has jobs that do not end"
         time.sleep(0.1)
 
 
