@@ -183,7 +183,7 @@ def _import(store: Store, words: Sequence[str]) -> None:
         raise UserError("use: ban stages import FILE.")
     signature = import_stage(store, Path(words[0]).expanduser())
     if signature is None:
-        console.print("The stage is in the store already.")
+        console.print("The stage is in the store already; `ban stages verify` says whether it is whole.")
         return
     where = f"{_name(store.result(signature))} is in {store.folder(signature)}"
     console.print(f"{where}: whatever asks for it finds it.", soft_wrap=True)
