@@ -68,9 +68,9 @@ def _config_folder(words: Sequence[str]) -> tuple[Path | None, list[str]]:
         UserError: it is no folder.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config-dir", "-cd", type=Path)
-    try:
-        known, rest = parser.parse_known_args(words)
+    parser.add_argument("--config-dir", type=Path)
+    try:  # -cd is Hydra's short form; as an option of this parser it would take Hydra's -c for its abbreviation
+        known, rest = parser.parse_known_args(["--config-dir" if word == "-cd" else word for word in words])
     except argparse.ArgumentError as error:
         raise UserError(f"{error}.") from None
     if known.config_dir is not None and not known.config_dir.is_dir():

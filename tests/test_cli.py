@@ -142,6 +142,7 @@ def test_questions_about_the_command_are_answered(say: Say, tmp_path: Path) -> N
     model = ("model=linear", "model._target_=ban.models.MLP")
     assert say("--version") == f"ban {version('ban')}\n"
     assert "ban stages export SIGNATURE FILE" in say("stages", "--help")
+    assert say("-c", "job", "--package", "seed") == "0\n"  # Hydra's, and not -cd
     for words in (["--config-dir", own, "table"], [f"--config-dir={own}", "table"], ["table", "-cd", own]):
         assert "No finished system" in say(*words, "methods", *model)
 
