@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -22,7 +23,7 @@ _INSTALLED = Path(__file__).parent / "conf"
 CONF = _INSTALLED if _INSTALLED.exists() else Path(__file__).parents[1] / "conf"
 """The YAML files: inside the package in a wheel, at the top level in a checkout."""
 
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 
 
 class Kind(NamedTuple):
@@ -155,6 +156,7 @@ def check(settings: Mapping[str, Any]) -> None:
     Raises:
         UserError: with the setting, its value and what is possible.
     """
+    _check_keys(settings)
     dataset, machine = settings["dataset"], settings["machine"]
     _check_whole("", settings, {"generations": 0, "replica": 0})
     _check_whole("dataset.", dataset, {"classes": 2, "train_size": 1, "test_size": 1, "validation_size": 0})
@@ -172,6 +174,18 @@ def check(settings: Mapping[str, Any]) -> None:
         _check_data(part["method"], dataset)
         if not name or settings["method"].get("teachers"):
             _check_batch(f"{name}recipe", part["recipe"], part["method"], dataset)
+
+
+def _check_keys(settings: Mapping[str, Any]) -> None:
+    """What the file of a data set, network or method cannot leave out."""
+    needed = {"dataset": ("name", "title", "kind"), "model": ("name", "title"), "method": ("name", "title", "terms")}
+    parts = {name: (settings[name], keys) for name, keys in needed.items()}
+    terms = settings["method"].get("terms") or {}
+    parts |= {f"method.terms.{name}": (term, ("_target_", "weight")) for name, term in terms.items()}
+    for name, (part, keys) in parts.items():
+        for key in keys:
+            if key not in part:
+                raise UserError(f"{name} has no {key}: its YAML file needs a line `{key}: …`.")
 
 
 def _check_whole(prefix: str, part: Mapping[str, Any], least: Mapping[str, int], optional: Sequence[str] = ()) -> None:
@@ -286,25 +300,22 @@ def _source_hash(target: str) -> str:
     except (ImportError, ValueError):
         spec = None
     if spec is None or spec.origin is None:
-        raise UserError(f"_target_: {target} names the module '{module}', which cannot be imported from here.")
+        raise UserError(
+            f"_target_: {target} names the module '{module}', which cannot be imported from here: is it in PYTHONPATH?"
+        )
     return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
 
 
 def sentence(error: Exception) -> str:
     """What Hydra or OmegaConf refuse, said in one sentence with the choices."""
     text = str(error).strip()
+    if isinstance(error, yaml.YAMLError):
+        return f"a file is not YAML: {' '.join(text.split())}."
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
         return f"there is no {group} '{name}': choose one of {', '.join(sorted(error.options))}."
     if isinstance(error, OverrideParseException):
-        if reason := re.search(r"while evaluating '.*': (.*)", text):
-            return f"'{error.override}' cannot be read: {reason[1]}."
-        if "=" not in error.override:
-            return f"'{error.override}' is not KEY=VALUE. A list has no spaces: method=ban,dkpp."
-        return (
-            f"'{error.override}' cannot be read: a list has no spaces (method=ban,dkpp), brackets are closed, and a "
-            "value with other signs is quoted twice, for the shell and for Hydra (KEY='\"a, b\"')."
-        )
+        return _unreadable(error.override or "", text)
     if unknown := re.match(r"Could not override '([^']+)'", text):
         return _unknown_setting(unknown[1])
     if wrong := re.match(r"Error merging override (\S+)", text):
@@ -312,6 +323,17 @@ def sentence(error: Exception) -> str:
     if ambiguous := re.match(r"Ambiguous value for argument '([^']+)'", text):
         return f"{ambiguous[1]} names several values: sweep over them with `ban -m {ambiguous[1]}`."
     return ": ".join(line.strip() for line in text.splitlines()[:2])
+
+
+def _unreadable(override: str, text: str) -> str:
+    if reason := re.search(r"while evaluating '.*': (.*)", text):
+        return f"'{override}' cannot be read: {reason[1]}."
+    if "=" not in override:
+        return f"'{override}' is not KEY=VALUE. A list has no spaces: method=ban,dkpp."
+    return (
+        f"'{override}' cannot be read: a list has no spaces (method=ban,dkpp), brackets are closed, and a "
+        "value with other signs is quoted twice, for the shell and for Hydra (KEY='\"a, b\"')."
+    )
 
 
 def _unknown_setting(key: str) -> str:

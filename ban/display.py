@@ -97,11 +97,11 @@ class Display:
     # The live table
 
     def _render(self) -> RenderableType:
-        table = Table(box=None, padding=(0, 1))
-        for heading, ratio in (("stage", 4), ("state", 1), ("", 2), ("", 5)):
+        table = Table(box=None, padding=(0, 1), expand=True)
+        for heading, ratio in (("stage", None), ("state", None), ("", None), ("", 1)):
             table.add_column(heading, ratio=ratio, no_wrap=True, overflow="ellipsis")
         for seen in self._shown():
-            bar = ProgressBar(total=1.0, completed=seen.at) if seen.state == "runs" else ""
+            bar = ProgressBar(total=1.0, completed=seen.at, width=12) if seen.state == "runs" else ""
             table.add_row(Text(seen.name), Text(_state(seen)), bar, Text(seen.detail))
         return Group(table, self._summary())
 

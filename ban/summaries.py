@@ -187,7 +187,9 @@ def diagnostics(store: Store, outputs: Path) -> None:
             parts.append((title, frame, notes))
             records += [{"regime": title, "stage": name} | last for name, all_ in columns.items() for last in all_]
     if not parts:
-        console.print("No stored stage has diagnostics: recipes of images have them (recipe.diagnosed_steps).")
+        console.print(
+            "No stored stage has diagnostics: say recipe.diagnosed_steps=1, or another number of steps an epoch."
+        )
         return
     tables.write(pd.DataFrame(records), parts, outputs, "diagnostics")
 

@@ -123,8 +123,10 @@ def files(folder: Path) -> Sequence[Path]:
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The command in a process group of its own, like a terminal's."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command(*arguments), cwd=folder, text=True, env=environment(), **pipes)
+    words = command(*arguments)
+    return subprocess.Popen(words, cwd=folder, text=True, env=environment(), process_group=0, **pipes)
 
 
 def wait_for(folder: Path, pattern: str, lines: int = 0) -> None:

@@ -107,6 +107,8 @@ def test_a_method_without_teacher_has_no_generations() -> None:
         (["-m", *DIGITS, "seed=range(0)"], "the sweep is empty"),
         (["-m", *DIGITS, "method=ban,", "dkpp"], "'method=ban,' cannot be read: a list has no spaces"),
         (["-m", *DIGITS, "seed=rnage(3)"], "'seed=rnage(3)' cannot be read: Unknown function 'rnage'"),
+        ([*DIGITS, "~method.terms.teacher.weight"], "method.terms.teacher has no weight: its YAML file needs"),
+        ([*DIGITS, "~model.title"], "model has no title: its YAML file needs a line `title: …`"),
         ([*DIGITS, "tabel"], "'tabel' is not KEY=VALUE"),
         (["--config-dir=missing", "status"], "there is no folder missing for --config-dir"),
         (["--config-dir", ".", "tabel"], "neither a sub-command"),

@@ -109,6 +109,16 @@ def test_a_signal_saves_and_the_next_run_goes_on(
     assert found(tmp_path, longer) == longer
 
 
+def test_ctrl_c_in_a_terminal_also_while_the_first_stages_are_starting(tmp_path: Path) -> None:
+    process = start(tmp_path, "-m", *LONGER, "seed=0,1")
+    wait_for(tmp_path, "outputs/status/*.json")  # the server that starts stages imports torch now
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate()
+    assert process.returncode == 128 + signal.SIGINT, output
+    assert "Stopped by SIGINT" in output and "Traceback" not in output
+
+
 def test_two_commands_that_want_the_same_teacher_train_it_once(undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     processes = [start(tmp_path, *LONG, f"method={method}", "generations=1") for method in ("ban", "dkpp")]
     outputs = [process.communicate()[0] for process in processes]

@@ -26,8 +26,17 @@ class Labelled(NamedTuple):
     labels: NDArray[np.int64]
 
     def first(self, classes: int) -> "Labelled":
-        """Only the examples of the first `classes` classes."""
-        return self[self.labels < classes]
+        """Only the examples of the first `classes` classes.
+
+        Raises:
+            UserError: of one of them there is none.
+        """
+        chosen = self[self.labels < classes]
+        if lost := sorted({*range(classes)} - {*chosen.labels.tolist()}):
+            raise UserError(
+                f"dataset.classes={classes} are classes 0 to {classes - 1}, and the data have no {lost[0]}."
+            )
+        return chosen
 
     def with_unlabelled(self, inputs: NDArray[Any]) -> "Labelled":
         """These examples, then others without labels."""

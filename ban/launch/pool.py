@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any
@@ -69,6 +70,12 @@ class Pool:
         # What every child would import for itself: seconds each; optimizers want torch._dynamo at their first step.
         data = {stage.dataset["_target_"].rpartition(".")[0] for stage in missing}
         self.context.set_forkserver_preload(["ban.run", "ban.models", "torch._dynamo", *sorted(data)])
+        # Ctrl-C would end a server that is still importing.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def run(self) -> Failures:
         """Runs everything that can be run.
