@@ -40,6 +40,11 @@ KINDS = {"images": DIGITS, "language": LANGUAGE, "table": ROWS}
 Train = Callable[..., list[dict[str, Any]]]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """SLURM's tests first, by one worker: they wait for minutes, while the others compute."""
+    items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
