@@ -271,8 +271,6 @@ def _check_method(settings: Mapping[str, Any]) -> None:
     if not isinstance(settings["teacher"]["recipe"], dict):
         name = settings["teacher"]["recipe"]
         raise UserError(f"teacher.recipe={name} names no settings: choose a file with +recipe@teacher.recipe={name}.")
-    if without := [name for name, term in settings["method"]["terms"].items() if "_target_" not in term]:
-        raise UserError(f"method.terms.{without[0]} has no _target_: name the term's class, as conf/method does.")
     if not settings["method"].get("teachers") and settings["generations"] > 1:
         raise UserError(
             f"method={settings['method']['name']} learns from no trained network, so there is no generation "

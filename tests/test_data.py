@@ -295,6 +295,11 @@ def test_without_data_the_command_says_which_files_to_put_where(say: Say, tmp_pa
     assert not list(tmp_path.glob("outputs/stages/*"))
 
 
+def test_a_class_without_examples_is_refused(train: Train) -> None:
+    with pytest.raises(UserError, match=r"dataset.classes=12 are classes 0 to 11, and the data have no 10\."):
+        train("dataset.classes=12", "method=labels")
+
+
 def test_other_digits_than_the_signature_names_are_refused(train: Train) -> None:
     with pytest.raises(UserError, match="checksum"):
         train("dataset.checksum=sha256:0", *DIGITS)
