@@ -264,9 +264,18 @@ def _imagine(stage: Stage) -> Rehearsal:
         for name, term in learners[0].objective.terms.items():
             _check_loss(name, term(outputs[0], lesson, batch))
             learners[0].objective.weights[name](start)
+    _check_reported(stage, [str(index) for index in range(len(learners))] + [*guide.published()])
     parameters = sum(parameter.numel() for learner in learners for parameter in learner.network.parameters())
     flops = 3 * own.get_total_flops() + len(learners) * taught.get_total_flops()
     return Rehearsal(parameters, flops / batch.targets.numel())
+
+
+def _check_reported(stage: Stage, networks: Sequence[str]) -> None:
+    if unknown := [name for name in stage.judged if name not in networks]:
+        raise ValueError(
+            f"method.headline is {unknown[0]}, but the training gives the networks {', '.join(networks)}: choose one "
+            "of them, or leave it out"
+        )
 
 
 def _check_output(learner: Learner, output: object, shape: list[int]) -> None:

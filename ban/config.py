@@ -320,7 +320,7 @@ def sentence(error: Exception) -> str:
         return f"{wrong[1]} does not fit: {str(error.__cause__).splitlines()[0]}."
     if ambiguous := re.match(r"Ambiguous value for argument '([^']+)'", text):
         return f"{ambiguous[1]} names several values: sweep over them with `ban -m {ambiguous[1]}`."
-    return ": ".join(line.strip() for line in text.splitlines()[:2])
+    return ": ".join(line.strip().rstrip(":") for line in text.splitlines()[:2])
 
 
 def _unreadable(override: str, text: str) -> str:

@@ -219,6 +219,24 @@ class TestUnion:
         jobs = expand(sweeps, ["scale=smoke", "c=8"], at)
         assert jobs == [["a=1", "b=6", "c=8", "scale=smoke"], ["a=2", "b=6", "c=8", "scale=smoke"]]
 
+    @pytest.mark.parametrize(
+        "given",
+        [
+            ["model=small_conv", "method=deep_mutual_learning", "+model@peers.a=wrn_10_1"],
+            ["recipe=budget_images", "+recipe@teacher.recipe=wrn"],
+            ["model=mlp_16", "+model@teacher.models.a=mlp_256", "+model@teacher.models.b=mlp_256x2"],
+        ],
+    )
+    def test_one_group_may_be_chosen_for_several_packages(self, given: list[str]) -> None:
+        assert [sorted(job) for job in expand({}, [*given, "seed=0,1"])] == [
+            sorted([*given, f"seed={seed}"]) for seed in (0, 1)
+        ]
+
+    def test_a_group_for_another_package_does_not_hide_the_sweeps(self) -> None:
+        assert expand({"one": {"model": "wrn_28_2"}}, ["+model@peers.a=wrn_10_1"]) == [
+            ["model=wrn_28_2", "+model@peers.a=wrn_10_1"]
+        ]
+
     def test_without_sweeps_it_is_the_command_lines_product(self) -> None:
         assert len(expand({}, ["a=1,2", "b=range(3)"])) == 6
 

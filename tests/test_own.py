@@ -94,6 +94,12 @@ def test_a_mistake_is_named_before_anything_is_trained(
         [rehearse(stage) for stage in stages]
 
 
+def test_a_reported_network_that_nobody_publishes_is_named_before_anything_is_trained() -> None:
+    stages = plan("+method.headline=average")
+    with pytest.raises(UserError, match=r"method\.headline is average, but the training gives the networks 0: choose"):
+        [rehearse(stage) for stage in stages]
+
+
 def test_the_readme_shows_these_very_files() -> None:
     text = README.read_text(encoding="utf-8")
     assert f"PYTHONPATH=. ban {' '.join(ARGUMENTS)}" in text

@@ -51,10 +51,11 @@ def expand(
             on digits.
     """
     parser = OverridesParser.create(config_loader=loader)
-    given = {override.key_or_group: override for override in parser.parse_overrides(list(arguments))}
-    if (experiment := given.get("experiment")) and experiment.is_sweep_override():
+    given = _by_place(parser.parse_overrides(list(arguments)))
+    if (experiment := given.get(("experiment", None))) and experiment.is_sweep_override():
         raise UserError("experiment takes one name: run the experiments one after another, they share their stages.")
-    scale = given["scale"].get_value_element_as_str() if "scale" in given else "paper"
+    chosen = given.get(("scale", None))
+    scale = chosen.get_value_element_as_str() if chosen else "paper"
     if experiment and scale == "digits" and "digits" not in (at or {}):
         name = experiment.get_value_element_as_str()
         raise UserError(f"experiment={name} has no stand-in on digits: choose scale=paper, budget or smoke.")
@@ -63,12 +64,17 @@ def expand(
     for product in list(sweeps.values()) or [{}]:
         plain: Any = OmegaConf.to_container(OmegaConf.create({**product, **changes}))
         lines = [f"{key}={json.dumps(v) if v is None or isinstance(v, bool) else v}" for key, v in plain.items()]
-        own = {override.key_or_group: override for override in parser.parse_overrides(lines)}
+        own = _by_place(parser.parse_overrides(lines))
         for job in _product([*(own | given).values()]):
             jobs.setdefault(tuple(sorted(job)), job)
     if not jobs:
         raise UserError("the sweep is empty: one of its settings has no values.")
     return list(jobs.values())
+
+
+def _by_place(overrides: Sequence[Override]) -> dict[tuple[str, str | None], Override]:
+    """By group and package: `model=A` and `+model@peers.a=B` set two different things."""
+    return {(override.key_or_group, override.package): override for override in overrides}
 
 
 def _product(overrides: Sequence[Override]) -> list[list[str]]:
