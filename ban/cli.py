@@ -13,8 +13,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ban import __version__
-from ban.config import COMPOSITION_ERRORS, CONF, compose_settings, sentence, settings
 from ban.errors import UserError
+from ban.settings.config import COMPOSITION_ERRORS, CONF, compose_settings, sentence, settings
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def _train(config: DictConfig) -> None:
         raise SystemExit(f"ban: {error}") from None
     if HydraConfig.get().runtime.choices["hydra/launcher"] == "slurm" and HydraConfig.get().mode == RunMode.RUN:
         raise SystemExit("ban: hydra/launcher=slurm submits sweeps: say `ban -m …`, also for a single job.")
-    from ban.launch.command import Here, execute  # torch: not before there is work
+    from ban.launch.execute import Here, execute  # torch: not before there is work
 
     execute([job], Here())
 
@@ -121,7 +121,7 @@ def _stages(words: Sequence[str], overrides: Sequence[str]) -> None:
 
 def _doctor(words: Sequence[str], overrides: Sequence[str]) -> None:
     from ban.commands.doctor import doctor
-    from ban.launch.union import expand
+    from ban.settings.sweeps import expand
 
     if words:
         raise UserError(COMMANDS["doctor"].use)

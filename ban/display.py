@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ban.events import Event
-from ban.plan import Stage
+from ban.plan.plan import Stage
 
 console = Console(highlight=False, markup=False)  # paths and messages may hold brackets
 if not console.is_terminal:

@@ -42,7 +42,7 @@ def up_to(features: Mapping[str, Tensor]) -> Output:
     return Output(last.new_empty(len(last), 0), features)
 
 
-class Lesson(NamedTuple):
+class TeacherOutput(NamedTuple):
     """What a teacher says about a batch. Everything is detached unless the method learns through its teacher."""
 
     logits: Float[Tensor, "*batch classes"] | None = None
@@ -104,7 +104,7 @@ class Learner(Protocol):
         ...
 
 
-class Classroom(NamedTuple):
+class TeacherContext(NamedTuple):
     """What a teacher may be made of."""
 
     networks: Sequence[nn.Module]
@@ -137,9 +137,9 @@ class Teacher(nn.Module):
     def start_epoch(self) -> None:
         """Called before the first step of an epoch; not when one is resumed in the middle."""
 
-    def lesson(self, step: Step) -> Lesson:
+    def targets(self, step: Step) -> TeacherOutput:
         """What this teacher says to learner `step.turn`."""
-        return Lesson()
+        return TeacherOutput()
 
     def after_step(self, step: Step) -> None:
         """Called after the optimizer step of learner `step.turn`."""
@@ -155,14 +155,14 @@ class Teacher(nn.Module):
 class Term(nn.Module):
     """What is matched: one named, weighted part of a method's loss, as a mean over the batch."""
 
-    def prepare(self, output: Output, lesson: Lesson) -> None:
+    def prepare(self, output: Output, teacher: TeacherOutput) -> None:
         """Makes the parameters whose sizes depend on the networks; called before the optimizer is built.
 
         Raises:
             ValueError: what is to be matched does not fit.
         """
 
-    def forward(self, output: Output, lesson: Lesson, batch: Batch) -> Float[Tensor, ""]:
+    def forward(self, output: Output, teacher: TeacherOutput, batch: Batch) -> Float[Tensor, ""]:
         """The scalar loss of this term."""
         raise NotImplementedError
 
@@ -178,21 +178,21 @@ def feature(features: Mapping[str, Tensor] | None, name: str, whose: str) -> Ten
     return features[name]
 
 
-def probabilities_of(lesson: Lesson) -> Tensor:
+def probabilities_of(teacher: TeacherOutput) -> Tensor:
     """The teacher's probabilities, from its logits if need be.
 
     Raises:
         ValueError: the method has no teacher that gives any.
     """
-    return logits_of(lesson).float().softmax(-1) if lesson.probabilities is None else lesson.probabilities
+    return logits_of(teacher).float().softmax(-1) if teacher.probabilities is None else teacher.probabilities
 
 
-def logits_of(lesson: Lesson) -> Tensor:
+def logits_of(teacher: TeacherOutput) -> Tensor:
     """The teacher's logits.
 
     Raises:
         ValueError: the method has no teacher that gives any.
     """
-    if lesson.logits is None:
+    if teacher.logits is None:
         raise ValueError("this term needs a teacher that gives logits, and the method has none")
-    return lesson.logits
+    return teacher.logits

@@ -67,7 +67,7 @@ def spread_dark_knowledge(teacher: Probabilities) -> Probabilities:
     return rest.expand(teacher.shape).scatter(-1, index, largest)
 
 
-def noise_of(indices: Integer[Tensor, "*batch"], classes: int) -> Float[Tensor, "*batch classes"]:
+def noise_from_index(indices: Integer[Tensor, "*batch"], classes: int) -> Float[Tensor, "*batch classes"]:
     """Uniform noise that depends on the index alone, the same on every device (the mixing function of SplitMix64)."""
     mixed = indices.unsqueeze(-1) * classes + torch.arange(1, classes + 1, device=indices.device)
     mixed = mixed * -7046029254386353131  # the golden ratio's 64 bits, 0x9E3779B97F4A7C15, as a signed number
@@ -108,14 +108,14 @@ def top_score_difference(student: Logits, *, scores: int) -> PerExample:
     return largest[..., 0] - largest[..., 1:].mean(-1)
 
 
-def hint(
+def hint_distance(
     student: Float[Tensor, " batch *feature"], teacher: Float[Tensor, " batch *feature"]
 ) -> Float[Tensor, " batch"]:
     """½ ‖u − r(v)‖² over all activations of a layer (Romero et al. 2015, eq. 3); `student`: the regressor's output."""
     return 0.5 * (student.float() - teacher.float()).square().flatten(1).sum(1)
 
 
-def flow(first: Float[Tensor, "batch m _ _"], last: Float[Tensor, "batch n _ _"]) -> Float[Tensor, "batch m n"]:
+def fsp_matrix(first: Float[Tensor, "batch m _ _"], last: Float[Tensor, "batch n _ _"]) -> Float[Tensor, "batch m n"]:
     """G_ij = (1/hw) Σ_xy F¹_ixy F²_jxy: the flow of solution procedure between two layers (Yim et al. 2017, eq. 1).
 
     Of different sizes, the larger is max-pooled. In fp32, because differences of such sums are small.

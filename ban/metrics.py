@@ -10,7 +10,7 @@ Predictions = Mapping[str, NDArray]
 classes]; of a text, whose vocabulary is too large for that, [words]: those of the words that came."""
 
 SHOWN = {"error_percent": "error in %", "perplexity": "perplexity"}
-"""The metric that a kind of data is judged by → how tables call it."""
+"""The metric that a kind of data is reported_networks by → how tables call it."""
 
 
 def measure(predictions: Predictions) -> dict[str, float]:
@@ -40,6 +40,6 @@ def ensemble(members: Sequence[Predictions]) -> Predictions:
     return {"log_probabilities": summed - np.log(len(members)), "targets": targets}
 
 
-def sentence(split: str, metric: str, value: float) -> str:
+def describe(split: str, metric: str, value: float) -> str:
     """As people read it: test error 12.92 %."""
     return f"{split} error {value:.2f} %" if metric == "error_percent" else f"{split} {metric} {value:.2f}"

@@ -67,7 +67,7 @@ class Plateau:
     """Multiplied by `factor` after every epoch whose validation result did not fall by `fall` or more.
 
     It is compared with the previous epoch's, as in the code of Kim et al. 2016, or with the best so far, as in
-    PyTorch's example of a word language model (2017). The first `free` epochs are not judged; the very first cannot be.
+    PyTorch's example of a word language model (2017). The first `free` epochs are never judged.
     """
 
     factor: float

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from ban import build
 from ban.cli import main
-from ban.config import compose_settings
 from ban.data import Images
 from ban.events import Event
-from ban.interfaces import Classroom
-from ban.machine import Machine, Signals
-from ban.plan import Stage, lineage
-from ban.run import run
+from ban.interfaces import TeacherContext
+from ban.plan.plan import Stage, lineage
+from ban.settings.config import compose_settings
 from ban.teachers import Frozen
+from ban.training import build
+from ban.training.machine import Machine, Signals
+from ban.training.stage import run
 
 DIGITS = ("dataset=digits", "model=small_conv", "recipe=digits", "machine.threads=1", "machine.device=cpu")
 """A training of about a second."""
@@ -62,7 +62,7 @@ def digits_of(*overrides: str) -> Images:
 
 def frozen(*networks: nn.Module, **options: Any) -> Frozen:
     """Trained networks as a teacher."""
-    return Frozen(Classroom(networks, [], 0, 0), **options)
+    return Frozen(TeacherContext(networks, [], 0, 0), **options)
 
 
 def quiet(event: Event) -> None:

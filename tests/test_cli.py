@@ -10,9 +10,9 @@ import pytest
 import yaml
 from conftest import DIGITS, Say, ban, files
 
-from ban.config import CONF, compose_settings
 from ban.errors import UserError
-from ban.launch.union import expand
+from ban.settings.config import CONF, compose_settings
+from ban.settings.sweeps import expand
 
 QUICK = (*DIGITS, "recipe.epochs=10")
 

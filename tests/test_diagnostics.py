@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from ban import diagnostics, losses
+from ban import losses
+from ban.training import diagnostics
 
 STUDENT = torch.tensor([[2, 0.5, -1, 0], [0.1, 0.2, 0.3, -0.4]])
 TEACHER = torch.tensor([[3, 1, 0, -2], [0.5, 2, -0.5, 1]])

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from conftest import DIGITS, KINDS, Say, Train, files, plan
 
-from ban.config import compose_settings
 from ban.launch.estimate import disk, estimate, examples_per_second
 from ban.launch.pool import by_longest_path, longest_paths
-from ban.machine import Machine
+from ban.settings.config import compose_settings
+from ban.training.machine import Machine
 
 
 @pytest.mark.parametrize("kind", KINDS)

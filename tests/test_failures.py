@@ -11,15 +11,15 @@ import pytest
 import torch
 from conftest import DIGITS, Say, ban, files, flip_a_bit, plan, quiet, start, wait_for, weights
 
-from ban.config import compose_settings
 from ban.errors import UserError
 from ban.events import Event
 from ban.launch.devices import Slot
 from ban.launch.pool import Pool
-from ban.machine import Machine, Signals
-from ban.plan import lineage
-from ban.run import run
-from ban.store import Store
+from ban.plan.plan import lineage
+from ban.settings.config import compose_settings
+from ban.store.store import Store
+from ban.training.machine import Machine, Signals
+from ban.training.stage import run
 
 pytestmark = pytest.mark.slow
 

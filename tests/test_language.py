@@ -13,14 +13,16 @@ import torch
 from conftest import LANGUAGE, TEXT, Train, frozen, plan, weights
 from safetensors.torch import load_file
 
-from ban import build, corpus, data
-from ban.config import compose_settings
-from ban.corpus import END, Corpus, Vocabulary
+from ban import data
+from ban.data import corpus
+from ban.data.corpus import END, Corpus, Vocabulary
 from ban.errors import UserError
 from ban.interfaces import Batch, Progress, Step
 from ban.losses import cross_entropy
 from ban.models import LSTM, CharacterLSTM
 from ban.schedules import Plateau
+from ban.settings.config import compose_settings
+from ban.training import build
 
 NOT_OPTIONS = [*build.DESCRIPTION, "metric"]
 
@@ -206,7 +208,7 @@ def network(model: str) -> torch.nn.Module:
 
 
 def plan_of(model: str):
-    from ban.plan import lineage
+    from ban.plan.plan import lineage
 
     return lineage(compose_settings([f"model={model}", "method=labels"])[0])[0]
 
@@ -373,7 +375,7 @@ def test_the_best_validation_epoch_is_tested_and_teaches(train: Train, tmp_path:
 
 def test_perplexity_does_not_depend_on_how_the_text_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = plan("method=labels", kind="language")[0]
-    monkeypatch.setattr("ban.data.words.EVALUATION_STEPS", 7)
+    monkeypatch.setattr("ban.data.text.EVALUATION_STEPS", 7)
     words, model = text(), build.network(stage)
     model.eval()
 
@@ -386,7 +388,7 @@ def test_perplexity_does_not_depend_on_how_the_text_is_cut(monkeypatch: pytest.M
         return float(torch.cat(total).mean().exp())
 
     short = perplexity()
-    monkeypatch.setattr("ban.data.words.EVALUATION_STEPS", 500)
+    monkeypatch.setattr("ban.data.text.EVALUATION_STEPS", 500)
     assert perplexity() == pytest.approx(short, rel=1e-5)
 
 
@@ -394,17 +396,17 @@ def test_the_teacher_reads_the_same_stream_with_a_state_of_its_own() -> None:
     guide, words = lstm(), torch.arange(18).view(6, 3)
     teacher = frozen(guide)
 
-    def lesson(part: torch.Tensor) -> torch.Tensor:
+    def logits_for(part: torch.Tensor) -> torch.Tensor:
         step = Step(Batch((part,), part, part), [SimpleNamespace(network=None)], [], 0, Progress(0, 0, 1, 1))  # pyright: ignore
-        logits = teacher.lesson(step).logits
-        assert logits is not None and torch.equal(logits, teacher.lesson(step).logits)  # pyright: ignore
+        logits = teacher.targets(step).logits
+        assert logits is not None and torch.equal(logits, teacher.targets(step).logits)  # pyright: ignore
         teacher.after_step(step)
         return logits
 
-    cut = torch.cat([lesson(words[:2]), lesson(words[2:])])
+    cut = torch.cat([logits_for(words[:2]), logits_for(words[2:])])
     torch.testing.assert_close(cut, guide(words).logits)
     teacher.start_epoch()
-    torch.testing.assert_close(lesson(words[:2]), cut[:2])
+    torch.testing.assert_close(logits_for(words[:2]), cut[:2])
 
 
 def test_two_recurrent_teachers_each_carry_their_own_state() -> None:
@@ -413,7 +415,7 @@ def test_two_recurrent_teachers_each_carry_their_own_state() -> None:
     said = []
     for part in (words[:2], words[2:]):
         step = Step(Batch((part,), part, part), [SimpleNamespace(network=None)], [], 0, Progress(0, 0, 1, 1))  # pyright: ignore
-        said.append(teacher.lesson(step).logits)
+        said.append(teacher.targets(step).logits)
         teacher.after_step(step)
     mean = torch.stack([guide(words).logits.softmax(-1) for guide in guides]).mean(0)
     torch.testing.assert_close(torch.cat(said).softmax(-1), mean)  # pyright: ignore

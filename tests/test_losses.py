@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ban import losses
-from ban.interfaces import Batch, Lesson, Output
+from ban.interfaces import Batch, Output, TeacherOutput
 from ban.terms import ConfidenceWeightedLabel, Label, Logits, PermutedProbabilities
 
 Z = torch.tensor([[2, 0.5, -1, 0], [0.1, 0.2, 0.3, -0.4]])
@@ -51,7 +51,7 @@ def test_temperature() -> None:
 
 def test_the_labels_loss_is_divided_by_the_whole_batch_unlabelled_examples_included() -> None:
     batch = Batch((), torch.tensor([0, -1]), torch.arange(2))
-    near(Label()(Output(Z, {}), Lesson(), batch), 0.342350 / 2)
+    near(Label()(Output(Z, {}), TeacherOutput(), batch), 0.342350 / 2)
 
 
 def test_confidence_weighting() -> None:
@@ -74,8 +74,8 @@ def test_normalised_logit_regression_is_that_of_students_in_normalised_units() -
     targets, said = (V - mean) / deviation, torch.tensor([[0.5, 1, 2, -1], [0.0, -1, 3, 1]])
     expected = 0.5 * (said - targets).square().sum(-1)
     near(losses.logit_regression(said * deviation + mean, V, deviations=deviation), expected.tolist())
-    lesson, batch = Lesson(V, deviations=deviation), Batch((), Y, torch.arange(2))
-    near(Logits()(Output(said * deviation + mean, {}), lesson, batch), expected.mean().item())
+    teacher_output, batch = TeacherOutput(V, deviations=deviation), Batch((), Y, torch.arange(2))
+    near(Logits()(Output(said * deviation + mean, {}), teacher_output, batch), expected.mean().item())
 
 
 def test_logit_regression() -> None:
@@ -175,19 +175,19 @@ def test_minimising_the_top_score_difference_lowers_the_top_score() -> None:
 
 def test_hint_is_half_the_squared_distance() -> None:
     ours, theirs = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
-    near(losses.hint(ours, theirs), [0.5 * float((ours[i] - theirs[i]).norm() ** 2) for i in range(2)], 1e-5)
+    near(losses.hint_distance(ours, theirs), [0.5 * float((ours[i] - theirs[i]).norm() ** 2) for i in range(2)], 1e-5)
 
 
 def test_flow_is_the_mean_of_the_outer_products() -> None:
     first, last = torch.rand(2, 3, 4, 5), torch.rand(2, 6, 4, 5)
     expected = sum(first[:, :, None, x, y] * last[:, None, :, x, y] for x in range(4) for y in range(5))
-    torch.testing.assert_close(losses.flow(first, last), expected / 20)  # pyright: ignore[reportOperatorIssue]
+    torch.testing.assert_close(losses.fsp_matrix(first, last), expected / 20)  # pyright: ignore[reportOperatorIssue]
 
 
 def test_flow_pools_the_larger_map_by_its_maxima() -> None:
     first, last = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 4, 4)
     pooled = first.unflatten(2, (4, 2)).unflatten(4, (4, 2)).amax((3, 5))
-    torch.testing.assert_close(losses.flow(first, last), losses.flow(pooled, last))
+    torch.testing.assert_close(losses.fsp_matrix(first, last), losses.fsp_matrix(pooled, last))
 
 
 def test_spread_dark_knowledge_is_the_mean_over_permutations() -> None:
@@ -200,8 +200,8 @@ def test_spread_dark_knowledge_is_the_mean_over_permutations() -> None:
 
 
 def test_the_noise_of_an_index_is_its_own_and_uniform() -> None:
-    noise = losses.noise_of(torch.arange(2000), 50)
-    assert torch.equal(noise[7:9], losses.noise_of(torch.tensor([7, 8]), 50))
+    noise = losses.noise_from_index(torch.arange(2000), 50)
+    assert torch.equal(noise[7:9], losses.noise_from_index(torch.tensor([7, 8]), 50))
     assert len(noise.unique()) == noise.numel()
     counts = torch.histc(noise.float(), bins=20, min=0, max=1)
     assert (counts / noise.numel() - 0.05).abs().max() < 0.003
@@ -214,13 +214,13 @@ def test_the_noise_of_an_index_is_its_own_and_uniform() -> None:
 @pytest.mark.parametrize("drawn", ["step", "example", "mean"])
 def test_permutations_drawn_in_three_ways(drawn: str) -> None:
     term = PermutedProbabilities(drawn)  # pyright: ignore[reportArgumentType]
-    batch, lesson = Batch((Z,), Y, torch.arange(2)), Lesson(V)
-    values = {float(term(Output(Z, {}), lesson, batch)) for _ in range(20)}
+    batch, teacher_output = Batch((Z,), Y, torch.arange(2)), TeacherOutput(V)
+    values = {float(term(Output(Z, {}), teacher_output, batch)) for _ in range(20)}
     assert (len(values) > 1) == (drawn == "step")
 
 
 def test_confidence_in_the_true_class() -> None:
-    lesson, batch = Lesson(V), Batch((Z,), Y, torch.arange(2))
+    teacher_output, batch = TeacherOutput(V), Batch((Z,), Y, torch.arange(2))
     ce, weights = torch.tensor([0.342350, 1.869429]), P.gather(-1, Y[:, None])[:, 0]
-    found = ConfidenceWeightedLabel("target")(Output(Z, {}), lesson, batch)
+    found = ConfidenceWeightedLabel("target")(Output(Z, {}), teacher_output, batch)
     near(found, float((weights * ce).sum() / weights.sum()))

@@ -10,11 +10,11 @@ from safetensors.torch import load, save
 from torch import nn
 from torch.nn.functional import conv2d, linear
 
-from ban import build
-from ban.config import compose_settings
 from ban.models import MLP, ConvLarge, DenseNet, DenseShapedResNet, PreActivationResNet, Shallow, SmallConv, WideResNet
 from ban.models.conv_large import MeanOnlyNorm
-from ban.plan import lineage
+from ban.plan.plan import lineage
+from ban.settings.config import compose_settings
+from ban.training import build
 
 # Millions. CIFAR-10 and CIFAR-100; the paper prints 6.3, 16.1, 22.4, 50.4 and .38, 1.48, 9.16, 36.
 COUNTS = {

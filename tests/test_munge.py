@@ -9,7 +9,7 @@ from conftest import Train, digits_of, plan
 
 from ban.data.munge import Munge, munge
 from ban.data.splits import Labelled
-from ban.data.tables import Options, Table
+from ban.data.tabular import Options, Table
 from ban.errors import UserError
 
 ROWS = np.random.default_rng(1).random((40, 5))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from conftest import plan
 
-from ban.plan import Stage, union
+from ban.plan.plan import Stage, union
 
 
 def signature(*overrides: str) -> str:
@@ -85,7 +85,7 @@ def test_the_class_name_counts_and_its_module_does_not() -> None:
 
 def test_a_raised_version_changes_the_signature(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signature()
-    monkeypatch.setattr("ban.plan.VERSIONS", {"Probabilities": 2})
+    monkeypatch.setattr("ban.plan.plan.VERSIONS", {"Probabilities": 2})
     assert signature() != before
 
 

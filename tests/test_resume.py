@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from conftest import DIGITS, KINDS, ban, files, plan, start, wait_for, weights
 
-from ban.config import compose_settings
 from ban.events import Event
 from ban.launch.devices import Slot
 from ban.launch.journal import Journal
 from ban.launch.pool import Pool
-from ban.machine import Machine
+from ban.settings.config import compose_settings
+from ban.training.machine import Machine
 
 pytestmark = pytest.mark.slow
 

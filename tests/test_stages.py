@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from conftest import DIGITS, Say, files, flip_a_bit, plan, quiet
 
-from ban.archive import export_stage, import_stage
-from ban.config import compose_settings
 from ban.errors import UserError
 from ban.launch.journal import Journal, Note
-from ban.machine import Machine, Signals
-from ban.plan import lineage, signature_of
-from ban.run import run
-from ban.store import Store
+from ban.plan.plan import lineage, signature_of
+from ban.settings.config import compose_settings
+from ban.store.archive import export_stage, import_stage
+from ban.store.store import Store
+from ban.training.machine import Machine, Signals
+from ban.training.stage import run
 
 QUICK = ("recipe.epochs=5",)
 TEACHER, STUDENT = (stage.signature for stage in plan(*QUICK))

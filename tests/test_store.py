@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ban.errors import UserError
-from ban.store import Store
+from ban.store.store import Store
 
 CONTEXT = multiprocessing.get_context("fork")
 
@@ -131,7 +131,8 @@ def test_a_claim_is_seen_by_other_processes_and_by_those_who_ask_twice(tmp_path:
     store = Store(tmp_path)
     assert not store.is_claimed("s") and not store.works.exists()
     ask = (
-        f"from pathlib import Path; from ban.store import Store; print(Store(Path({str(tmp_path)!r})).is_claimed('s'))"
+        "from pathlib import Path; from ban.store.store import Store; "
+        f"print(Store(Path({str(tmp_path)!r})).is_claimed('s'))"
     )
     with store.claim("s"):
         assert store.is_claimed("s") and store.is_claimed("s")

@@ -9,13 +9,14 @@ import pytest
 from conftest import DIGITS, Say
 from scipy import stats
 
-from ban import metrics, tables
+from ban import metrics
 from ban.commands.table import _jobs
-from ban.config import CONF, compose_settings
-from ban.plan import lineage, union
-from ban.results import Interval
-from ban.store import Store
-from ban.tables import Row, paper_numbers
+from ban.plan.plan import lineage, union
+from ban.report import tables
+from ban.report.results import Interval
+from ban.report.tables import Row, paper_numbers
+from ban.settings.config import CONF, compose_settings
+from ban.store.store import Store
 
 
 def test_interval_is_students() -> None:

@@ -10,15 +10,16 @@ import torch
 from conftest import LANGUAGE, Train, digits_of, plan
 from torch import nn
 
-from ban import build, losses
-from ban.config import compose_settings
+from ban import losses
 from ban.errors import UserError
-from ban.interfaces import Batch, Classroom, Output, Progress, Step
-from ban.machine import Machine
+from ban.interfaces import Batch, Output, Progress, Step, TeacherContext
 from ban.models import SmallConv
 from ban.schedules import GaussianRampDown, GaussianRamps, GaussianRampUp, Linear
+from ban.settings.config import compose_settings
 from ban.teachers import AverageWeights, EpochAverage, Frozen, Peers, SecondView
-from ban.train import Learner, Objective
+from ban.training import build
+from ban.training.loop import Learner, Objective
+from ban.training.machine import Machine
 
 
 def step(outputs: list[torch.Tensor], *, turn: int = 0, number: int = 0, learners: list | None = None) -> Step:
@@ -28,8 +29,8 @@ def step(outputs: list[torch.Tensor], *, turn: int = 0, number: int = 0, learner
     return Step(batch, learners, [Output(each, {}) for each in outputs], turn, Progress(0, number, 10, 2))
 
 
-def classroom(*students: nn.Module, examples: int = 4, classes: int = 3) -> Classroom:
-    return Classroom([], students, examples, classes)
+def context(*students: nn.Module, examples: int = 4, classes: int = 3) -> TeacherContext:
+    return TeacherContext([], students, examples, classes)
 
 
 class TestEpochAverage:
@@ -39,26 +40,26 @@ class TestEpochAverage:
         spoken = step([logits])
         memory.after_step(spoken)
         memory.after_epoch(spoken.progress)
-        target = memory.lesson(spoken).probabilities
+        target = memory.targets(spoken).probabilities
         assert target is not None
         return target
 
     def test_after_one_epoch_the_target_is_what_was_said(self) -> None:
-        memory = EpochAverage(classroom(), decay=0.6)
+        memory = EpochAverage(context(), decay=0.6)
         torch.testing.assert_close(self.hear(memory, self.said[0]), self.said[0].softmax(-1))
 
     def test_after_two_it_is_the_corrected_average(self) -> None:
-        memory = EpochAverage(classroom(), decay=0.6)
+        memory = EpochAverage(context(), decay=0.6)
         self.hear(memory, self.said[0])
         first, second = (each.softmax(-1) for each in self.said)
         expected = (0.6 * 0.4 * first + 0.4 * second) / (1 - 0.6**2)
         torch.testing.assert_close(self.hear(memory, self.said[1]), expected)
 
     def test_an_epoch_that_leaves_an_example_out_keeps_what_was_known(self) -> None:
-        memory = EpochAverage(classroom(examples=6), decay=0.6)
+        memory = EpochAverage(context(examples=6), decay=0.6)
         known = self.hear(memory, self.said[0])
         memory.after_epoch(Progress(1, 0, 10, 2))
-        again = memory.lesson(step([self.said[0]])).probabilities
+        again = memory.targets(step([self.said[0]])).probabilities
         torch.testing.assert_close(again, known)
         assert (memory.accumulated[4:] == 0).all()
 
@@ -66,7 +67,7 @@ class TestEpochAverage:
 class TestAverageWeights:
     def test_it_is_a_plain_mean_at_first_and_then_decays(self) -> None:
         student = nn.Linear(1, 1, bias=False)
-        teacher = AverageWeights(classroom(student), decay=0.6)
+        teacher = AverageWeights(context(student), decay=0.6)
         expected, seen = 0.0, []
         for number, value in enumerate([1.0, 3.0, 5.0, 7.0]):
             student.weight.data.fill_(value)
@@ -78,10 +79,10 @@ class TestAverageWeights:
 
     def test_its_batch_statistics_are_its_own_and_its_weights_nobodys_gradient(self) -> None:
         student = SmallConv(classes=10)
-        teacher = AverageWeights(classroom(student), decay=0.9)
+        teacher = AverageWeights(context(student), decay=0.9)
         before = student.stage1[1].running_mean.clone()  # pyright: ignore
-        lesson = teacher.lesson(step([torch.zeros(4, 10)]))
-        assert lesson.logits is not None and not lesson.logits.requires_grad
+        teacher_output = teacher.targets(step([torch.zeros(4, 10)]))
+        assert teacher_output.logits is not None and not teacher_output.logits.requires_grad
         assert torch.equal(student.stage1[1].running_mean, before)  # pyright: ignore
         assert not torch.equal(teacher.network.stage1[1].running_mean, before)  # pyright: ignore
         assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
@@ -91,7 +92,7 @@ def test_the_second_view_has_a_gradient() -> None:
     student = SmallConv(classes=10)
     learner = SimpleNamespace(network=student)
     spoken = step([torch.zeros(4, 10)], learners=[lambda inputs: student(inputs), learner][:1])
-    logits = SecondView(classroom(student)).lesson(spoken).logits
+    logits = SecondView(context(student)).targets(spoken).logits
     assert logits is not None and logits.requires_grad
 
 
@@ -99,15 +100,15 @@ class TestPeers:
     said = tuple(torch.randn(4, 3, requires_grad=True) for _ in range(3))
 
     def test_two_networks_hear_each_other_detached(self) -> None:
-        lesson = Peers(classroom(*[nn.Identity()] * 2)).lesson(step([*self.said[:2]], turn=0))
-        assert lesson.logits is not None and not lesson.logits.requires_grad
-        torch.testing.assert_close(lesson.logits.softmax(-1), self.said[1].softmax(-1))
+        teacher_output = Peers(context(*[nn.Identity()] * 2)).targets(step([*self.said[:2]], turn=0))
+        assert teacher_output.logits is not None and not teacher_output.logits.requires_grad
+        torch.testing.assert_close(teacher_output.logits.softmax(-1), self.said[1].softmax(-1))
 
     def test_with_three_the_gradient_is_that_of_the_mean_divergence(self) -> None:
         mine, *others = self.said
-        lesson = Peers(classroom(*[nn.Identity()] * 3)).lesson(step([*self.said], turn=0))
-        assert lesson.logits is not None
-        ours = losses.soft_cross_entropy(mine, lesson.logits.softmax(-1)).mean()
+        teacher_output = Peers(context(*[nn.Identity()] * 3)).targets(step([*self.said], turn=0))
+        assert teacher_output.logits is not None
+        ours = losses.soft_cross_entropy(mine, teacher_output.logits.softmax(-1)).mean()
         published = sum(
             nn.functional.kl_div(mine.log_softmax(-1), other.detach().softmax(-1), reduction="batchmean")
             for other in others
@@ -122,21 +123,21 @@ class TestPeers:
         def learner(number: int):
             return lambda inputs: (heard.append(number), Output(torch.ones(4, 3), {}))[1]
 
-        peers = Peers(classroom(*[nn.Identity()] * 2), updates)  # pyright: ignore[reportArgumentType]
+        peers = Peers(context(*[nn.Identity()] * 2), updates)  # pyright: ignore[reportArgumentType]
         for turn in (0, 1):
             peers.after_step(step([*self.said[:2]], turn=turn, learners=[learner(0), learner(1)]))
         assert heard == asked
 
     def test_one_network_has_no_peers(self) -> None:
         with pytest.raises(UserError, match=r"set method\.cohort"):
-            build.rehearse(plan("method=deep_mutual_learning", "method.cohort=1")[0])
+            build.check_shapes(plan("method=deep_mutual_learning", "method.cohort=1")[0])
 
 
 @pytest.mark.parametrize("decay", [1.0, -0.1])
 @pytest.mark.parametrize("method", ["mean_teacher", "temporal_ensembling"])
 def test_a_decay_outside_of_its_range_is_refused(method: str, decay: float) -> None:
     with pytest.raises(UserError, match="at least 0 and below 1"):
-        build.rehearse(plan(f"method={method}", f"method.teacher.decay={decay}")[0])
+        build.check_shapes(plan(f"method={method}", f"method.teacher.decay={decay}")[0])
 
 
 def test_ramps() -> None:
@@ -189,25 +190,25 @@ class TestNormalisedLogits:
     def test_the_deviations_are_those_over_the_training_images(self) -> None:
         data = digits_of("method=labels")
         networks = [SmallConv(classes=10) for _ in range(3)]
-        teacher = Frozen(Classroom(networks, [], 100, 10, data), average="logits", normalised=True)
+        teacher = Frozen(TeacherContext(networks, [], 100, 10, data), average="logits", normalised=True)
         (batch,) = data.evaluation("train")
         logits = torch.stack([network.eval()(batch.views[0]).logits for network in networks]).mean(0)
         assert len(logits) == 100
         deviations = logits.std(0, correction=0)
         expected = deviations / deviations.square().mean().sqrt()
-        lesson = teacher.lesson(step([logits])._replace(batch=batch))
-        torch.testing.assert_close(lesson.deviations, expected, rtol=1e-4, atol=0)
-        torch.testing.assert_close(lesson.logits, logits)
+        teacher_output = teacher.targets(step([logits])._replace(batch=batch))
+        torch.testing.assert_close(teacher_output.deviations, expected, rtol=1e-4, atol=0)
+        torch.testing.assert_close(teacher_output.logits, logits)
         assert "deviations" in teacher.state_dict()
 
     def test_other_methods_checkpoints_have_none(self) -> None:
-        assert [*Frozen(Classroom([SmallConv(classes=10)], [], 100, 10)).state_dict()] == ["_extra_state"]
+        assert [*Frozen(TeacherContext([SmallConv(classes=10)], [], 100, 10)).state_dict()] == ["_extra_state"]
 
     def test_a_recurrent_teacher_reads_the_text_with_its_state_and_begins_anew(self) -> None:
         (stage,) = plan("method=labels", kind="language")
         data = build.data(stage, Machine.of(compose_settings([*LANGUAGE])[0]["machine"]), torch.device("cpu"))
         network = build.network(stage).eval()
-        teacher = Frozen(Classroom([network], [], 100, stage.dataset["classes"], data), normalised=True)
+        teacher = Frozen(TeacherContext([network], [], 100, stage.dataset["classes"], data), normalised=True)
         spoken, state = [], None
         for batch in data.evaluation("train"):
             output = network(batch.views[0], state)
@@ -222,7 +223,7 @@ class TestNormalisedLogits:
         network = SmallConv(classes=10)
         nn.init.zeros_(network.head.weight)
         with pytest.raises(ValueError, match="the same for all training examples"):
-            Frozen(Classroom([network], [], 100, 10, digits_of("method=labels")), normalised=True)
+            Frozen(TeacherContext([network], [], 100, 10, digits_of("method=labels")), normalised=True)
 
     def test_three_teachers_teach_one_shallow_student(self, train: Train, tmp_path: Path) -> None:
         shallow = ("model=shallow_small", "teacher=small_conv", "recipe.epochs=20", "method.terms.teacher.weight=0.01")
@@ -283,4 +284,4 @@ def test_what_cannot_be_compared_is_said_before_anything_is_trained() -> None:
     ):
         with pytest.raises(UserError, match=message):
             for stage in plan(*options):
-                build.rehearse(stage)
+                build.check_shapes(stage)

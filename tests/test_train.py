@@ -11,17 +11,17 @@ from conftest import DIGITS, KINDS, LANGUAGE, Train, frozen, plan, quiet, weight
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ban import build
-from ban.config import CONF, compose_settings
 from ban.errors import Interrupted, UserError
 from ban.interfaces import Batch, Output, Progress, Step, Teacher
-from ban.launch.command import Here, execute
-from ban.machine import Machine, Signals
+from ban.launch.execute import Here, execute
 from ban.models import SmallConv
-from ban.plan import Parent, Stage, lineage
-from ban.run import run
-from ban.store import Store, sha256
-from ban.train import reseed
+from ban.plan.plan import Parent, Stage, lineage
+from ban.settings.config import CONF, compose_settings
+from ban.store.store import Store, sha256
+from ban.training import build
+from ban.training.loop import reseed
+from ban.training.machine import Machine, Signals
+from ban.training.stage import run
 
 METHODS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CONF / "method").glob("*.yaml"))}
 ON_TEXT = [name for name, node in METHODS.items() if not {"data", "begin"} & {*node}]
@@ -43,7 +43,7 @@ NEEDS = {
 """What a method cannot do without, or without which a test would take long."""
 
 # The loss in the student's first five steps, from the formulas as they are now. A change of these numbers means
-# that a component computes something else: raise its version in ban.plan.VERSIONS, so that old results stay apart.
+# that a component computes something else: raise its version in ban.plan.plan.VERSIONS, so that old results stay apart.
 TRACES: dict[str, list[float]] = json.loads((Path(__file__).parent / "traces.json").read_text())
 
 
@@ -171,16 +171,16 @@ def _check_gradients(stage: Stage) -> None:
         return networks.get(parent) or build.network(parent.stage)
 
     learners, teacher = build.assemble(stage, load, torch.device("cpu"), None, 100)
-    batch, start = build.probe(stage, torch.device("cpu"), 8), Progress(1, 0, 1, 2)
+    batch, start = build.zero_batch(stage, torch.device("cpu"), 8), Progress(1, 0, 1, 2)
     batch = batch._replace(views=tuple(torch.rand_like(v) if v.is_floating_point() else v for v in batch.views))
     for turn, learner in enumerate(learners):
         learner.network.train()
         outputs = [each(batch.views[0]) for each in learners]
-        lesson = teacher.lesson(Step(batch, learners, outputs, turn, start))
-        terms = learner.objective(outputs[turn], lesson, batch, start)
+        teacher_output = teacher.targets(Step(batch, learners, outputs, turn, start))
+        terms = learner.objective(outputs[turn], teacher_output, batch, start)
         torch.stack([*terms.values()]).sum().backward()
         reached = [parameter.grad is not None for parameter in learner.network.parameters()]
-        assert any(reached) if stage.prepares else all(reached)
+        assert any(reached) if stage.is_pretraining else all(reached)
         assert all(parameter.grad is not None for parameter in learner.objective.parameters())
     assert not any(parameter.requires_grad for network in networks.values() for parameter in network.parameters())
 
@@ -191,8 +191,8 @@ def test_the_teacher_sees_the_students_view_in_evaluation_mode() -> None:
     images = torch.rand(8, 1, 8, 8)
     batch = Batch((images, torch.rand_like(images)), torch.zeros(8, dtype=torch.long), torch.arange(8))
     before = {name: value.clone() for name, value in guide.state_dict().items()}
-    lesson = teacher.lesson(Step(batch, [], [], 0, Progress(0, 0, 1, 1)))
-    assert lesson.logits is not None and torch.equal(lesson.logits, guide(images).logits)
+    teacher_output = teacher.targets(Step(batch, [], [], 0, Progress(0, 0, 1, 1)))
+    assert teacher_output.logits is not None and torch.equal(teacher_output.logits, guide(images).logits)
     assert all(torch.equal(before[name], value) for name, value in guide.state_dict().items())
 
 
@@ -206,17 +206,17 @@ class TestWhatFailsSilentlyElsewhere:
         teacher = frozen(SmallConv(classes=10))
         teacher.networks[0].train()
         with pytest.raises(RuntimeError, match="training mode"):
-            teacher.lesson(self.step())
+            teacher.targets(self.step())
 
     def test_a_teacher_that_is_the_student(self) -> None:
         learner = SimpleNamespace(network=SmallConv(classes=10))
         with pytest.raises(RuntimeError, match="student itself"):
-            frozen(learner.network).lesson(self.step(learner))
+            frozen(learner.network).targets(self.step(learner))
 
     def test_a_method_without_its_teacher(self) -> None:
         term = build.objective(plan()[-1])
         with pytest.raises(ValueError, match="needs a teacher"):
-            term(Output(torch.rand(4, 10), {}), Teacher().lesson(self.step()), self.batch, Progress(0, 0, 1, 1))
+            term(Output(torch.rand(4, 10), {}), Teacher().targets(self.step()), self.batch, Progress(0, 0, 1, 1))
 
     def test_a_student_that_starts_where_its_teacher_started(self) -> None:
         def first_weights(stage) -> torch.Tensor:
@@ -226,7 +226,7 @@ class TestWhatFailsSilentlyElsewhere:
         from ban.streams import stream as hashed
 
         def build_seed(stage) -> int:
-            return hashed(*stage.key, "initial")
+            return hashed(*stage.stream_key, "initial")
 
         stages = [*plan("generations=3"), *plan("seed=1"), *plan("replica=1")[1:]]
         starts = [first_weights(stage) for stage in stages]
@@ -243,11 +243,11 @@ def test_an_ensemble_of_teachers_speaks_as_the_mean_probability() -> None:
     networks = [SmallConv(classes=10) for _ in range(3)]
     batch = Batch((torch.rand(4, 1, 8, 8),), torch.arange(4), torch.arange(4))
     step = Step(batch, [], [], 0, Progress(0, 0, 1, 1))
-    lesson = frozen(*networks).lesson(step)
+    teacher_output = frozen(*networks).targets(step)
     mean = torch.stack([network(batch.views[0]).logits.softmax(-1) for network in networks]).mean(0)
-    assert lesson.logits is not None
-    torch.testing.assert_close(lesson.logits.softmax(-1), mean)
-    logits = frozen(*networks, average="logits").lesson(step).logits
+    assert teacher_output.logits is not None
+    torch.testing.assert_close(teacher_output.logits.softmax(-1), mean)
+    logits = frozen(*networks, average="logits").targets(step).logits
     assert logits is not None
     torch.testing.assert_close(logits, torch.stack([n(batch.views[0]).logits for n in networks]).mean(0))
 

@@ -18,15 +18,15 @@ from rich.filesize import decimal
 from rich.table import Table
 
 import ban
-from ban import build
-from ban.config import compose_settings
 from ban.display import console
 from ban.errors import UserError
 from ban.launch.estimate import disk, free_disk
 from ban.launch.slurm import partition
-from ban.machine import Machine, cores
-from ban.plan import lineage, union
-from ban.store import Store
+from ban.plan.plan import lineage, union
+from ban.settings.config import compose_settings
+from ban.store.store import Store
+from ban.training import build
+from ban.training.machine import Machine, cores
 
 DATA = {"CIFAR-10": ["dataset=cifar10"], "CIFAR-100": ["dataset=cifar100"], "Penn Treebank": ["model=lstm"]}
 """What is not embedded → the settings that ask for it."""
@@ -90,9 +90,9 @@ def _store(store: Store) -> Iterator[Finding]:
     try:
         store.check_format()
         store.begin()
-        probe = store.works / f"doctor.{os.getpid()}.part"
-        probe.write_text("")
-        probe.unlink()
+        zero_batch = store.works / f"doctor.{os.getpid()}.part"
+        zero_batch.write_text("")
+        zero_batch.unlink()
     except (OSError, UserError) as error:
         reason = getattr(error, "strerror", None) or error
         yield Finding("store", "bad", f"{store.root} cannot be written ({reason}): choose another machine.outputs")

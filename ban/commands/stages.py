@@ -12,11 +12,11 @@ from rich.prompt import Confirm
 from rich.table import Table
 
 from ban import metrics
-from ban.archive import export_stage, import_stage
 from ban.display import console, duration
 from ban.errors import UserError
 from ban.launch.journal import Journal
-from ban.store import Store
+from ban.store.archive import export_stage, import_stage
+from ban.store.store import Store
 
 Result = Mapping[str, Any]
 
@@ -44,7 +44,7 @@ def _list(store: Store, words: Sequence[str]) -> None:
         table.add_column(heading, no_wrap=heading in ("signature", "result", "finished"), overflow="fold")
     for result in found:
         metric = result["metric"]
-        outcome = "" if result["prepares"] else metrics.sentence("test", metric, result[f"test_{metric}"])
+        outcome = "" if result["prepares"] else metrics.describe("test", metric, result[f"test_{metric}"])
         size, taught = decimal(sizes[result["signature"]]), len(students.get(result["signature"], []))
         who = (result["signature"], result["label"], result["model_title"], result["dataset"], f"{result['seed']}")
         table.add_row(*who, outcome, f"{taught or ''}", size, result["finished"][:16].replace("T", " "))

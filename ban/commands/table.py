@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ban import summaries, tables
-from ban.config import compose_settings
-from ban.launch.union import expand
-from ban.plan import lineage, union
-from ban.store import Store
+from ban.plan.plan import lineage, union
+from ban.report import systems as summaries
+from ban.report import tables
+from ban.settings.config import compose_settings
+from ban.settings.sweeps import expand
+from ban.store.store import Store
 
 
 def _everything(store: Store, outputs: Path) -> None:

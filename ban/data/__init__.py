@@ -5,7 +5,7 @@ Those are in modules of their own, imported when they are asked for: torchvision
 
 from ban.data.images import Augmentation, Images
 from ban.data.munge import Munge
-from ban.data.tables import Table
-from ban.data.words import Text
+from ban.data.tabular import Table
+from ban.data.text import Text
 
 __all__ = ["Augmentation", "Images", "Munge", "Table", "Text"]

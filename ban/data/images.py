@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from ban.data.splits import Labelled, Splits, draw, in_order, order_of
+from ban.data.splits import Labelled, Splits, epoch_order, evaluation_batches, make_splits
 from ban.data.splits import Options as SplitOptions
 from ban.data.whitening import ZCA
 from ban.errors import UserError
@@ -86,7 +86,7 @@ class Images:
         if options.whitening and options.munge:
             raise UserError("MUNGE makes images in bytes, and dataset.whitening others: leave one of them out.")
         prepare = functools.partial(whitened, device=options.device) if options.whitening else None
-        self.splits = draw(pool, test, options, prepare)
+        self.splits = make_splits(pool, test, options, prepare)
         train = self.splits.train
         if options.munge:
             train = train.with_unlabelled(options.munge.images(train.inputs, options.munge_generator()))
@@ -115,7 +115,7 @@ class Images:
         def draw_stream(purpose: str) -> torch.Generator:
             return torch.Generator().manual_seed(stream(*key, purpose, epoch))
 
-        order = order_of(self.count, key, epoch)
+        order = epoch_order(self.count, key, epoch)
         purposes = ["views", *(f"views {number}" for number in range(1, self.views))]
         drawn = [
             torch.randint(self.augmentation.views, (self.count,), generator=draw_stream(purpose))
@@ -144,5 +144,5 @@ class Images:
 
     def evaluation(self, split: str) -> Iterator[Batch]:
         """All labelled images of a split as they are, in a fixed order."""
-        for batch in in_order(getattr(self.splits, split), self.device):
+        for batch in evaluation_batches(getattr(self.splits, split), self.device):
             yield batch._replace(views=(self._normalise(batch.views[0]),))

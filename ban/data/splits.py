@@ -115,7 +115,7 @@ class Options:
         return np.random.default_rng(stream(self.split_seed, "munge"))
 
 
-def draw(
+def make_splits(
     pool: Labelled, test: Labelled | None, options: Options, prepare: Callable[[Splits], Splits] | None = None
 ) -> Splits:
     """Class-balanced splits. Without test examples of its own, the test set comes from what is left of the pool.
@@ -170,12 +170,12 @@ def with_label_noise(clean: Labelled, options: Options) -> Labelled:
     return Labelled(clean.inputs, labels)
 
 
-def order_of(count: int, key: tuple[int, ...], epoch: int) -> Int64[Tensor, " count"]:
+def epoch_order(count: int, key: tuple[int, ...], epoch: int) -> Int64[Tensor, " count"]:
     """The order of an epoch: the same for the same key and epoch, on every device."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(stream(*key, "order", epoch)))
 
 
-def in_order(split: Labelled, device: torch.device) -> Iterator[Batch]:
+def evaluation_batches(split: Labelled, device: torch.device) -> Iterator[Batch]:
     """All labelled examples of a split as they are stored, in a fixed order."""
     chosen = split[split.labels >= 0]
     for start in range(0, len(chosen.labels), EVALUATION_BATCH):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from ban.errors import UserError
-from ban.machine import Machine, cores
+from ban.training.machine import Machine, cores
 
 
 class Slot(NamedTuple):

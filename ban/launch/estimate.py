@@ -9,14 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ban import build
 from ban.errors import UserError
 from ban.interfaces import Batch, Progress
 from ban.launch.pool import longest_paths
-from ban.machine import Machine
-from ban.plan import Parent, Stage
-from ban.store import Store
-from ban.train import Position, Training
+from ban.plan.plan import Parent, Stage
+from ban.store.store import Store
+from ban.training import build
+from ban.training.loop import Position, Training
+from ban.training.machine import Machine
 
 STEPS, SECONDS = 5, 1.0
 """So many steps are timed after a first one, or as many as this time takes."""
@@ -87,7 +87,7 @@ def examples_per_second(stage: Stage, machine: Machine) -> float:
     device, recipe = machine.prepare(), stage.recipe
     size = recipe["batch_size"]
     if device.type == "cpu":
-        operations = build.rehearse(stage).training_flops * size * (recipe.get("unroll") or 1)
+        operations = build.check_shapes(stage).training_flops * size * (recipe.get("unroll") or 1)
         size = max(2, min(size, int(size * CPU_OPERATIONS / max(1.0, operations))))
     try:
         training, batch = _imagined(stage, machine, device, size)
@@ -109,7 +109,7 @@ def _imagined(stage: Stage, machine: Machine, device: torch.device, size: int) -
         learner.optimizer = build.optimizer(stage, learner)
         learner.network.train()
     training = Training(
-        key=stage.key,
+        key=stage.stream_key,
         learners=learners,
         teacher=teacher,
         data=None,  # pyright: ignore[reportArgumentType]  # only single steps are made
@@ -120,7 +120,7 @@ def _imagined(stage: Stage, machine: Machine, device: torch.device, size: int) -
         on_epoch=lambda record: None,
         position=Position(Progress(0, 0, 1, 1)),
     )
-    return training, build.probe(stage, device, size, recipe.get("unroll") or 1)
+    return training, build.zero_batch(stage, device, size, recipe.get("unroll") or 1)
 
 
 def _seconds_a_step(training: Training, batch: Batch, device: torch.device) -> float:
@@ -142,17 +142,17 @@ def _wait(device: torch.device) -> None:
 def _evaluated_too(stage: Stage) -> float:
     """The examples of the training and of the evaluation at its end, whose forward passes are a third of the work."""
     splits = sum(stage.dataset[f"{split}_size"] for split in ("train", "validation", "test"))
-    return stage.examples_seen + (0 if stage.prepares else splits / 3)
+    return stage.examples_seen + (0 if stage.is_pretraining else splits / 3)
 
 
 def disk(stage: Stage) -> Disk:
     """Weights and predictions; checkpoints hold weights and the optimizer's state, and the one before is kept."""
     dataset, recipe = stage.dataset, stage.recipe
-    weights = 4 * build.rehearse(stage).parameters
+    weights = 4 * build.check_shapes(stage).parameters
     networks = (2 if recipe.get("select") else 1) + bool(stage.method.get("headline"))
     predictions = dataset["test_size"] * (12 if dataset["kind"] == "language" else 4 * dataset["classes"] + 8)
     moments = 2 if "Adam" in recipe["optimizer"]["_target_"] else 1
-    return Disk(weights * networks + (0 if stage.prepares else predictions), 2 * weights * (networks + moments))
+    return Disk(weights * networks + (0 if stage.is_pretraining else predictions), 2 * weights * (networks + moments))
 
 
 def free_disk(store: Store) -> int:

@@ -18,8 +18,8 @@ from typing import Any, Literal
 from ban.display import details, name_of
 from ban.errors import Interrupted, UserError
 from ban.events import Event, Report
-from ban.plan import Stage
-from ban.store import Store
+from ban.plan.plan import Stage
+from ban.store.store import Store
 
 State = Literal["waiting", "running", "stopped", "failed"]
 
@@ -97,7 +97,7 @@ class Journal:
                 lines.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n")
 
     @contextmanager
-    def asking_for(self, stages: Iterable[Stage]) -> Iterator[None]:
+    def queued(self, stages: Iterable[Stage]) -> Iterator[None]:
         """Notes that this command will train the stages that nobody trains yet and no SLURM job will; until the end."""
         for stage in stages:
             before = self.note(stage.signature)
@@ -113,7 +113,7 @@ class Journal:
                     self.remove(note.signature)
 
 
-class Following:
+class JournalReport:
     """A report that keeps a stage's log and note, and passes everything on. For the process that trains the stage."""
 
     def __init__(
@@ -171,7 +171,7 @@ class Following:
 
 
 @contextmanager
-def telling_failures(report: Report, stage: Stage) -> Iterator[None]:
+def report_failures(report: Report, stage: Stage) -> Iterator[None]:
     """Reports whatever goes wrong with a stage, before it goes further up."""
     try:
         yield

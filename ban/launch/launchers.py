@@ -8,8 +8,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from ban.launch import jobs
 from ban.launch.slurm import Options
+from ban.settings import jobs
 
 
 class LocalLauncher(Launcher):
@@ -33,7 +33,7 @@ class LocalLauncher(Launcher):
         Raises:
             SystemExit: something failed; the others were run all the same.
         """
-        from ban.launch.command import Processes, execute  # torch: not before there is work
+        from ban.launch.execute import Processes, execute  # torch: not before there is work
 
         engine = Processes(self.devices, self.stages_per_device, self.stall_timeout)
         execute(jobs.compose(self.loader, self.config, job_overrides), engine)
@@ -56,8 +56,8 @@ class SlurmLauncher(Launcher):
         Raises:
             SystemExit: something failed; the others were run all the same.
         """
-        from ban.launch.cluster import Cluster  # torch: not before there is work
-        from ban.launch.command import execute
+        from ban.launch.execute import execute
+        from ban.launch.slurm_executor import Cluster  # torch: not before there is work
 
         execute(jobs.compose(self.loader, self.config, job_overrides), Cluster(self.options))
         return []

@@ -10,13 +10,13 @@ from rich.prompt import Confirm
 from rich.table import Table
 from rich.tree import Tree
 
-from ban.build import rehearse
 from ban.display import console
 from ban.errors import UserError
 from ban.launch.estimate import estimate, free_disk
-from ban.machine import Machine
-from ban.plan import Stage, union
-from ban.store import Store
+from ban.plan.plan import Stage, union
+from ban.store.store import Store
+from ban.training.build import check_shapes
+from ban.training.machine import Machine
 
 COSTLY_HOURS = 2.0
 """A plan that takes longer than this on a CPU wants to be confirmed."""
@@ -30,7 +30,7 @@ def show(lineages: Sequence[Sequence[Stage]], store: Store, machine: Machine) ->
         table.add_column(heading, no_wrap=heading in ("signature", "parameters"))
     for stage in stages:
         state = "there" if store.has(stage.signature) else "to train"
-        count = rehearse(stage).parameters
+        count = check_shapes(stage).parameters
         parameters = f"{count / 1e6:.2f} M" if count > 1e5 else f"{count:,}"
         seed = f"{stage.seed}"
         network = stage.model["title"]
@@ -131,7 +131,7 @@ def confirm(missing: Sequence[Stage], machine: Machine, yes: bool, slots: int) -
 
 def operations(stage: Stage) -> float:
     """The floating-point operations of a training."""
-    return rehearse(stage).training_flops * stage.examples_seen
+    return check_shapes(stage).training_flops * stage.examples_seen
 
 
 def _operations_per_second(threads: int) -> float:

@@ -19,11 +19,11 @@ from typing import Any
 from ban.errors import Interrupted, UserError
 from ban.events import Event, Report
 from ban.launch.devices import Slot
-from ban.launch.journal import Following, Journal, telling_failures
-from ban.machine import Machine, Signals
-from ban.plan import Stage
-from ban.run import outcome, run
-from ban.store import Store
+from ban.launch.journal import Journal, JournalReport, report_failures
+from ban.plan.plan import Stage
+from ban.store.store import Store
+from ban.training.machine import Machine, Signals
+from ban.training.stage import outcome, run
 
 Failures = dict[str, str]
 """Signature → reason."""
@@ -69,7 +69,7 @@ class Pool:
         self.context = multiprocessing.get_context("forkserver")
         # What every child would import for itself: seconds each; optimizers want torch._dynamo at their first step.
         data = {stage.dataset["_target_"].rpartition(".")[0] for stage in missing}
-        self.context.set_forkserver_preload(["ban.run", "ban.models", "torch._dynamo", *sorted(data)])
+        self.context.set_forkserver_preload(["ban.training.stage", "ban.models", "torch._dynamo", *sorted(data)])
         # Ctrl-C would end a server that is still importing.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
@@ -178,7 +178,7 @@ class Pool:
 
     def _fail(self, stage: Stage, reason: str) -> None:
         self.failures[stage.signature] = reason
-        follow = Following(self.journal, stage, "", 0.0, self.report)
+        follow = JournalReport(self.journal, stage, "", 0.0, self.report)
         follow(Event(stage.signature, "failed", {"reason": reason}))
 
     def _stop(self) -> bool:
@@ -225,9 +225,9 @@ def _train(stage: Stage, machine: Machine, slot: Slot, events: Any) -> None:
             os._exit(BUSY)  # the parent has better use for the device
         events.send(event)
 
-    follow = Following(journal, stage, slot.name, machine.log_seconds, tell_parent)
+    follow = JournalReport(journal, stage, slot.name, machine.log_seconds, tell_parent)
     try:
-        with telling_failures(tell_parent, stage):  # which keeps the note of a failure, of a crash too
+        with report_failures(tell_parent, stage):  # which keeps the note of a failure, of a crash too
             _send_output_to(journal, stage)
             run(stage, machine, follow, signals)
     except Interrupted as stop:

@@ -1,7 +1,7 @@
 """Who teaches."""
 
 from ban.teachers.frozen import Frozen
-from ban.teachers.itself import AverageWeights, EpochAverage, SecondView
 from ban.teachers.peers import Peers
+from ban.teachers.self_ensembling import AverageWeights, EpochAverage, SecondView
 
 __all__ = ["AverageWeights", "EpochAverage", "Frozen", "Peers", "SecondView"]

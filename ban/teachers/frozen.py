@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ban.interfaces import Classroom, Lesson, Output, Step, Teacher
+from ban.interfaces import Output, Step, Teacher, TeacherContext, TeacherOutput
 
 
 def mean_probability(logits: Float[Tensor, "networks *batch classes"]) -> Float[Tensor, "*batch classes"]:
@@ -28,7 +28,7 @@ class Frozen(Teacher):
 
     def __init__(
         self,
-        classroom: Classroom,
+        context: TeacherContext,
         average: Literal["probabilities", "logits"] = "probabilities",
         normalised: bool = False,
     ) -> None:
@@ -39,26 +39,26 @@ class Frozen(Teacher):
         """
         super().__init__()
         # A tuple hides them from state_dict(): the store has them already.
-        self.networks = tuple(network.eval().requires_grad_(False) for network in classroom.networks)
+        self.networks = tuple(network.eval().requires_grad_(False) for network in context.networks)
         self.average = average
         self._states: list[Any] = [None] * len(self.networks)
         self._next_states = self._states
-        self.register_buffer("deviations", self._deviations(classroom) if normalised else None)
+        self.register_buffer("deviations", self._deviations(context) if normalised else None)
 
     @torch.no_grad()
-    def _deviations(self, classroom: Classroom) -> Float[Tensor, " classes"]:
+    def _deviations(self, context: TeacherContext) -> Float[Tensor, " classes"]:
         """Relative to their root mean square; 1 where there are no data to listen to.
 
         In absolute units the right learning rate would depend on how large this teacher's logits are: the loss is the
         published one times a constant. Sums in fp64, because those of squares are large.
         """
-        if classroom.data is None:
-            return torch.ones(classroom.classes)
+        if context.data is None:
+            return torch.ones(context.classes)
         count, moments = 0, []
-        for batch in classroom.data.evaluation("train"):
-            outputs = self._ask(batch.views[0])
+        for batch in context.data.evaluation("train"):
+            outputs = self._forward(batch.views[0])
             self._states = [output.state for output in outputs]
-            logits = self._together(outputs).flatten(0, -2).double()
+            logits = self._combine(outputs).flatten(0, -2).double()
             count += len(logits)
             moments.append(torch.stack([logits.sum(0), logits.square().sum(0)]))
         self.start_epoch()
@@ -73,7 +73,7 @@ class Frozen(Teacher):
         self._states = [None] * len(self.networks)
 
     @torch.no_grad()
-    def lesson(self, step: Step) -> Lesson:
+    def targets(self, step: Step) -> TeacherOutput:
         """The networks' logits for the student's view.
 
         Raises:
@@ -84,16 +84,16 @@ class Frozen(Teacher):
                 raise RuntimeError("the teacher is in training mode: its batch statistics would leak")
             if any(network is learner.network for learner in step.learners):
                 raise RuntimeError("the teacher is the student itself: nothing would be distilled")
-        outputs = self._ask(step.batch.views[0])
+        outputs = self._forward(step.batch.views[0])
         self._next_states = [output.state for output in outputs]
         features = outputs[0].features if len(outputs) == 1 else None
-        return Lesson(self._together(outputs), features=features, deviations=self.deviations)
+        return TeacherOutput(self._combine(outputs), features=features, deviations=self.deviations)
 
-    def _ask(self, inputs: Tensor) -> list[Output]:
+    def _forward(self, inputs: Tensor) -> list[Output]:
         """Every network, from where it has read to."""
         return [network(inputs, state) for network, state in zip(self.networks, self._states, strict=True)]
 
-    def _together(self, outputs: Sequence[Output]) -> Float[Tensor, "*batch classes"]:
+    def _combine(self, outputs: Sequence[Output]) -> Float[Tensor, "*batch classes"]:
         """One network's logits as they are, or what several say with one voice."""
         if len(outputs) == 1:
             return outputs[0].logits
@@ -101,7 +101,7 @@ class Frozen(Teacher):
         return logits.mean(0) if self.average == "logits" else mean_probability(logits)
 
     def after_step(self, step: Step) -> None:
-        """Reads on, once all learners have had their lesson about this batch."""
+        """Reads on, once all learners have had their teacher_output about this batch."""
         if step.turn == len(step.learners) - 1:
             self._states = self._next_states
 

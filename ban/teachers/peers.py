@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 
-from ban.interfaces import Classroom, Lesson, Step, Teacher
+from ban.interfaces import Step, Teacher, TeacherContext, TeacherOutput
 from ban.teachers.frozen import mean_probability
 
 
@@ -16,24 +16,24 @@ class Peers(Teacher):
     `synchronous`: from what all of them said before the step.
     """
 
-    def __init__(self, classroom: Classroom, updates: Literal["sequential", "synchronous"] = "sequential") -> None:
+    def __init__(self, context: TeacherContext, updates: Literal["sequential", "synchronous"] = "sequential") -> None:
         """Looks at the cohort.
 
         Raises:
             ValueError: there is nobody to learn from, or no such order of updates.
         """
         super().__init__()
-        if len(classroom.students) < 2:
+        if len(context.students) < 2:
             raise ValueError("deep mutual learning needs two networks or more: set method.cohort")
         if updates not in ("sequential", "synchronous"):
             raise ValueError(f"updates is {updates}; choose sequential or synchronous")
         self.sequential = updates == "sequential"
 
     @torch.no_grad()
-    def lesson(self, step: Step) -> Lesson:
+    def targets(self, step: Step) -> TeacherOutput:
         """The peers' mean probability."""
         peers = [output.logits.detach().float() for turn, output in enumerate(step.outputs) if turn != step.turn]
-        return Lesson(mean_probability(torch.stack(peers)))
+        return TeacherOutput(mean_probability(torch.stack(peers)))
 
     @torch.no_grad()
     def after_step(self, step: Step) -> None:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ban import losses
-from ban.interfaces import Batch, Lesson, Output, Term, feature
+from ban.interfaces import Batch, Output, TeacherOutput, Term, feature
 
 
 class Hint(Term):
@@ -24,14 +24,14 @@ class Hint(Term):
         super().__init__()
         self.guided, self.hint, self.norm, self.relu = guided, hint, norm, relu
 
-    def prepare(self, output: Output, lesson: Lesson) -> None:
+    def prepare(self, output: Output, teacher: TeacherOutput) -> None:
         """Makes the regressor.
 
         Raises:
             ValueError: there is no such layer, or the hint is larger than the guided layer.
         """
         ours = feature(output.features, self.guided, "the student")
-        theirs = feature(lesson.features, self.hint, "the teacher")
+        theirs = feature(teacher.features, self.hint, "the teacher")
         if ours.ndim != 4 or theirs.ndim != 4:
             raise ValueError("a hint needs layers of images, [batch, channels, height, width]")
         kernel = (ours.shape[2] - theirs.shape[2] + 1, ours.shape[3] - theirs.shape[3] + 1)
@@ -44,10 +44,10 @@ class Hint(Term):
         convolution = nn.Conv2d(ours.shape[1], theirs.shape[1], kernel)
         self.regressor = nn.Sequential(convolution, *norm, *[nn.ReLU()] * self.relu)
 
-    def forward(self, output: Output, lesson: Lesson, batch: Batch) -> Float[Tensor, ""]:
+    def forward(self, output: Output, teacher: TeacherOutput, batch: Batch) -> Float[Tensor, ""]:
         """Mean over the batch."""
         ours = self.regressor(feature(output.features, self.guided, "the student"))
-        return losses.hint(ours, feature(lesson.features, self.hint, "the teacher")).mean()
+        return losses.hint_distance(ours, feature(teacher.features, self.hint, "the teacher")).mean()
 
 
 class Flow(Term):
@@ -57,7 +57,7 @@ class Flow(Term):
         super().__init__()
         self.pairs = [(first, last) for first, last in pairs]
 
-    def prepare(self, output: Output, lesson: Lesson) -> None:
+    def prepare(self, output: Output, teacher: TeacherOutput) -> None:
         """Looks whether they can be compared.
 
         Raises:
@@ -65,17 +65,17 @@ class Flow(Term):
         """
         for name in [name for pair in self.pairs for name in pair]:
             ours = feature(output.features, name, "the student")
-            theirs = feature(lesson.features, name, "the teacher")
+            theirs = feature(teacher.features, name, "the teacher")
             if ours.ndim != 4 or theirs.ndim != 4 or ours.shape[1] != theirs.shape[1]:
                 raise ValueError(
                     f"FSP needs equal channels in '{name}', but the student has {ours.shape[1]} and the teacher "
                     f"{theirs.shape[1]}"
                 )
 
-    def forward(self, output: Output, lesson: Lesson, batch: Batch) -> Float[Tensor, ""]:
+    def forward(self, output: Output, teacher: TeacherOutput, batch: Batch) -> Float[Tensor, ""]:
         """The mean over the batch of the squared Frobenius distances, summed over the pairs."""
         distances = [
-            (self._flow(output.features, pair, "the student") - self._flow(lesson.features, pair, "the teacher"))
+            (self._flow(output.features, pair, "the student") - self._flow(teacher.features, pair, "the teacher"))
             .square()
             .sum((1, 2))
             for pair in self.pairs
@@ -84,4 +84,4 @@ class Flow(Term):
 
     def _flow(self, features: object, pair: tuple[str, str], whose: str) -> Tensor:
         first, last = (feature(features, name, whose) for name in pair)  # pyright: ignore[reportArgumentType]
-        return losses.flow(first, last)
+        return losses.fsp_matrix(first, last)

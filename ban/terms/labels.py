@@ -6,13 +6,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ban import losses
-from ban.interfaces import Batch, Lesson, Output, Term, logits_of
+from ban.interfaces import Batch, Output, TeacherOutput, Term, logits_of
 
 
 class Label(Term):
     """Cross-entropy with the label."""
 
-    def forward(self, output: Output, lesson: Lesson, batch: Batch) -> Float[Tensor, ""]:
+    def forward(self, output: Output, teacher: TeacherOutput, batch: Batch) -> Float[Tensor, ""]:
         """Mean over the batch."""
         return losses.cross_entropy(output.logits, batch.targets).mean()
 
@@ -35,9 +35,9 @@ class ConfidenceWeightedLabel(Term):
             raise ValueError(f"confidence is {confidence}; choose largest or target")
         self.confidence = confidence
 
-    def forward(self, output: Output, lesson: Lesson, batch: Batch) -> Float[Tensor, ""]:
+    def forward(self, output: Output, teacher: TeacherOutput, batch: Batch) -> Float[Tensor, ""]:
         """Weighted mean over the batch."""
-        teacher = losses.probabilities(logits_of(lesson))
-        of_target = teacher.gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1)
-        weights = teacher.amax(-1) if self.confidence == "largest" else of_target
+        targets = losses.probabilities(logits_of(teacher))
+        of_target = targets.gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1)
+        weights = targets.amax(-1) if self.confidence == "largest" else of_target
         return losses.weighted_mean(losses.cross_entropy(output.logits, batch.targets), weights)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ban import losses
-from ban.interfaces import Batch, Lesson, Output, Term, logits_of, probabilities_of
+from ban.interfaces import Batch, Output, TeacherOutput, Term, logits_of, probabilities_of
 
 
 class Probabilities(Term):
@@ -22,10 +22,10 @@ class Probabilities(Term):
         self.temperature = temperature
         self.scale = temperature**2 if squared_temperature else 1.0
 
-    def forward(self, output: Output, lesson: Lesson, batch: Batch) -> Float[Tensor, ""]:
+    def forward(self, output: Output, teacher: TeacherOutput, batch: Batch) -> Float[Tensor, ""]:
         """Mean over the batch."""
-        teacher = losses.probabilities(logits_of(lesson), temperature=self.temperature)
-        loss = losses.soft_cross_entropy(output.logits, teacher, temperature=self.temperature)
+        targets = losses.probabilities(logits_of(teacher), temperature=self.temperature)
+        loss = losses.soft_cross_entropy(output.logits, targets, temperature=self.temperature)
         return self.scale * loss.mean()
 
 
@@ -47,23 +47,23 @@ class PermutedProbabilities(Term):
             raise ValueError(f"drawn is {drawn}; choose step, example or mean")
         self.drawn = drawn
 
-    def forward(self, output: Output, lesson: Lesson, batch: Batch) -> Float[Tensor, ""]:
+    def forward(self, output: Output, teacher: TeacherOutput, batch: Batch) -> Float[Tensor, ""]:
         """Mean over the batch."""
-        teacher = losses.probabilities(logits_of(lesson))
+        targets = losses.probabilities(logits_of(teacher))
         if self.drawn == "mean":
-            return losses.soft_cross_entropy(output.logits, losses.spread_dark_knowledge(teacher)).mean()
+            return losses.soft_cross_entropy(output.logits, losses.spread_dark_knowledge(targets)).mean()
         always = self.drawn == "example"
-        noise = losses.noise_of(batch.indices, teacher.shape[-1]) if always else torch.rand_like(teacher)
-        return losses.soft_cross_entropy(output.logits, losses.permute_dark_knowledge(teacher, noise)).mean()
+        noise = losses.noise_from_index(batch.indices, targets.shape[-1]) if always else torch.rand_like(targets)
+        return losses.soft_cross_entropy(output.logits, losses.permute_dark_knowledge(targets, noise)).mean()
 
 
 class Consistency(Term):
     """Squared difference of the probabilities, labelled or not (Laine and Aila 2017; Tarvainen and Valpola 2017)."""
 
-    def forward(self, output: Output, lesson: Lesson, batch: Batch) -> Float[Tensor, ""]:
+    def forward(self, output: Output, teacher: TeacherOutput, batch: Batch) -> Float[Tensor, ""]:
         """Mean over batch and classes."""
         student = losses.probabilities(output.logits)
-        return losses.squared_difference(student, probabilities_of(lesson)).mean()
+        return losses.squared_difference(student, probabilities_of(teacher)).mean()
 
 
 class TopScoreDifference(Term):
@@ -73,7 +73,7 @@ class TopScoreDifference(Term):
         super().__init__()
         self.scores = scores
 
-    def forward(self, output: Output, lesson: Lesson, batch: Batch) -> Float[Tensor, ""]:
+    def forward(self, output: Output, teacher: TeacherOutput, batch: Batch) -> Float[Tensor, ""]:
         """Mean over the batch."""
         return losses.top_score_difference(output.logits, scores=self.scores).mean()
 
@@ -84,6 +84,6 @@ class Logits(Term):
     In units of each logit's deviation over the training set, if the teacher tells it.
     """
 
-    def forward(self, output: Output, lesson: Lesson, batch: Batch) -> Float[Tensor, ""]:
+    def forward(self, output: Output, teacher: TeacherOutput, batch: Batch) -> Float[Tensor, ""]:
         """Mean over the batch."""
-        return losses.logit_regression(output.logits, logits_of(lesson), deviations=lesson.deviations).mean()
+        return losses.logit_regression(output.logits, logits_of(teacher), deviations=teacher.deviations).mean()

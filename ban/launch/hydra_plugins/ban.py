@@ -2,7 +2,7 @@
 
 from ban.launch.launchers import LocalLauncher as _LocalLauncher
 from ban.launch.launchers import SlurmLauncher as _SlurmLauncher
-from ban.launch.union import UnionSweeper as _UnionSweeper
+from ban.settings.sweeps import UnionSweeper as _UnionSweeper
 
 
 class LocalLauncher(_LocalLauncher):

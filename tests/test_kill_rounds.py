@@ -13,7 +13,7 @@ import pytest
 from conftest import DIGITS, ban, start, weights
 
 from ban.launch.journal import Journal
-from ban.store import Store
+from ban.store.store import Store
 
 pytestmark = pytest.mark.long
 

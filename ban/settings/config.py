@@ -19,8 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ban.errors import UserError
 
-_INSTALLED = Path(__file__).parent / "conf"
-CONF = _INSTALLED if _INSTALLED.exists() else Path(__file__).parents[1] / "conf"
+_INSTALLED = Path(__file__).parents[1] / "conf"
+CONF = _INSTALLED if _INSTALLED.exists() else Path(__file__).parents[2] / "conf"
 """The YAML files: inside the package in a wheel, at the top level in a checkout."""
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
@@ -128,9 +128,9 @@ def settings(config: DictConfig) -> dict[str, Any]:
     """
     plain = OmegaConf.create({key: value for key, value in config.items() if key != "hydra"})
     if "min_count" in plain.dataset and "path" in plain.dataset:
-        from ban.corpus import facts  # numpy: not for help and completion
+        from ban.data.corpus import measure_text  # numpy: not for help and completion
 
-        plain.dataset.update(facts(plain.dataset))  # before other settings refer to them
+        plain.dataset.update(measure_text(plain.dataset))  # before other settings refer to them
     frozen: dict[str, Any] = OmegaConf.to_container(plain, resolve=True)  # pyright: ignore[reportAssignmentType]
     check(frozen)
     return _with_sources(frozen)

@@ -11,8 +11,8 @@ from filelock import FileLock
 from jaxtyping import Int64
 from torch import Tensor
 
-from ban.corpus import END, Corpus, Vocabulary, read, words
-from ban.corpus import lines as lines_of
+from ban.data.corpus import END, Corpus, Vocabulary, read, words
+from ban.data.corpus import lines as lines_of
 from ban.errors import UserError
 from ban.interfaces import Batch
 
@@ -120,7 +120,7 @@ def _check(corpus: Corpus, vocabulary: Vocabulary, options: Options) -> None:
 
 
 def text(*, path: str | None, data_dir: Path, download: bool, **options: Any) -> Text:
-    """Any text, or Python's own help; nothing is looked for in `data_dir` or downloaded. See `ban.corpus.read`."""
+    """Any text, or Python's own help; nothing is looked for in `data_dir` or downloaded. See `ban.data.corpus.read`."""
     return Text(read(path), Options(**options))
 
 

@@ -13,12 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ban.data import Munge
 from ban.errors import UserError
-from ban.interfaces import Batch, Classroom, Data, Output, Progress, Step, Teacher, Term
-from ban.machine import Machine
-from ban.plan import Inheritance, Parent, Stage
+from ban.interfaces import Batch, Data, Output, Progress, Step, Teacher, TeacherContext, Term
+from ban.plan.plan import Inheritance, Parent, Stage
 from ban.schedules import Constant
 from ban.streams import stream
-from ban.train import Learner, Objective, reseed
+from ban.training.loop import Learner, Objective, reseed
+from ban.training.machine import Machine
 
 Load = Callable[[Parent], nn.Module]
 """A trained network of another stage."""
@@ -118,20 +118,20 @@ def assemble(
     """
     students = [_student(stage, index, load, device, spelling) for index in range(len(stage.models))]
     guides = [load(parent) for parent in stage.teachers]
-    classroom = Classroom(guides, students, examples, stage.dataset["classes"], data)
-    guide = teacher(stage, classroom).to(device)
+    context = TeacherContext(guides, students, examples, stage.dataset["classes"], data)
+    guide = teacher(stage, context).to(device)
     recipe, until = stage.recipe, stage.method.get("until")
     scale = 1.0 if recipe.get("loss_scale") is None else recipe["loss_scale"]
     rate, clip = recipe["optimizer"]["lr"], recipe.get("clip_norm")
     learners = [Learner(student, objective(stage).to(device), rate, scale, clip, until) for student in students]
     for learner in learners:
-        _prepare(learner, guide, probe(stage, device))
+        _prepare(learner, guide, zero_batch(stage, device))
     return Class(learners, guide)
 
 
 def _student(stage: Stage, index: int, load: Load, device: torch.device, spelling: Tensor | None) -> nn.Module:
     """In the memory layout that convolutions like."""
-    reseed(stream(*stage.key, "initial", *([index] if index else [])))
+    reseed(stream(*stage.stream_key, "initial", *([index] if index else [])))
     student = network(stage, index, spelling).to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     for inheritance in stage.inherits:
         _inherit(student, load(inheritance.parent), inheritance)
@@ -164,13 +164,13 @@ def _prepare(learner: Learner, guide: Teacher, batch: Batch) -> None:
     learner.network.eval()
     with torch.no_grad():
         output = learner(batch.views[0])
-        lesson = guide.lesson(Step(batch, [learner], [output], 0, Progress(0, 0, 1, 1)))
+        targets = guide.targets(Step(batch, [learner], [output], 0, Progress(0, 0, 1, 1)))
     for term in waiting:
-        term.prepare(output, lesson)  # pyright: ignore[reportCallIssue]
+        term.prepare(output, targets)  # pyright: ignore[reportCallIssue]
         term.to(batch.views[0].device)
 
 
-def probe(stage: Stage, device: torch.device, size: int = 2, unroll: int = 1) -> Batch:
+def zero_batch(stage: Stage, device: torch.device, size: int = 2, unroll: int = 1) -> Batch:
     """A batch of zeros as the stage's networks see them; of words in so many steps."""
     dataset = stage.dataset
     if dataset["kind"] == "images":
@@ -189,13 +189,13 @@ def optimizer(stage: Stage, learner: Learner) -> torch.optim.Optimizer:
     return build(stage.recipe["optimizer"], trained)
 
 
-def teacher(stage: Stage, classroom: Classroom) -> Teacher:
+def teacher(stage: Stage, context: TeacherContext) -> Teacher:
     """Who teaches: the method's answer."""
     node = stage.method.get("teacher")
-    return Teacher() if node is None else build(node, classroom)
+    return Teacher() if node is None else build(node, context)
 
 
-class Rehearsal(NamedTuple):
+class StageCost(NamedTuple):
     """What one step on imagined data tells about a stage."""
 
     parameters: int
@@ -203,7 +203,7 @@ class Rehearsal(NamedTuple):
     """Floating-point operations per training example or word: student forward and backward, its teachers forward."""
 
 
-def rehearse(stage: Stage) -> Rehearsal:
+def check_shapes(stage: Stage) -> StageCost:
     """One forward pass and one loss without data, memory or time: on torch's meta device.
 
     Raises:
@@ -229,7 +229,7 @@ def rehearse(stage: Stage) -> Rehearsal:
     return _REHEARSED[kind]
 
 
-_REHEARSED: dict[str, Rehearsal] = {}
+_REHEARSED: dict[str, StageCost] = {}
 
 
 def _in_the_users_code(error: Exception, stage: Stage) -> str | None:
@@ -241,7 +241,7 @@ def _in_the_users_code(error: Exception, stage: Stage) -> str | None:
     return None
 
 
-def _imagine(stage: Stage) -> Rehearsal:
+def _imagine(stage: Stage) -> StageCost:
     munge(stage)
     device, dataset = torch.device("meta"), stage.dataset
     with device:
@@ -252,26 +252,26 @@ def _imagine(stage: Stage) -> Rehearsal:
             return network(parent.stage, parent.index, spelling)
 
         learners, guide = assemble(stage, load, device, spelling, examples=2)
-        batch, start = probe(stage, device), Progress(0, 0, 1, 1)
+        batch, start = zero_batch(stage, device), Progress(0, 0, 1, 1)
         with FlopCounterMode(display=False) as own, torch.no_grad():
             outputs = [learner(batch.views[0]) for learner in learners]
         for learner, output in zip(learners, outputs, strict=True):
             _check_output(learner, output, [*batch.targets.shape, dataset["classes"]])
         step = Step(batch, learners, outputs, 0, start)
-        guide.lesson(step)  # what a teacher computes only once does not count
+        guide.targets(step)  # what a teacher computes only once does not count
         with FlopCounterMode(display=False) as taught, torch.no_grad():
-            lesson = guide.lesson(step)
+            targets = guide.targets(step)
         for name, term in learners[0].objective.terms.items():
-            _check_loss(name, term(outputs[0], lesson, batch))
+            _check_loss(name, term(outputs[0], targets, batch))
             learners[0].objective.weights[name](start)
     _check_reported(stage, [str(index) for index in range(len(learners))] + [*guide.published()])
     parameters = sum(parameter.numel() for learner in learners for parameter in learner.network.parameters())
     flops = 3 * own.get_total_flops() + len(learners) * taught.get_total_flops()
-    return Rehearsal(parameters, flops / batch.targets.numel())
+    return StageCost(parameters, flops / batch.targets.numel())
 
 
 def _check_reported(stage: Stage, networks: Sequence[str]) -> None:
-    if unknown := [name for name in stage.judged if name not in networks]:
+    if unknown := [name for name in stage.reported_networks if name not in networks]:
         raise ValueError(
             f"method.headline is {unknown[0]}, but the training gives the networks {', '.join(networks)}: choose one "
             "of them, or leave it out"

@@ -7,10 +7,11 @@ import pytest
 from conftest import plan
 
 from ban.errors import UserError
-from ban.launch import cluster, slurm
-from ban.launch.cluster import Cluster
+from ban.launch import slurm
+from ban.launch import slurm_executor as cluster
 from ban.launch.journal import Journal, Note
 from ban.launch.slurm import Options
+from ban.launch.slurm_executor import Cluster
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ban import tables
 from ban.display import Display, console
 from ban.errors import Interrupted, UserError
 from ban.events import Report
 from ban.launch import overview
 from ban.launch.devices import slots
-from ban.launch.journal import Following, Journal, telling_failures
+from ban.launch.journal import Journal, JournalReport, report_failures
 from ban.launch.pool import Failures, Pool, by_longest_path
-from ban.machine import Machine, Signals, cores
-from ban.plan import Stage, lineage, union
-from ban.run import run
+from ban.plan.plan import Stage, lineage, union
+from ban.report import tables
+from ban.training.machine import Machine, Signals, cores
+from ban.training.stage import run
 
 
 class Engine(Protocol):
@@ -68,7 +68,7 @@ def _execute(jobs: Sequence[Mapping[str, Any]], engine: Engine, journal: Journal
         return {}
     missing = [stage for stage in stages if not store.has(stage.signature)]
     for stage in missing:
-        overview.rehearse(stage)
+        overview.check_shapes(stage)
     where = engine.prepare(missing, first)
     console.print(
         f"{len(stages)} stages, {len(stages) - len(missing)} in the store, {len(missing)} to train on {where}; "
@@ -99,10 +99,10 @@ class Here:
     def train(self, missing: Sequence[Stage], report: Report) -> Failures:
         """See `Engine`."""
         journal, machine = Journal(self.machine.outputs), self.machine
-        with Signals().caught() as signals, journal.asking_for(missing):
+        with Signals().caught() as signals, journal.queued(missing):
             for stage in missing:
-                follow = Following(journal, stage, machine.device, machine.log_seconds, report)
-                with telling_failures(follow, stage):
+                follow = JournalReport(journal, stage, machine.device, machine.log_seconds, report)
+                with report_failures(follow, stage):
                     run(stage, machine, follow, signals)
         return {}
 
@@ -128,7 +128,7 @@ class Processes:
 
     def train(self, missing: Sequence[Stage], report: Report) -> Failures:
         """See `Engine`."""
-        with Journal(self.machine.outputs).asking_for(missing):
+        with Journal(self.machine.outputs).queued(missing):
             return Pool(missing, self.machine, self.slots, report, self.stall_timeout).run()
 
 

@@ -82,7 +82,7 @@ def _letters(word: str, number: Mapping[str, int]) -> list[int]:
     return special.get(word) or [number[character] for character in word]
 
 
-def facts(dataset: Mapping[str, Any]) -> dict[str, Any]:
+def measure_text(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a text that follow from its content, for those that are null.
 
     Raises:

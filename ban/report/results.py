@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 
 from ban import metrics
 from ban.errors import UserError
-from ban.store import Store
+from ban.store.store import Store
 
 Families = Sequence[str]
 """What a cell of a table is made of: one family, or the members of an ensemble, the latest last."""

@@ -10,8 +10,8 @@ import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 
-from ban.plan import Stage
-from ban.store import Store
+from ban.plan.plan import Stage
+from ban.store.store import Store
 
 
 def freeze(stages: Iterable[Stage], store: Store) -> Path:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ban.data.splits import Labelled, Splits, draw, in_order, order_of
+from ban.data.splits import Labelled, Splits, epoch_order, evaluation_batches, make_splits
 from ban.data.splits import Options as SplitOptions
 from ban.errors import UserError
 from ban.interfaces import Batch
@@ -39,7 +39,7 @@ class Table:
         """
         if pool.inputs.shape[1] != options.features:
             raise UserError(f"dataset.features is {options.features}, but the rows have {pool.inputs.shape[1]}.")
-        self.splits = draw(pool, None, options, scaled)
+        self.splits = make_splits(pool, None, options, scaled)
         train = self.splits.train
         if options.munge:
             train = train.with_unlabelled(options.munge.rows(train.inputs, options.munge_generator()))
@@ -50,14 +50,14 @@ class Table:
 
     def epoch(self, key: tuple[int, ...], epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from `first_step` on: the same for the same key and epoch, wherever it starts."""
-        order = order_of(self.count, key, epoch).to(self.device)
+        order = epoch_order(self.count, key, epoch).to(self.device)
         for step in range(first_step, self.steps_per_epoch):
             indices = order[step * self.batch_size : (step + 1) * self.batch_size]
             yield Batch((self._rows[indices],), self._labels[indices], indices)
 
     def evaluation(self, split: str) -> Iterator[Batch]:
         """All labelled rows of a split, in a fixed order."""
-        return in_order(getattr(self.splits, split), self.device)
+        return evaluation_batches(getattr(self.splits, split), self.device)
 
 
 def scaled(splits: Splits) -> Splits:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import plan
 
-from ban.launch import code
-from ban.store import Store
+from ban.launch import snapshot as code
+from ban.store.store import Store
 
 
 def test_the_users_modules_are_frozen_with_all_that_they_import(

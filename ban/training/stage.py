@@ -18,14 +18,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import ban
-from ban import build, evaluation, metrics
+from ban import metrics
 from ban.errors import Interrupted, UserError
 from ban.events import Event, Report
 from ban.interfaces import Progress
-from ban.machine import Machine, Signals
-from ban.plan import Parent, Stage
-from ban.store import Store, Work
-from ban.train import Best, Position, Training
+from ban.plan.plan import Parent, Stage
+from ban.store.store import Store, Work
+from ban.training import build, evaluation
+from ban.training.loop import Best, Position, Training
+from ban.training.machine import Machine, Signals
 
 CHECKPOINT_FORMAT = 3
 """Raised when a checkpoint holds something else than before."""
@@ -56,10 +57,10 @@ def run(stage: Stage, machine: Machine, report: Report, signals: Signals) -> dic
 
 def outcome(stage: Stage, result: Mapping[str, Any]) -> str:
     """A finished stage's result in a few words."""
-    if stage.prepares:
+    if stage.is_pretraining:
         return "the beginning is done"
     metric = stage.dataset["metric"]
-    return metrics.sentence("test", metric, result[f"test_{metric}"])
+    return metrics.describe("test", metric, result[f"test_{metric}"])
 
 
 def _train(stage: Stage, machine: Machine, store: Store, work: Work, report: Report, signals: Signals) -> None:
@@ -94,7 +95,7 @@ class _Trainer:
         for learner in learners:
             learner.optimizer = build.optimizer(stage, learner)
         self.training = Training(
-            key=stage.key,
+            key=stage.stream_key,
             learners=learners,
             teacher=teacher,
             data=self.data,
@@ -105,7 +106,7 @@ class _Trainer:
             on_epoch=self._on_epoch,
             position=Position(Progress(0, 0, self.data.steps_per_epoch, recipe["epochs"])),
             beta1=build.build(recipe["beta1"]) if recipe.get("beta1") else None,
-            count_errors=self.metric == "error_percent" and not stage.prepares,
+            count_errors=self.metric == "error_percent" and not stage.is_pretraining,
             diagnosed_steps=recipe.get("diagnosed_steps") or 0 if self._compares_with_labels() else 0,
             follow=self.follow,
         )
@@ -116,7 +117,7 @@ class _Trainer:
     def _compares_with_labels(self) -> bool:
         """Whether a trained teacher's opinion of labelled examples can be taken apart."""
         unlabelled = any(self.stage.dataset.get(name) for name in ("unlabelled", "munge"))
-        return bool(self.stage.teachers) and not self.stage.prepares and not unlabelled
+        return bool(self.stage.teachers) and not self.stage.is_pretraining and not unlabelled
 
     def train_and_publish(self) -> None:
         """All of it.
@@ -181,10 +182,10 @@ class _Trainer:
         every, epoch = self.stage.recipe["evaluate_every"], progress.epoch + 1
         due = every and not epoch % every and epoch < progress.epochs
         splits = self.data.held_out if due else ["validation"] if self.follow else []
-        if not splits or self.stage.prepares:
+        if not splits or self.stage.is_pretraining:
             return {}
         networks = self.training.networks()
-        measured = [evaluation.measure(self._predict(networks[name], splits)) for name in self.stage.judged]
+        measured = [evaluation.measure(self._predict(networks[name], splits)) for name in self.stage.reported_networks]
         return {name: value for name, value in evaluation.mean(measured).items() if name.endswith(self.metric)}
 
     def _predict(self, network: nn.Module, splits: Iterable[str]) -> dict[str, metrics.Predictions]:
@@ -289,7 +290,7 @@ class _Trainer:
             "seconds": round(position.seconds, 3),
             f"{self.data.examples}_per_second": round(self._examples_per_second(), 1),
             "peak_memory_mib": self.machine.peak_memory_mib(),
-            **({} if stage.prepares else self._measured(networks)),
+            **({} if stage.is_pretraining else self._measured(networks)),
             "device": self.machine.device,
             "device_name": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             "threads": self.machine.threads,
@@ -298,20 +299,20 @@ class _Trainer:
         }
 
     def _measured(self, networks: Mapping[str, nn.Module]) -> dict[str, Any]:
-        """Every network's metrics, those of the judged ones as the headline, and their predictions to the store."""
+        """Metrics of every network, the reported ones on all splits, and the predictions to store."""
         stage, position = self.stage, self.training.position
         measured, tested = {}, []
         for name, network in networks.items():
-            judged = name in stage.judged
-            spoken = self._predict(network, [*self.data.held_out, *(["train"] if judged else [])])
+            reported_networks = name in stage.reported_networks
+            spoken = self._predict(network, [*self.data.held_out, *(["train"] if reported_networks else [])])
             measured[name] = evaluation.measure(spoken)
-            if judged:
+            if reported_networks:
                 tested.append(spoken["test"])
         self.work.write("predictions.safetensors", functools.partial(save_arrays, dict(tested[0])))
-        headline = evaluation.mean([measured[name] for name in stage.judged])
+        headline = evaluation.mean([measured[name] for name in stage.reported_networks])
         if len(tested) > 1:
             measured["ensemble"] = evaluation.measure({"test": metrics.ensemble(tested)})
-        last = [measured[_last(name)] for name in stage.judged if _last(name) in measured]
+        last = [measured[_last(name)] for name in stage.reported_networks if _last(name) in measured]
         at_the_end = evaluation.mean(last) if last else headline
         position.curves[-1] |= {name: value for name, value in at_the_end.items() if not name.startswith("train")}
         selected = {"selected_epoch": position.best.epoch} if position.best else {}
@@ -357,7 +358,7 @@ def _scalars(machine: Machine, stage: Stage) -> Any:
 @functools.cache
 def _commit() -> str | None:
     """The git commit of this checkout, if it is one, and whether it has local changes."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     if not (root / "conf").exists():  # installed: the folder above may belong to any repository
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ban import tables
 from ban.display import console
-from ban.results import Interval, Pair, Results
-from ban.store import Store
+from ban.report import tables
+from ban.report.results import Interval, Pair, Results
+from ban.store.store import Store
 
 SHOWN = {
     "gradient_share_dark": "share of dark knowledge in the gradient",

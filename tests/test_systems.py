@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from conftest import DIGITS, Say, plan
 
-from ban.config import compose_settings
-from ban.plan import Stage, lineage
-from ban.store import Store
+from ban.plan.plan import Stage, lineage
+from ban.settings.config import compose_settings
+from ban.store.store import Store
 
 PARTLY = ("dataset.labelled=40",)
 
@@ -75,7 +75,7 @@ def test_diagnostics_of_the_last_epoch(say: Say, tmp_path: Path) -> None:
     teacher, student = lineage(settings)
     store = Store(tmp_path / "outputs")
     publish(store, teacher, 20.0)
-    from ban.summaries import SHOWN
+    from ban.report.systems import SHOWN
 
     publish(store, student, 17.0, **{name: float(number) for number, name in enumerate(SHOWN)})
     say("table", "diagnostics")
@@ -88,8 +88,8 @@ def test_diagnostics_of_the_last_epoch(say: Say, tmp_path: Path) -> None:
 def test_every_diagnostic_of_the_table_is_recorded(tmp_path: Path) -> None:
     import torch
 
-    from ban.diagnostics import report
-    from ban.summaries import SHOWN
+    from ban.report.systems import SHOWN
+    from ban.training.diagnostics import report
 
     assert {*SHOWN} <= {*report(torch.randn(4, 5), torch.randn(4, 5), torch.arange(4))}
 

@@ -134,13 +134,13 @@ class Stage:
         return [parent.stage for parent in self.teachers] + [each.parent.stage for each in self.inherits]
 
     @property
-    def judged(self) -> list[str]:
+    def reported_networks(self) -> list[str]:
         """The networks that its result is the mean of: a cohort's all, an average's own."""
         headline = self.method.get("headline")
         return [headline] if headline else [str(index) for index in range(len(self.models))]
 
     @property
-    def prepares(self) -> bool:
+    def is_pretraining(self) -> bool:
         """Whether it is only the beginning of a training, and its network not meant to be used."""
         return self.method.get("until") is not None
 
@@ -155,7 +155,7 @@ class Stage:
         return self.teachers or next((each.parent.stage.teachers for each in self.inherits), ())
 
     @property
-    def key(self) -> tuple[int, int, int]:
+    def stream_key(self) -> tuple[int, int, int]:
         """What names this stage's random streams: methods that share it see the same order, views and dropout."""
         return (self.seed, self.generation, self.replica)
 
@@ -182,7 +182,7 @@ class Stage:
             "network": _digest(_signed("model", self.model)),
             "cohort": len(self.models),
             "unlabelled": bool(self.dataset.get("unlabelled")),
-            "prepares": self.prepares,
+            "prepares": self.is_pretraining,
             "dataset": self.dataset["name"],
             "recipe": self.recipe["name"],
             "seed": self.seed,
@@ -272,11 +272,11 @@ def lineage(settings: Node) -> list[Stage]:
         first = settings["teacher"] if count else settings
         return _phases(settings, first, 0, replica, ())
     stages = _teachers(settings, count)
-    parents = tuple(Parent(stage, stage.judged[0]) for stage in stages)
+    parents = tuple(Parent(stage, stage.reported_networks[0]) for stage in stages)
     for generation in range(1, generations + 1):
         drawn = replica if generation == generations else 0
         stages += _phases(settings, settings, generation, drawn, parents)
-        parents = (Parent(stages[-1], stages[-1].judged[0]),)
+        parents = (Parent(stages[-1], stages[-1].reported_networks[0]),)
     return stages
 
 

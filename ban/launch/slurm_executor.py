@@ -19,13 +19,13 @@ from submitit.helpers import DelayedSubmission
 from ban.display import console
 from ban.errors import Interrupted, UserError
 from ban.events import Event, Report
-from ban.launch import code
-from ban.launch.journal import Following, Journal, Note, telling_failures
+from ban.launch import snapshot as code
+from ban.launch.journal import Journal, JournalReport, Note, report_failures
 from ban.launch.pool import Failures
 from ban.launch.slurm import Options, max_array_size, partition, queue
-from ban.machine import Machine, Signals
-from ban.plan import Stage
-from ban.run import outcome, run
+from ban.plan.plan import Stage
+from ban.training.machine import Machine, Signals
+from ban.training.stage import outcome, run
 
 PREEMPTION = signal.SIGUSR2
 """What submitit asks SLURM to send before the time limit, and clusters send before they pre-empt."""
@@ -37,7 +37,7 @@ CANCEL_SECONDS = 60.0
 
 
 class Cluster:
-    """Submits every missing stage as a job of its own, once, and follows them. An engine of `ban.launch.command`."""
+    """Submits every missing stage as a job of its own, once, and follows them. An engine of `ban.launch.execute`."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -263,9 +263,9 @@ class Task:
         for number in (PREEMPTION, signal.SIGTERM):
             signal.signal(number, note)
         journal, job = Journal(Path(self.machine["outputs"])), submitit.JobEnvironment().job_id
-        follow = Following(journal, self.stage, f"job {job}", self.machine["log_seconds"], _nobody, job)
+        follow = JournalReport(journal, self.stage, f"job {job}", self.machine["log_seconds"], _nobody, job)
         try:
-            with telling_failures(follow, self.stage):
+            with report_failures(follow, self.stage):
                 if code.installed_differs(self.frozen):
                     follow.tell(f"another version is installed by now: this runs what was submitted, {self.frozen}")
                 machine = Machine.of(self.machine)

@@ -6,19 +6,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ban.interfaces import Classroom, Lesson, Progress, Step, Teacher
+from ban.interfaces import Progress, Step, Teacher, TeacherContext, TeacherOutput
 
 
 class SecondView(Teacher):
     """The student's own opinion of a second view of the batch, with gradient (the Π-model; Laine and Aila 2017)."""
 
-    def __init__(self, classroom: Classroom) -> None:
+    def __init__(self, context: TeacherContext) -> None:
         super().__init__()
 
-    def lesson(self, step: Step) -> Lesson:
+    def targets(self, step: Step) -> TeacherOutput:
         """Noise and view are drawn anew; the gradient flows through both sides."""
         output = step.learners[step.turn](step.batch.views[1])
-        return Lesson(output.logits, features=output.features)
+        return TeacherOutput(output.logits, features=output.features)
 
 
 class EpochAverage(Teacher):
@@ -35,7 +35,7 @@ class EpochAverage(Teacher):
     epochs: Tensor
     """How often each example was heard, [examples, 1]."""
 
-    def __init__(self, classroom: Classroom, decay: float) -> None:
+    def __init__(self, context: TeacherContext, decay: float) -> None:
         """Remembers every example of the training set.
 
         Raises:
@@ -44,15 +44,15 @@ class EpochAverage(Teacher):
         super().__init__()
         _check_decay(decay)
         self.decay = decay
-        for name, width in (("accumulated", classroom.classes), ("said", classroom.classes), ("epochs", 1)):
-            self.register_buffer(name, torch.zeros(classroom.examples, width))
+        for name, width in (("accumulated", context.classes), ("said", context.classes), ("epochs", 1)):
+            self.register_buffer(name, torch.zeros(context.examples, width))
 
     @torch.no_grad()
-    def lesson(self, step: Step) -> Lesson:
+    def targets(self, step: Step) -> TeacherOutput:
         """Zeros in the first epoch, whose weight must be zero."""
         heard = self.epochs[step.batch.indices]
         correction = torch.where(heard > 0, 1 - self.decay**heard, 1.0)
-        return Lesson(probabilities=self.accumulated[step.batch.indices] / correction)
+        return TeacherOutput(probabilities=self.accumulated[step.batch.indices] / correction)
 
     @torch.no_grad()
     def after_step(self, step: Step) -> None:
@@ -76,7 +76,7 @@ class AverageWeights(Teacher):
     a plain mean at first. Parameters only: the batch statistics are those of its own forward passes, in training mode.
     """
 
-    def __init__(self, classroom: Classroom, decay: float) -> None:
+    def __init__(self, context: TeacherContext, decay: float) -> None:
         """Starts as a copy of the student.
 
         Raises:
@@ -85,7 +85,7 @@ class AverageWeights(Teacher):
         super().__init__()
         _check_decay(decay)
         self.decay = decay
-        self.student = (classroom.students[0],)  # a tuple hides it from state_dict()
+        self.student = (context.students[0],)  # a tuple hides it from state_dict()
         self.network = copy.deepcopy(self.student[0]).requires_grad_(False)
         self.state = self.next_state = None
 
@@ -94,11 +94,11 @@ class AverageWeights(Teacher):
         self.state = None
 
     @torch.no_grad()
-    def lesson(self, step: Step) -> Lesson:
+    def targets(self, step: Step) -> TeacherOutput:
         """About the last view: one of its own, if the batch has two. Noise is drawn anew, dropout included."""
         output = self.network.train()(step.batch.views[-1], self.state)
         self.next_state = output.state
-        return Lesson(output.logits, features=output.features)
+        return TeacherOutput(output.logits, features=output.features)
 
     @torch.no_grad()
     def after_step(self, step: Step) -> None:

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from ban import diagnostics
 from ban.errors import UserError
-from ban.interfaces import Batch, Data, Lesson, Output, Progress, Step, Teacher
+from ban.interfaces import Batch, Data, Output, Progress, Step, Teacher, TeacherOutput
 from ban.streams import stream
+from ban.training import diagnostics
 
 DIAGNOSIS, DIAGNOSED = "diagnosis.", "diagnosed"
 """How the diagnostics are called in a record, and the number of steps that they are a mean of."""
@@ -46,9 +46,9 @@ class Objective(nn.Module):
         self.terms = nn.ModuleDict(terms)
         self.weights = weights
 
-    def forward(self, output: Output, lesson: Lesson, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+    def forward(self, output: Output, targets: TeacherOutput, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Each term's scalar, weighted."""
-        return {name: self.weights[name](progress) * term(output, lesson, batch) for name, term in self.terms.items()}
+        return {name: self.weights[name](progress) * term(output, targets, batch) for name, term in self.terms.items()}
 
 
 @dataclass(eq=False)
@@ -163,7 +163,7 @@ class Training:
     count_errors: bool = True
     """Whether to record how many training examples are classified wrongly."""
     diagnosed_steps: int = 0
-    """In so many steps of an epoch, evenly spread, the gradient is taken apart: `ban.diagnostics`."""
+    """In so many steps of an epoch, evenly spread, the gradient is taken apart: `ban.training.diagnostics`."""
     follow: str | None = None
     """A measurement of `evaluate` that comes after every epoch: its history goes to the schedules, and the networks
     with its lowest value are kept."""
@@ -219,17 +219,22 @@ class Training:
         for turn, learner in enumerate(learners):
             step = Step(batch, learners, outputs, turn, progress)
             with self.precision():
-                lesson = teacher.lesson(step)
-            terms = learner.objective(outputs[turn], lesson, batch, progress)
+                targets = teacher.targets(step)
+            terms = learner.objective(outputs[turn], targets, batch, progress)
             learner.step(torch.stack([*terms.values()]).sum(), rate, beta1)
             teacher.after_step(step)
-            self._record("" if turn == 0 else f"{turn}.", self._observe(terms, outputs[turn], lesson, batch, progress))
+            self._record("" if turn == 0 else f"{turn}.", self._observe(terms, outputs[turn], targets, batch, progress))
         for learner, output in zip(learners, outputs, strict=True):
             learner.state = output.state
 
     @torch.no_grad()
     def _observe(
-        self, terms: Mapping[str, Tensor], output: Output, lesson: Lesson, batch: Batch, progress: Progress
+        self,
+        terms: Mapping[str, Tensor],
+        output: Output,
+        targets: TeacherOutput,
+        batch: Batch,
+        progress: Progress,
     ) -> dict[str, Tensor]:
         """What is recorded of a step, on the device."""
         observed = dict(terms)
@@ -237,10 +242,10 @@ class Training:
             labelled = batch.targets >= 0
             observed["wrong"] = ((output.logits.argmax(-1) != batch.targets) & labelled).sum().float()
             observed["labelled"] = labelled.sum().float()
-        if self.diagnosed_steps and lesson.logits is not None:
+        if self.diagnosed_steps and targets.logits is not None:
             every = max(1, progress.steps_per_epoch // self.diagnosed_steps)
             if progress.step % every == 0:
-                report = diagnostics.report(output.logits, lesson.logits, batch.targets)
+                report = diagnostics.report(output.logits, targets.logits, batch.targets)
                 observed |= {f"{DIAGNOSIS}{name}": value for name, value in report.items()}
                 observed[DIAGNOSED] = torch.ones((), device=output.logits.device)
         return observed

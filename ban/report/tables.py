@@ -16,9 +16,9 @@ from rich.table import Table as RichTable
 
 from ban import metrics
 from ban.display import console
-from ban.plan import Stage
-from ban.results import Families, Interval, Results
-from ban.store import Store
+from ban.plan.plan import Stage
+from ban.report.results import Families, Interval, Results
+from ban.store.store import Store
 
 Identity = Mapping[str, Any]
 """`Stage.identity()`, or a result.json, which contains it."""
@@ -377,11 +377,11 @@ def show_paper_table(tables: Sequence[Table], layout: Mapping[str, Any], as_publ
     write(pd.DataFrame(records), [(f"Table {number}. {regime}.", frame, notes)], outputs, f"table{number}")
 
 
-def _paper_cell(row: Row, measured: Interval | None, paper: float | None, judged: bool) -> str:
+def _paper_cell(row: Row, measured: Interval | None, paper: float | None, reported_networks: bool) -> str:
     missing = "missing" if row.planned else "–"
     ours = f"{measured.text()} ({_count(row)})" if measured else missing
     if paper is None:
         return ours
-    inside = measured.predicts(paper) if judged and measured else None
+    inside = measured.predicts(paper) if reported_networks and measured else None
     mark = "" if inside is None else " ✓" if inside else " ✗"
     return f"{ours} [{paper:.2f}]{mark}"

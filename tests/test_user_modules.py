@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import command, environment, plan
 
-from ban.build import rehearse
 from ban.errors import UserError
+from ban.training.build import check_shapes
 
 OWN = Path(__file__).parent / "own"
 README = Path(__file__).parents[1] / "README.md"
@@ -45,7 +45,7 @@ from ban.interfaces import Term
 
 
 class Own(Term):
-    def forward(self, output, lesson, batch):
+    def forward(self, output, teacher_output, batch):
         return GIVEN
 """
 NETWORK = """
@@ -91,13 +91,13 @@ def test_a_mistake_is_named_before_anything_is_trained(
     monkeypatch.syspath_prepend(tmp_path)
     stages = plan("method=ban_l", f"{place}._target_={module}.Own")
     with pytest.raises(UserError, match=says):
-        [rehearse(stage) for stage in stages]
+        [check_shapes(stage) for stage in stages]
 
 
 def test_a_reported_network_that_nobody_publishes_is_named_before_anything_is_trained() -> None:
     stages = plan("+method.headline=average")
     with pytest.raises(UserError, match=r"method\.headline is average, but the training gives the networks 0: choose"):
-        [rehearse(stage) for stage in stages]
+        [check_shapes(stage) for stage in stages]
 
 
 def test_the_readme_shows_these_very_files() -> None:

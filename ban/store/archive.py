@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ban.errors import UserError
-from ban.plan import signature_of
-from ban.store import RESULT, SUMS, Store, Work, read_sums
+from ban.plan.plan import signature_of
+from ban.store.store import RESULT, SUMS, Store, Work, read_sums
 
 DESCRIPTION = "stage.json"
 FILE = re.compile(

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 
-from ban.data import images, tables
+from ban.data import images
+from ban.data import tabular as tables
 from ban.data.splits import Labelled
 from ban.errors import UserError
 

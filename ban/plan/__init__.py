@@ -1,0 +1,1 @@
+"""What to train: stages, their signatures, and the lineage that a command asks for."""

@@ -1,0 +1,1 @@
+"""Stored results as tables: statistics, the paper's numbers, and rendering."""

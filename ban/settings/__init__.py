@@ -1,0 +1,1 @@
+"""Settings: their schema, how they are composed and checked, and what sweeps expand to."""

@@ -1,0 +1,1 @@
+"""Finished stages on disk, and one stage as one file."""

@@ -1,0 +1,1 @@
+"""Training one stage: building it, the loop, evaluation, checkpoints and the result."""
