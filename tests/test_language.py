@@ -21,7 +21,7 @@ from ban.interfaces import Batch, Progress, Step
 from ban.losses import cross_entropy
 from ban.models import LSTM, CharacterLSTM
 from ban.schedules import Plateau
-from ban.settings.config import compose_settings
+from ban.settings.compose import compose_settings
 from ban.training import build
 
 NOT_OPTIONS = [*build.DESCRIPTION, "metric"]
@@ -151,7 +151,7 @@ class TestPennTreebank:
     def load(self, folder: Path, mirror: Path | None = None, **files: str) -> data.Text:
         sums = {name: hashlib.sha256(line.encode()).hexdigest() for name, line in (self.lines | files).items()}
         mirrors = [] if mirror is None else [(folder / "nowhere").as_uri(), mirror.as_uri()]
-        dataset = compose_settings(["model=lstm"])[0]["dataset"]
+        dataset = compose_settings(["model=lstm"])["dataset"]
         sizes = {
             "classes": 4,
             "characters": 7,
@@ -208,9 +208,9 @@ def network(model: str) -> torch.nn.Module:
 
 
 def plan_of(model: str):
-    from ban.plan.plan import lineage
+    from ban.plan.lineage import lineage
 
-    return lineage(compose_settings([f"model={model}", "method=labels"])[0])[0]
+    return lineage(compose_settings([f"model={model}", "method=labels"]))[0]
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -354,7 +354,7 @@ def test_a_loss_summed_over_time_is_the_mean_at_35_times_the_rate(clip: str, tra
 
 def test_published_recipes_sum_over_time() -> None:
     for model in ("lstm", "cnn_lstm"):
-        recipe = compose_settings([f"model={model}"])[0]["recipe"]
+        recipe = compose_settings([f"model={model}"])["recipe"]
         assert recipe["loss_scale"] == recipe["unroll"] == 35
 
 

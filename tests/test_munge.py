@@ -223,26 +223,26 @@ def test_synthetic_images_come_in_addition() -> None:
 
 
 def test_only_the_student_has_synthetic_rows_and_they_count_as_its_examples() -> None:
-    *teachers, student = plan("method=munge", kind="table")
+    *teachers, student = plan("method=munge", kind="tabular")
     assert len(teachers) == 3 and not any("munge" in stage.dataset for stage in teachers)
     assert (teachers[0].examples, student.examples) == (100, 1100)
 
 
 def test_with_and_without_synthetic_rows_stand_in_one_table() -> None:
-    plain, synthetic = (plan(f"method={name}", kind="table")[-1] for name in ("model_compression", "munge"))
+    plain, synthetic = (plan(f"method={name}", kind="tabular")[-1] for name in ("model_compression", "munge"))
     assert plain.regime == synthetic.regime and plain.signature != synthetic.signature
     assert plain.teachers[0].stage.signature == synthetic.teachers[0].stage.signature
-    other = plan("method=munge", "method.data.munge.multiplier=9", kind="table")[-1]
+    other = plan("method=munge", "method.data.munge.multiplier=9", kind="tabular")[-1]
     assert other.signature != synthetic.signature
 
 
 def test_gradients_of_synthetic_rows_are_not_compared_with_labels(train: Train) -> None:
     overrides = ("method=munge", "method.data.munge.multiplier=1", "recipe.epochs=1", "+recipe.diagnosed_steps=2")
-    assert train(*overrides, kind="table")[-1]["generation"] == 1
+    assert train(*overrides, kind="tabular")[-1]["generation"] == 1
 
 
 def test_a_small_student_of_large_teachers(train: Train) -> None:
     overrides = ("method=munge", "dataset=breast_cancer", "dataset.train_size=100", "teacher=mlp_256")
-    *teachers, student = train(*overrides, "recipe.epochs=30", "method.data.munge.multiplier=3", kind="table")
+    *teachers, student = train(*overrides, "recipe.epochs=30", "method.data.munge.multiplier=3", kind="tabular")
     assert [stage["model"] for stage in teachers] == ["mlp_256"] * 3 and student["model"] == "mlp_16"
     assert student["parameters"] == (30 + 1) * 16 + (16 + 1) * 2 and student["test_error_percent"] < 10

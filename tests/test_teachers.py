@@ -15,7 +15,7 @@ from ban.errors import UserError
 from ban.interfaces import Batch, Output, Progress, Step, TeacherContext
 from ban.models import SmallConv
 from ban.schedules import GaussianRampDown, GaussianRamps, GaussianRampUp, Linear
-from ban.settings.config import compose_settings
+from ban.settings.compose import compose_settings
 from ban.teachers import AverageWeights, EpochAverage, Frozen, Peers, SecondView
 from ban.training import build
 from ban.training.loop import Learner, Objective
@@ -206,7 +206,7 @@ class TestNormalisedLogits:
 
     def test_a_recurrent_teacher_reads_the_text_with_its_state_and_begins_anew(self) -> None:
         (stage,) = plan("method=labels", kind="language")
-        data = build.data(stage, Machine.of(compose_settings([*LANGUAGE])[0]["machine"]), torch.device("cpu"))
+        data = build.data(stage, Machine.of(compose_settings([*LANGUAGE]).machine), torch.device("cpu"))
         network = build.network(stage).eval()
         teacher = Frozen(TeacherContext([network], [], 100, stage.dataset["classes"], data), normalised=True)
         spoken, state = [], None
@@ -227,7 +227,7 @@ class TestNormalisedLogits:
 
     def test_three_teachers_teach_one_shallow_student(self, train: Train, tmp_path: Path) -> None:
         shallow = ("model=shallow_small", "teacher=small_conv", "recipe.epochs=20", "method.terms.teacher.weight=0.01")
-        *teachers, student = train("method=logit_regression", "method.teachers=3", *shallow)
+        *teachers, student = train("method=logit_regression", "method.teacher_count=3", *shallow)
         signatures = [teacher["signature"] for teacher in teachers]
         assert student["teachers"] == signatures and len({*signatures}) == 3 and student["parameters"] == 8154
         curves = (tmp_path / "stages" / student["signature"] / "curves.jsonl").read_text().splitlines()
