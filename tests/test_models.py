@@ -66,7 +66,13 @@ SHARING = {
 
 @pytest.mark.parametrize("name", SHARING)
 def test_students_that_share_the_first_and_the_last_layer(name: str) -> None:
-    chosen = [f"model={name}", "dataset=cifar100", "teacher=densenet_90_60", "method=ban", "+method.frozen_from_teacher=[stem,head]"]
+    chosen = [
+        f"model={name}",
+        "dataset=cifar100",
+        "teacher=densenet_90_60",
+        "method=ban",
+        "+method.frozen_from_teacher=[stem,head]",
+    ]
     teacher, student = lineage(compose_settings(chosen))
     with torch.device("meta"):
         [learner], _ = build.assemble(
