@@ -13,9 +13,9 @@ import torch
 from conftest import LANGUAGE, TEXT, Train, frozen, plan, weights
 from safetensors.torch import load_file
 
-from ban import data
 from ban.data import corpus
 from ban.data.corpus import END, Corpus, Vocabulary
+from ban.data.text import Text
 from ban.errors import UserError
 from ban.interfaces import Batch, Progress, Step
 from ban.losses import cross_entropy
@@ -29,7 +29,7 @@ NOT_OPTIONS = [*build.DESCRIPTION, "metric"]
 # Words
 
 
-def text(**options: object) -> data.Text:
+def text(**options: object) -> Text:
     dataset = plan(kind="language")[0].dataset
     given = {"batch_size": 5, "unroll": 35, "steps_per_epoch": None, "device": torch.device("cpu")}
     return build.build(dataset | options, without=NOT_OPTIONS, data_dir=Path(), download=False, **given)
@@ -148,7 +148,7 @@ class TestPennTreebank:
     parts = Corpus(["a", "b", END, "a", END], ["a", END], ["b", END])
     lines = {"ptb.train.txt": "a b\n a \n", "ptb.valid.txt": "a\n", "ptb.test.txt": "b\n"}
 
-    def load(self, folder: Path, mirror: Path | None = None, **files: str) -> data.Text:
+    def load(self, folder: Path, mirror: Path | None = None, **files: str) -> Text:
         sums = {name: hashlib.sha256(line.encode()).hexdigest() for name, line in (self.lines | files).items()}
         mirrors = [] if mirror is None else [(folder / "nowhere").as_uri(), mirror.as_uri()]
         dataset = compose_settings(["model=lstm"])[0]["dataset"]
@@ -312,7 +312,7 @@ def test_the_padding_is_not_trained() -> None:
 
 
 def test_convolutions_wider_than_words_are_refused() -> None:
-    with pytest.raises(ValueError, match="convolutions 4 wide"):
+    with pytest.raises(ValueError, match="spans 4 characters, but the longest word has 3"):
         CharacterLSTM(9, 3, [1, 1, 1, 1], 1, 7, 1, 0.5, spelling=torch.zeros(5, 3, dtype=torch.long), classes=5)
 
 

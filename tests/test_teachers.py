@@ -277,7 +277,7 @@ class TestPartlyLabelled:
 
 def test_what_cannot_be_compared_is_said_before_anything_is_trained() -> None:
     for options, message in (
-        (("method=fsp", "model=wrn_16_1", "teacher=wrn_16_2"), "FSP needs equal channels in 'stage1.first'"),
+        (("method=fsp", "model=wrn_16_1", "teacher=wrn_16_2"), "the same number of channels in 'stage1.first'"),
         (("method=fitnets", "method.begin.terms.hint.hint=stage1"), "is larger than the guided layer"),
         (("method=fitnets", "method.begin.terms.hint.hint=stage9"), "the teacher has no feature 'stage9'"),
         (("method=tolerant", "teacher.method.terms.tolerance.scores=11"), "2 to 10 scores, not 11"),
