@@ -30,25 +30,25 @@ def digits(*, checksum: str, data_dir: Path, download: bool, **options: Any) -> 
     return images.Images(pool, None, images.Options(**options))
 
 
-def digits_features(**options: Any) -> tables.Table:
+def digits_features(**options: Any) -> tables.Tabular:
     """The same digits as 64 features: the number of inked pixels in each 4×4 block of a larger image."""
     return _table(load_digits, **options)
 
 
-def breast_cancer(**options: Any) -> tables.Table:
+def breast_cancer(**options: Any) -> tables.Tabular:
     """569 tumours, malignant or benign, by 30 measurements of cell nuclei (Street, Wolberg and Mangasarian 1993)."""
     return _table(load_breast_cancer, **options)
 
 
-def wine(**options: Any) -> tables.Table:
+def wine(**options: Any) -> tables.Tabular:
     """178 wines of three growers by 13 chemical measurements (Aeberhard and Forina 1991)."""
     return _table(load_wine, **options)
 
 
-def _table(load: Callable[[], Any], *, checksum: str, data_dir: Path, download: bool, **options: Any) -> tables.Table:
+def _table(load: Callable[[], Any], *, checksum: str, data_dir: Path, download: bool, **options: Any) -> tables.Tabular:
     bunch = load()
     name = load.__name__.removeprefix("load_")
-    return tables.Table(_checked(name, bunch.data, bunch.target, checksum), tables.Options(**options))
+    return tables.Tabular(_checked(name, bunch.data, bunch.target, checksum), tables.Options(**options))
 
 
 def _checked(name: str, inputs: NDArray[Any], labels: NDArray[Any], checksum: str) -> Labelled:

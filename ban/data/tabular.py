@@ -20,7 +20,7 @@ class Options(SplitOptions):
     """Columns without the label."""
 
 
-class Table:
+class Tabular:
     """A data set on a device. Batches are `[batch, features]`, each feature scaled linearly by its training rows.
 
     The training rows' least value of a feature becomes 0 and the largest 1, as MUNGE wants it; validation and test rows

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ban.data import Munge
+from ban.data.munge import Munge
 from ban.errors import UserError
 from ban.interfaces import Batch, Data, Output, Progress, Step, Teacher, TeacherContext, Term
 from ban.plan.plan import Inheritance, Parent, Stage
@@ -81,7 +81,7 @@ def munge(stage: Stage) -> Munge | None:
         UserError: an option is impossible.
     """
     options = stage.dataset.get("munge")
-    return None if options is None else build({"_target_": "ban.data.Munge", **options})
+    return None if options is None else build({"_target_": "ban.data.munge.Munge", **options})
 
 
 def objective(stage: Stage) -> Objective:
