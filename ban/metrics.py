@@ -23,7 +23,7 @@ def measure(predictions: Predictions) -> dict[str, float]:
     if log_probabilities.ndim == 1:
         nll = -float(log_probabilities.mean(dtype=np.float64))
         return {"perplexity": float(np.exp(nll)), "nll": nll}
-    error = 100.0 * float(np.mean(log_probabilities.argmax(-1) != targets))
+    error = 100.0 * float(np.not_equal(log_probabilities.argmax(-1), targets).mean())
     of_targets = np.take_along_axis(log_probabilities, targets[:, None], -1)
     return {"error_percent": error, "nll": -float(of_targets.mean(dtype=np.float64))}
 

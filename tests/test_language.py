@@ -112,7 +112,7 @@ def test_what_is_wrong_with_its_settings_is_said(override: str, message: str) ->
 
 def test_a_file_of_a_few_lines_cannot_be_split(tmp_path: Path) -> None:
     (tmp_path / "text8").write_text("anarchism originated as a term")
-    with pytest.raises(UserError, match="has 1 lines; a file is split by lines"):
+    with pytest.raises(UserError, match="must have 10 lines or more to be split by lines, not 1"):
         compose_settings([*LANGUAGE, f"dataset.path={tmp_path / 'text8'}"])
 
 
@@ -123,7 +123,7 @@ def test_a_folder_with_three_files_is_a_text(tmp_path: Path) -> None:
 
 
 def test_a_text_that_has_changed_is_refused() -> None:
-    with pytest.raises(UserError, match="it is another text"):
+    with pytest.raises(UserError, match="it is a different text"):
         text(checksum="sha256:0")
     with pytest.raises(UserError, match="do not fill one batch"):
         text(train_size=100)

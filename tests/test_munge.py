@@ -9,11 +9,11 @@ from conftest import Train, digits_of, plan
 
 from ban.data.munge import Munge, munge
 from ban.data.splits import Labelled
-from ban.data.tabular import Options, Tabular
+from ban.data.tabular import Tabular, TabularOptions
 from ban.errors import UserError
 
 ROWS = np.random.default_rng(1).random((40, 5))
-TRAIN = Options(
+TRAIN = TabularOptions(
     classes=2,
     features=5,
     train_size=30,
@@ -159,7 +159,7 @@ def test_components_must_be_some() -> None:
 
 def table(**changes: object) -> Tabular:
     pool = Labelled(10 * ROWS - 3, np.arange(40) % 2)
-    return Tabular(pool, Options(**vars(TRAIN) | changes))  # pyright: ignore[reportArgumentType]
+    return Tabular(pool, TabularOptions(**vars(TRAIN) | changes))  # pyright: ignore[reportArgumentType]
 
 
 def seen(data: Tabular) -> tuple[torch.Tensor, torch.Tensor]:

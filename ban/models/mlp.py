@@ -28,7 +28,8 @@ class MLP(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "batch features"], state: Any = None, until: str | None = None) -> Output:
         """Logits and features, or only the features up to `until`."""
-        features, hidden = {}, inputs
+        features: dict[str, Tensor] = {}
+        hidden = inputs
         for number, stage in enumerate(self.stages, 1):
             hidden = features[f"stage{number}"] = stage(hidden)
             if until == f"stage{number}":

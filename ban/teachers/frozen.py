@@ -54,7 +54,7 @@ class Frozen(Teacher):
         """
         if context.data is None:
             return torch.ones(context.classes)
-        count, moments = 0, []
+        count, moments = 0, list[Tensor]()
         for batch in context.data.evaluation("train"):
             outputs = self._forward(batch.views[0])
             self._states = [output.state for output in outputs]
