@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ban.cli import main
-from ban.data import Images
+from ban.data.images import Images
 from ban.events import Event
 from ban.interfaces import TeacherContext
 from ban.plan.lineage import lineage

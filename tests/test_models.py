@@ -262,7 +262,7 @@ class TestConvLarge:
         assert torch.equal(silent, network(self.images).features["stem"])
 
     def test_small_images_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="12 pixels a side or more, not 8"):
+        with pytest.raises(ValueError, match="12×12 pixels or more, not 8×8"):
             ConvLarge(classes=10, channels=1)(torch.rand(2, 1, 8, 8))
         assert ConvLarge(classes=10)(torch.rand(2, 3, 12, 12)).logits.shape == (2, 10)
 

@@ -9,11 +9,11 @@ from conftest import Train, digits_of, plan
 
 from ban.data.munge import Munge, munge
 from ban.data.splits import Labelled
-from ban.data.tabular import Options, Table
+from ban.data.tabular import Tabular, TabularOptions
 from ban.errors import UserError
 
 ROWS = np.random.default_rng(1).random((40, 5))
-TRAIN = Options(
+TRAIN = TabularOptions(
     classes=2,
     features=5,
     train_size=30,
@@ -157,12 +157,12 @@ def test_components_must_be_some() -> None:
 # In a training set
 
 
-def table(**changes: object) -> Table:
+def table(**changes: object) -> Tabular:
     pool = Labelled(10 * ROWS - 3, np.arange(40) % 2)
-    return Table(pool, Options(**vars(TRAIN) | changes))  # pyright: ignore[reportArgumentType]
+    return Tabular(pool, TabularOptions(**vars(TRAIN) | changes))  # pyright: ignore[reportArgumentType]
 
 
-def seen(data: Table) -> tuple[torch.Tensor, torch.Tensor]:
+def seen(data: Tabular) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows and labels in the order in which they are stored."""
     batches = list(data.epoch((0, 0, 0), 0))
     indices = torch.cat([batch.indices for batch in batches])
@@ -183,7 +183,7 @@ def test_rows_are_scaled_by_the_training_rows() -> None:
 def test_a_feature_that_never_changes_is_harmless() -> None:
     rows = ROWS.copy()
     rows[:, 2] = 7.0
-    data = Table(Labelled(rows, np.arange(40) % 2), TRAIN)
+    data = Tabular(Labelled(rows, np.arange(40) % 2), TRAIN)
     assert not data.splits.train.inputs[:, 2].any()
 
 

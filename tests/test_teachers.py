@@ -262,7 +262,7 @@ class TestPartlyLabelled:
         assert len(few.splits.train.labels) == 20
 
     def test_more_labels_than_images_are_refused(self) -> None:
-        with pytest.raises(UserError, match=r"dataset\.labelled=101: choose 1 to"):
+        with pytest.raises(UserError, match=r"dataset\.labelled=101 must be 1 to"):
             digits_of("method=pi_model", "dataset.labelled=101")
 
     def test_unlabelled_images_count_in_the_mean_but_not_as_errors(self, train: Train) -> None:
@@ -277,7 +277,7 @@ class TestPartlyLabelled:
 
 def test_what_cannot_be_compared_is_said_before_anything_is_trained() -> None:
     for options, message in (
-        (("method=fsp", "model=wrn_16_1", "teacher=wrn_16_2"), "FSP needs equal channels in 'stage1.first'"),
+        (("method=fsp", "model=wrn_16_1", "teacher=wrn_16_2"), "the same number of channels in 'stage1.first'"),
         (("method=fitnets", "method.begin.terms.hint.hint=stage1"), "is larger than the guided layer"),
         (("method=fitnets", "method.begin.terms.hint.hint=stage9"), "the teacher has no feature 'stage9'"),
         (("method=tolerant", "teacher.method.terms.tolerance.scores=11"), "2 to 10 scores, not 11"),
