@@ -40,6 +40,7 @@ def main() -> None:
                 f"'{first}' is neither a sub-command ({', '.join(COMMANDS)}) nor KEY=VALUE; see ban --help."
             )
         else:
+            _sweep_experiments()
             _train()
     except UserError as error:
         raise SystemExit(f"ban: {error}") from None
@@ -47,6 +48,14 @@ def main() -> None:
         raise SystemExit(130) from None
     except COMPOSITION_ERRORS as error:
         raise SystemExit(f"ban: {explain(error, CONF)}") from None
+
+
+def _sweep_experiments() -> None:
+    """Experiments are sweeps: Hydra 1.4 must know it from the command line, before it reads the experiment's file."""
+    for place, word in enumerate(sys.argv):
+        if word.startswith("experiment="):
+            sys.argv.insert(place, "hydra.mode=MULTIRUN")
+            return
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
