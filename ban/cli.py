@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 
 from ban import __version__
 from ban.errors import UserError
-from ban.settings.config import COMPOSITION_ERRORS, CONF, compose_settings, sentence, settings
+from ban.settings.compose import CONF, compose_settings, freeze
+from ban.settings.messages import COMPOSITION_ERRORS, explain
 
 
 def main() -> None:
@@ -39,26 +40,35 @@ def main() -> None:
                 f"'{first}' is neither a sub-command ({', '.join(COMMANDS)}) nor KEY=VALUE; see ban --help."
             )
         else:
+            _sweep_experiments()
             _train()
     except UserError as error:
         raise SystemExit(f"ban: {error}") from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except COMPOSITION_ERRORS as error:
-        raise SystemExit(f"ban: {sentence(error)}") from None
+        raise SystemExit(f"ban: {explain(error, CONF)}") from None
+
+
+def _sweep_experiments() -> None:
+    """Experiments are sweeps: Hydra 1.4 must know it from the command line, before it reads the experiment's file."""
+    for place, word in enumerate(sys.argv):
+        if word.startswith("experiment="):
+            sys.argv.insert(place, "hydra.mode=MULTIRUN")
+            return
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _train(config: DictConfig) -> None:
     try:
-        job = settings(config)
+        job = freeze(config)
     except UserError as error:  # Hydra prints a line of its own for exceptions
         raise SystemExit(f"ban: {error}") from None
     if HydraConfig.get().runtime.choices["hydra/launcher"] == "slurm" and HydraConfig.get().mode == RunMode.RUN:
         raise SystemExit("ban: hydra/launcher=slurm submits sweeps: say `ban -m …`, also for a single job.")
-    from ban.launch.execute import Here, execute  # torch: not before there is work
+    from ban.launch.execute import InProcess, execute  # torch: not before there is work
 
-    execute([job], Here())
+    execute([job], InProcess())
 
 
 def _config_folder(words: Sequence[str]) -> tuple[Path | None, list[str]]:
@@ -87,53 +97,45 @@ def _command(name: str, arguments: Sequence[str], folder: Path | None) -> None:
     words = [word for word in arguments if "=" not in word]
     if any(word.startswith("-") for word in words):
         raise UserError(f"ban {name} has no option but --config-dir; `ban {name} --help` says how to use it.")
-    overrides = [word for word in arguments if "=" in word]
-    if folder is not None:
-        quoted = str(folder.resolve()).replace("'", r"\'")
-        overrides.insert(0, f"hydra.searchpath=['{quoted}']")
-    act(words, overrides)
+    act(words, [word for word in arguments if "=" in word], folder)
 
 
-def _table(words: Sequence[str], overrides: Sequence[str]) -> None:
+def _table(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:
     from ban.commands.table import table
 
     if len(words) > 1:
         raise UserError(f"ban table takes one name, not {len(words)} ({', '.join(words)}).")
-    table("".join(words), overrides)
+    table("".join(words), overrides, folder)
 
 
-def _status(words: Sequence[str], overrides: Sequence[str]) -> None:
+def _status(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:
     from ban.commands.status import status
     from ban.launch.journal import Journal
 
     if words:
         raise UserError(COMMANDS["status"].use)
-    settings, _ = compose_settings(overrides)
-    status(Journal(Path(settings["machine"]["outputs"]).expanduser()))
+    status(Journal(compose_settings(overrides, folder).machine.outputs))
 
 
-def _stages(words: Sequence[str], overrides: Sequence[str]) -> None:
+def _stages(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:
     from ban.commands.stages import stages
 
-    settings, _ = compose_settings(overrides)
-    stages(words, settings)
+    stages(words, compose_settings(overrides, folder))
 
 
-def _doctor(words: Sequence[str], overrides: Sequence[str]) -> None:
+def _doctor(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:
     from ban.commands.doctor import doctor
-    from ban.settings.sweeps import expand
+    from ban.settings.sweeps import jobs_of
 
     if words:
         raise UserError(COMMANDS["doctor"].use)
-    _, hydra = compose_settings(overrides)
-    jobs = expand(hydra["sweeper"]["sweeps"], overrides, hydra["sweeper"]["at"])
-    doctor([compose_settings(job)[0] for job in jobs])
+    doctor([compose_settings(job, folder) for job in jobs_of(overrides, folder)])
 
 
 class Command(NamedTuple):
     """A sub-command."""
 
-    act: Callable[[Sequence[str], Sequence[str]], None]
+    act: Callable[[Sequence[str], Sequence[str], Path | None], None]
     """Takes its own words, and settings."""
     use: str
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ban.events import Event
-from ban.plan.plan import Stage
+from ban.plan.stage import Stage
 
 console = Console(highlight=False, markup=False)  # paths and messages may hold brackets
 if not console.is_terminal:
@@ -151,7 +151,7 @@ def duration(seconds: float) -> str:
 
 def name_of(stage: Stage) -> str:
     """What a stage is called in a line of its own."""
-    return f"{stage.label}, {stage.model['title']}, seed {stage.seed}"
+    return f"{stage.label}, {stage.model.title}, seed {stage.seed}"
 
 
 def details(values: Mapping[str, float | str]) -> str:

@@ -1,12 +1,12 @@
-"""The two ways in which a command ends without a bug."""
+"""Exceptions for expected failures."""
 
 
 class UserError(Exception):
-    """A request that cannot be met. The message is one clear sentence that says what to do about it."""
+    """A request that cannot be met. The message is one sentence that says what to change."""
 
 
 class Interrupted(Exception):
-    """A training was asked to stop by a signal, and has saved where it stands."""
+    """A signal stopped the training, after its state was saved."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"stopped by signal {signal_number}")

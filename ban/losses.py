@@ -1,7 +1,8 @@
-"""The losses as pure functions on `[*batch, classes]`, one value per example: the caller decides how to average.
+"""Losses as pure functions of `[*batch, classes]`. They return one value per example; the caller averages.
 
-The target side comes first in the equations H(p, q) and KL(p‖q); here it is the argument `teacher`. Everything is
-computed in fp32, whatever the networks ran in. Nothing here detaches: a teacher's outputs come without gradient.
+In the equations z are the student's logits and q its probabilities, v and p the teacher's. The target p comes first in
+H(p, q) and KL(p‖q), but second in the arguments. All losses are computed in fp32, whatever the networks ran in.
+They do not detach anything: teachers' outputs already come without gradient.
 """
 
 import torch
@@ -14,15 +15,16 @@ PerExample = Float[Tensor, "*batch"]
 
 
 def cross_entropy(student: Logits, targets: Integer[Tensor, "*batch"]) -> PerExample:
-    """−log q_y; zero where the target is -1 (no label)."""
-    picked = student.float().log_softmax(-1).gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    return torch.where(targets >= 0, -picked, 0.0)
+    """−log q_y for the class y in `targets`; 0 for unlabelled examples (target -1)."""
+    log_probabilities = student.float().log_softmax(-1)
+    of_targets = log_probabilities.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return torch.where(targets >= 0, -of_targets, 0.0)
 
 
 def soft_cross_entropy(student: Logits, teacher: Probabilities, *, temperature: float = 1.0) -> PerExample:
     """H(p, q) = −Σ_i p_i log q_i, with q = softmax(z / temperature).
 
-    Its gradient is (q − p) / temperature; born-again networks use temperature 1 (Furlanello et al. 2018, eq. 5).
+    Its gradient is (q − p) / temperature. Born-again networks use temperature 1 (Furlanello et al. 2018, eq. 5).
     """
     return -(teacher.float() * _softened(student, temperature).log_softmax(-1)).sum(-1)
 
@@ -33,7 +35,7 @@ def probabilities(logits: Logits, *, temperature: float = 1.0) -> Probabilities:
 
 
 def _softened(logits: Logits, temperature: float) -> Logits:
-    """Without a copy at temperature 1: of a batch of words that would be some forty megabytes."""
+    """`logits` / temperature, without a copy at temperature 1: for a batch of words that would be about 40 MB."""
     return logits.float() if temperature == 1 else logits.float() / temperature
 
 
@@ -43,16 +45,16 @@ def weighted_mean(values: PerExample, weights: PerExample) -> Float[Tensor, ""]:
 
 
 def permute_dark_knowledge(teacher: Probabilities, noise: Float[Tensor, "*batch classes"]) -> Probabilities:
-    """φ(p): the largest probability stays with its class, the others change places (DKPP).
+    """φ(p): keep the largest probability at its class and permute the others (DKPP; Furlanello et al. 2018, eq. 11).
 
-    The permutation of each example is the order of its `noise`, so independent uniform noise draws each permutation
-    of the remaining C − 1 classes with equal probability. Furlanello et al. 2018, eq. 11.
+    The permutation of each example is the sorting order of its `noise`: with independent uniform noise, every
+    permutation of the remaining C − 1 classes is equally likely.
 
     Raises:
-        ValueError: with fewer than three classes there is nothing to permute.
+        ValueError: there are fewer than three classes.
     """
     if teacher.shape[-1] < 3:
-        raise ValueError(f"DKPP permutes all classes but one, so {teacher.shape[-1]} classes leave nothing to do")
+        raise ValueError(f"DKPP permutes all classes but one, and with {teacher.shape[-1]} classes nothing can change")
     largest = teacher.argmax(-1, keepdim=True)
     sources = noise.scatter(-1, largest, -torch.inf).argsort(-1)
     places = torch.arange(teacher.shape[-1], device=teacher.device)
@@ -61,14 +63,14 @@ def permute_dark_knowledge(teacher: Probabilities, noise: Float[Tensor, "*batch 
 
 
 def spread_dark_knowledge(teacher: Probabilities) -> Probabilities:
-    """The mean of φ(p) over all permutations: the largest probability stays, the rest is spread evenly."""
+    """The mean of φ(p) over all permutations: the largest probability, and the rest spread evenly."""
     largest, index = teacher.max(-1, keepdim=True)
     rest = (1 - largest) / (teacher.shape[-1] - 1)
     return rest.expand(teacher.shape).scatter(-1, index, largest)
 
 
 def noise_from_index(indices: Integer[Tensor, "*batch"], classes: int) -> Float[Tensor, "*batch classes"]:
-    """Uniform noise that depends on the index alone, the same on every device (the mixing function of SplitMix64)."""
+    """Uniform noise in [0, 1) that depends on the index alone, on every device (SplitMix64's mixing function)."""
     mixed = indices.unsqueeze(-1) * classes + torch.arange(1, classes + 1, device=indices.device)
     mixed = mixed * -7046029254386353131  # the golden ratio's 64 bits, 0x9E3779B97F4A7C15, as a signed number
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
@@ -80,27 +82,27 @@ def noise_from_index(indices: Integer[Tensor, "*batch"], classes: int) -> Float[
 def logit_regression(
     student: Logits, teacher: Logits, *, deviations: Float[Tensor, " classes"] | None = None
 ) -> PerExample:
-    """½ Σ_i ((z_i − v_i) / σ_i)² with the `deviations` σ. Ba and Caruana, Do deep nets really need to be deep?, 2014.
+    """½ Σ_i ((z_i − v_i) / σ_i)² with the `deviations` σ (Ba and Caruana 2014, Do deep nets really need to be deep?).
 
-    They normalise v by its mean μ and deviation σ over the training set. A student that undoes this, z = σ z′ + μ, is
-    as far from v in units of σ as z′ is from the normalised v: the means cancel.
+    The authors normalise v by its mean μ and standard deviation σ over the training set. For a student whose logits are
+    scaled back, z = σ z′ + μ, this is the distance of z′ from the normalised v: the means cancel.
     """
     distances = student.float() - teacher.float()
     return 0.5 * (distances if deviations is None else distances / deviations).square().sum(-1)
 
 
 def squared_difference(student: Probabilities, teacher: Probabilities) -> PerExample:
-    """(1/C) Σ_i (q_i − p_i)²: consistency (Laine and Aila 2017; Tarvainen and Valpola 2017)."""
+    """Consistency: (1/C) Σ_i (q_i − p_i)² (Laine and Aila 2017; Tarvainen and Valpola 2017)."""
     return (student - teacher).square().mean(-1)
 
 
 def top_score_difference(student: Logits, *, scores: int) -> PerExample:
     """q₍₁₎ − (1/(K − 1)) Σ_{k=2..K} q₍ₖ₎ over the K = `scores` largest probabilities (Yang et al. 2019).
 
-    The largest is the network's own choice, whatever the label. Minimising it makes a teacher more tolerant.
+    The largest belongs to the predicted class, whatever the label. Minimising it makes a teacher more tolerant.
 
     Raises:
-        ValueError: there are not that many classes, or fewer than two scores.
+        ValueError: `scores` is less than 2 or more than the number of classes.
     """
     if not 2 <= scores <= student.shape[-1]:
         raise ValueError(f"the top-score difference needs 2 to {student.shape[-1]} scores, not {scores}")
@@ -111,14 +113,17 @@ def top_score_difference(student: Logits, *, scores: int) -> PerExample:
 def hint_distance(
     student: Float[Tensor, " batch *feature"], teacher: Float[Tensor, " batch *feature"]
 ) -> Float[Tensor, " batch"]:
-    """½ ‖u − r(v)‖² over all activations of a layer (Romero et al. 2015, eq. 3); `student`: the regressor's output."""
+    """½ ‖u − r(v)‖² over all activations of a layer (Romero et al. 2015, eq. 3).
+
+    `teacher` is the teacher's layer u; `student` is r(v), the output of a regressor on the student's layer v.
+    """
     return 0.5 * (student.float() - teacher.float()).square().flatten(1).sum(1)
 
 
 def fsp_matrix(first: Float[Tensor, "batch m _ _"], last: Float[Tensor, "batch n _ _"]) -> Float[Tensor, "batch m n"]:
     """G_ij = (1/hw) Σ_xy F¹_ixy F²_jxy: the flow of solution procedure between two layers (Yim et al. 2017, eq. 1).
 
-    Of different sizes, the larger is max-pooled. In fp32, because differences of such sums are small.
+    If the layers differ in size, the larger one is max-pooled. In fp32, because differences of such sums are small.
     """
     size = min(first.shape[-2:], last.shape[-2:])
     first, last = (nn.functional.adaptive_max_pool2d(each.float(), size) for each in (first, last))

@@ -1,37 +1,40 @@
-"""Numbers about stored predictions. numpy only, so that tables need no torch."""
+"""Metrics of stored predictions. Uses numpy only, so that tables can be made without torch."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Predictions = Mapping[str, NDArray]
-"""What a network said about a split, and what was right (`targets`). Of images and rows `log_probabilities` [examples,
-classes]; of a text, whose vocabulary is too large for that, [words]: those of the words that came."""
+Predictions = Mapping[str, NDArray[Any]]
+"""A network's predictions for a split: `log_probabilities` and the true classes, `targets` `[examples]`.
+
+`log_probabilities` are `[examples, classes]` for images and rows. For text, whose vocabulary is too large to store them
+all, they are those of the target words, `[words]`.
+"""
 
 SHOWN = {"error_percent": "error in %", "perplexity": "perplexity"}
-"""The metric that a kind of data is reported_networks by → how tables call it."""
+"""Metric → its name in the titles of tables."""
 
 
 def measure(predictions: Predictions) -> dict[str, float]:
-    """Of images and rows `error_percent`, of a text `perplexity`; of both `nll`, the mean −log q_y in nats."""
+    """`error_percent` for images and rows or `perplexity` for text, and `nll`, the mean of −log q_y in nats."""
     log_probabilities, targets = predictions["log_probabilities"], predictions["targets"]
     if log_probabilities.ndim == 1:
         nll = -float(log_probabilities.mean(dtype=np.float64))
         return {"perplexity": float(np.exp(nll)), "nll": nll}
-    error = 100.0 * float(np.mean(log_probabilities.argmax(-1) != targets))
-    return {"error_percent": error, "nll": -float(_of_targets(log_probabilities, targets).mean(dtype=np.float64))}
-
-
-def _of_targets(log_probabilities: NDArray, targets: NDArray) -> NDArray:
-    return np.take_along_axis(log_probabilities, targets[:, None], -1)
+    error = 100.0 * float(np.not_equal(log_probabilities.argmax(-1), targets).mean())
+    of_targets = np.take_along_axis(log_probabilities, targets[:, None], -1)
+    return {"error_percent": error, "nll": -float(of_targets.mean(dtype=np.float64))}
 
 
 def ensemble(members: Sequence[Predictions]) -> Predictions:
-    """The mean probability: BANE (Furlanello et al. 2018). Of a text, the target's mean probability is enough.
+    """The predictions of an ensemble, which averages probabilities: BANE (Furlanello et al. 2018).
+
+    The target words' probabilities are enough for text, because an average is taken class by class.
 
     Raises:
-        ValueError: the members speak of different examples.
+        ValueError: the members' predictions are not for the same examples.
     """
     targets = members[0]["targets"]
     if not all(np.array_equal(member["targets"], targets) for member in members):
@@ -41,5 +44,5 @@ def ensemble(members: Sequence[Predictions]) -> Predictions:
 
 
 def describe(split: str, metric: str, value: float) -> str:
-    """As people read it: test error 12.92 %."""
+    """A metric as text, for example "test error 12.92 %"."""
     return f"{split} error {value:.2f} %" if metric == "error_percent" else f"{split} {metric} {value:.2f}"

@@ -1,7 +1,7 @@
-"""Seeds of independent random streams, derived from what they are for.
+"""Seeds of independent random streams, each derived from the name of its purpose.
 
-A *hash* of the key, never a sum: with `seed + generation`, seed 0's student would start from the initialisation of
-seed 1's teacher. Because every stream is reseeded from its key, there is no generator state to save.
+Keys are hashed, not added up: with `seed + generation`, the student of seed 0 would start from the same initial weights
+as the teacher of seed 1. Every stream is reseeded from its key, so no generator state has to be saved.
 """
 
 import hashlib

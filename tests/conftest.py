@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from ban.cli import main
-from ban.data import Images
+from ban.data.images import Images
 from ban.events import Event
 from ban.interfaces import TeacherContext
-from ban.plan.plan import Stage, lineage
-from ban.settings.config import compose_settings
+from ban.plan.lineage import lineage
+from ban.plan.stage import Stage
+from ban.settings.compose import compose_settings
 from ban.teachers import Frozen
 from ban.training import build
 from ban.training.machine import Machine, Signals
@@ -35,7 +36,7 @@ ROWS = (
     *("machine.threads=1", "machine.device=cpu"),
 )
 """The same for rows of features."""
-KINDS = {"images": DIGITS, "language": LANGUAGE, "table": ROWS}
+KINDS = {"images": DIGITS, "language": LANGUAGE, "tabular": ROWS}
 
 Train = Callable[..., list[dict[str, Any]]]
 
@@ -51,13 +52,13 @@ def one_thread() -> None:
 
 
 def plan(*overrides: str, kind: str = "images") -> list[Stage]:
-    return lineage(compose_settings([*KINDS[kind], *overrides])[0])
+    return lineage(compose_settings([*KINDS[kind], *overrides]))
 
 
 def digits_of(*overrides: str) -> Images:
     """The data of a plan's last stage."""
-    settings, _ = compose_settings([*DIGITS, *overrides])
-    return build.data(lineage(settings)[-1], Machine.of(settings["machine"]), torch.device("cpu"))  # pyright: ignore
+    settings = compose_settings([*DIGITS, *overrides])
+    return build.data(lineage(settings)[-1], Machine.of(settings.machine), torch.device("cpu"))  # pyright: ignore
 
 
 def frozen(*networks: nn.Module, **options: Any) -> Frozen:
@@ -74,8 +75,8 @@ def train(tmp_path: Path) -> Train:
     """Trains a lineage in this process, in a store of the test's own, and gives the results."""
 
     def trained(*overrides: str, kind: str = "images") -> list[dict[str, Any]]:
-        settings, _ = compose_settings([*KINDS[kind], f"machine.outputs={tmp_path}", *overrides])
-        machine = Machine.of(settings["machine"])
+        settings = compose_settings([*KINDS[kind], f"machine.outputs={tmp_path}", *overrides])
+        machine = Machine.of(settings.machine)
         return [run(stage, machine, quiet, Signals()) for stage in lineage(settings)]
 
     return trained

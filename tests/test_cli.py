@@ -11,7 +11,7 @@ import yaml
 from conftest import DIGITS, Say, ban, files
 
 from ban.errors import UserError
-from ban.settings.config import CONF, compose_settings
+from ban.settings.compose import CONF, compose_config, compose_settings
 from ban.settings.sweeps import expand
 
 QUICK = (*DIGITS, "recipe.epochs=10")
@@ -248,25 +248,24 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 @pytest.mark.parametrize("scale", ["budget", "digits", "smoke"])  # paper: tests/test_tables.py
 def test_every_experiment_composes_at_every_scale(experiment: str, scale: str) -> None:
     given = [f"experiment={experiment}", f"scale={scale}"]
-    _, hydra = compose_settings([f"experiment={experiment}"])
-    sweeper = hydra["sweeper"]
+    sweeper = compose_config([f"experiment={experiment}"]).hydra.sweeper
     if scale == "digits" and scale not in sweeper["at"]:
         with pytest.raises(UserError, match="has no stand-in on digits"):
             expand(sweeper["sweeps"], given, sweeper["at"])
         return
     jobs = expand(sweeper["sweeps"], [*given, "seed=0"], sweeper["at"])
     for job in jobs[:: max(1, len(jobs) // 4)]:  # some of each product
-        settings, _ = compose_settings(job)
-        assert scale != "digits" or settings["dataset"]["name"].startswith("digits")
+        settings = compose_settings(job)
+        assert scale != "digits" or settings.dataset.name.startswith("digits")
         if scale == "smoke":  # nothing in the experiment outlives the scale
-            assert settings["recipe"]["epochs"] == 1 and settings["dataset"]["train_size"] <= 500
+            assert settings.recipe.epochs == 1 and settings.dataset.train_size <= 500
 
 
 @pytest.mark.parametrize("group", ["dataset", "model", "method", "recipe", "teacher", "machine"])
 def test_every_option_composes(group: str) -> None:
     for path in (CONF / group).glob("*.yaml"):
         language = any(word in path.stem for word in ("lstm", "language", "ptb", "text"))
-        table = any(word in path.stem for word in ("mlp", "table", "breast_cancer", "wine", "features"))
+        table = any(word in path.stem for word in ("mlp", "tabular", "breast_cancer", "wine", "features"))
         companion = ["model=lstm"] if language else ["model=mlp_256"] if table else []
         companion += ["recipe=digits"] if path.stem == "digits" and group == "dataset" else []
         compose_settings([*companion, f"{group}={path.stem}"])

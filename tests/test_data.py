@@ -296,7 +296,9 @@ def test_without_data_the_command_says_which_files_to_put_where(say: Say, tmp_pa
 
 
 def test_a_class_without_examples_is_refused(train: Train) -> None:
-    with pytest.raises(UserError, match=r"dataset.classes=12 are classes 0 to 11, and the data have no 10\."):
+    with pytest.raises(
+        UserError, match=r"dataset.classes=12 selects classes 0 to 11, but the data have no examples of class 10\."
+    ):
         train("dataset.classes=12", "method=labels")
 
 

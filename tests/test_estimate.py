@@ -7,7 +7,7 @@ from conftest import DIGITS, KINDS, Say, Train, files, plan
 
 from ban.launch.estimate import disk, estimate, examples_per_second
 from ban.launch.pool import by_longest_path, longest_paths
-from ban.settings.config import compose_settings
+from ban.settings.compose import compose_settings
 from ban.training.machine import Machine
 
 
@@ -23,7 +23,7 @@ def test_the_disk_is_what_a_training_leaves(kind: str, train: Train, tmp_path: P
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_few_steps_tell_the_speed(kind: str, train: Train) -> None:
     epochs = ("recipe.epochs=200",) if kind != "language" else ("recipe.epochs=4",)
-    machine = Machine.of(compose_settings(KINDS[kind])[0]["machine"])
+    machine = Machine.of(compose_settings(KINDS[kind]).machine)
     result = train("method=labels", *epochs, kind=kind)[-1]
     real = next(value for name, value in result.items() if name.endswith("_per_second"))
     (stage,) = plan("method=labels", *epochs, kind=kind)
@@ -32,7 +32,7 @@ def test_a_few_steps_tell_the_speed(kind: str, train: Train) -> None:
 
 def test_a_plan_takes_the_time_of_all_and_at_least_that_of_its_longest_chain() -> None:
     stages = [*plan("generations=2"), *plan("seed=1", "method=labels")]
-    machine = Machine.of(compose_settings(DIGITS)[0]["machine"])
+    machine = Machine.of(compose_settings(DIGITS).machine)
     found = estimate(stages, machine, lambda kinds: kinds)
     assert found.kinds == 2  # teachers and students
     assert 0.5 * found.seconds < found.longest < found.seconds

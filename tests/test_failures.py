@@ -15,8 +15,8 @@ from ban.errors import UserError
 from ban.events import Event
 from ban.launch.devices import Slot
 from ban.launch.pool import Pool
-from ban.plan.plan import lineage
-from ban.settings.config import compose_settings
+from ban.plan.lineage import lineage
+from ban.settings.compose import compose_settings
 from ban.store.store import Store
 from ban.training.machine import Machine, Signals
 from ban.training.stage import run
@@ -107,12 +107,12 @@ def test_a_checkpoint_that_is_a_program_is_not_run(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple:
             return (Path.touch, (tmp_path / "evil",))
 
-    settings, _ = compose_settings([*LONG, f"machine.outputs={tmp_path}"])
+    settings = compose_settings([*LONG, f"machine.outputs={tmp_path}"])
     with Store(tmp_path).claim(TEACHER) as work:
         assert work is not None
         work.write_checkpoint(1, lambda path: torch.save(Evil(), path))
     with pytest.raises(UserError, match="was written by another version of ban"):
-        run(lineage(settings)[0], Machine.of(settings["machine"]), quiet, Signals())
+        run(lineage(settings)[0], Machine.of(settings.machine), quiet, Signals())
     assert not (tmp_path / "evil").exists()
 
 
@@ -158,7 +158,7 @@ def test_who_may_only_read_a_store_sees_what_is_trained(small_disk: Path, tmp_pa
 
 
 def test_a_stage_that_hangs_is_ended_and_the_others_go_on(tmp_path: Path) -> None:
-    settings, _ = compose_settings([*LONG, f"machine.outputs={tmp_path}"])
+    settings = compose_settings([*LONG, f"machine.outputs={tmp_path}"])
     stages = [*plan(*OPTIONS), *plan(*OPTIONS, "seed=1", "method=labels")]
 
     def hang(event: Event) -> None:
@@ -166,7 +166,7 @@ def test_a_stage_that_hangs_is_ended_and_the_others_go_on(tmp_path: Path) -> Non
             (child,) = (child for child in pool.running if child.stage.signature == TEACHER)
             os.kill(child.process.pid or 0, signal.SIGSTOP)
 
-    pool = Pool(stages, Machine.of(settings["machine"]), [Slot("cpu")] * 2, hang, stall_timeout=3.0)
+    pool = Pool(stages, Machine.of(settings.machine), [Slot("cpu")] * 2, hang, stall_timeout=3.0)
     failures = pool.run()
     assert [*failures] == [TEACHER, STUDENT] and "stall_timeout" in failures[TEACHER]
     assert Store(tmp_path).finished() == [stages[2].signature]
@@ -174,14 +174,14 @@ def test_a_stage_that_hangs_is_ended_and_the_others_go_on(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("broken", [OSError(28, "No space left on device"), RuntimeError("a bug")])
 def test_an_error_of_the_sweep_itself_leaves_nobody_behind(broken: Exception, tmp_path: Path) -> None:
-    settings, _ = compose_settings([*LONG, "recipe.epochs=5000", f"machine.outputs={tmp_path}"])
+    settings = compose_settings([*LONG, "recipe.epochs=5000", f"machine.outputs={tmp_path}"])
     stages = plan(*OPTIONS, "recipe.epochs=5000")
 
     def fail(event: Event) -> None:
         processes.extend(child.process for child in pool.running)
         raise broken
 
-    processes, pool = [], Pool(stages, Machine.of(settings["machine"]), [Slot("cpu")], fail)
+    processes, pool = [], Pool(stages, Machine.of(settings.machine), [Slot("cpu")], fail)
     with pytest.raises(type(broken)):
         pool.run()
     assert processes and not any(process.is_alive() for process in processes)

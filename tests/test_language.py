@@ -13,15 +13,15 @@ import torch
 from conftest import LANGUAGE, TEXT, Train, frozen, plan, weights
 from safetensors.torch import load_file
 
-from ban import data
 from ban.data import corpus
 from ban.data.corpus import END, Corpus, Vocabulary
+from ban.data.text import Text
 from ban.errors import UserError
 from ban.interfaces import Batch, Progress, Step
 from ban.losses import cross_entropy
 from ban.models import LSTM, CharacterLSTM
 from ban.schedules import Plateau
-from ban.settings.config import compose_settings
+from ban.settings.compose import compose_settings
 from ban.training import build
 
 NOT_OPTIONS = [*build.DESCRIPTION, "metric"]
@@ -29,7 +29,7 @@ NOT_OPTIONS = [*build.DESCRIPTION, "metric"]
 # Words
 
 
-def text(**options: object) -> data.Text:
+def text(**options: object) -> Text:
     dataset = plan(kind="language")[0].dataset
     given = {"batch_size": 5, "unroll": 35, "steps_per_epoch": None, "device": torch.device("cpu")}
     return build.build(dataset | options, without=NOT_OPTIONS, data_dir=Path(), download=False, **given)
@@ -112,7 +112,7 @@ def test_what_is_wrong_with_its_settings_is_said(override: str, message: str) ->
 
 def test_a_file_of_a_few_lines_cannot_be_split(tmp_path: Path) -> None:
     (tmp_path / "text8").write_text("anarchism originated as a term")
-    with pytest.raises(UserError, match="has 1 lines; a file is split by lines"):
+    with pytest.raises(UserError, match="must have 10 lines or more to be split by lines, not 1"):
         compose_settings([*LANGUAGE, f"dataset.path={tmp_path / 'text8'}"])
 
 
@@ -123,7 +123,7 @@ def test_a_folder_with_three_files_is_a_text(tmp_path: Path) -> None:
 
 
 def test_a_text_that_has_changed_is_refused() -> None:
-    with pytest.raises(UserError, match="it is another text"):
+    with pytest.raises(UserError, match="it is a different text"):
         text(checksum="sha256:0")
     with pytest.raises(UserError, match="do not fill one batch"):
         text(train_size=100)
@@ -148,10 +148,10 @@ class TestPennTreebank:
     parts = Corpus(["a", "b", END, "a", END], ["a", END], ["b", END])
     lines = {"ptb.train.txt": "a b\n a \n", "ptb.valid.txt": "a\n", "ptb.test.txt": "b\n"}
 
-    def load(self, folder: Path, mirror: Path | None = None, **files: str) -> data.Text:
+    def load(self, folder: Path, mirror: Path | None = None, **files: str) -> Text:
         sums = {name: hashlib.sha256(line.encode()).hexdigest() for name, line in (self.lines | files).items()}
         mirrors = [] if mirror is None else [(folder / "nowhere").as_uri(), mirror.as_uri()]
-        dataset = compose_settings(["model=lstm"])[0]["dataset"]
+        dataset = compose_settings(["model=lstm"])["dataset"]
         sizes = {
             "classes": 4,
             "characters": 7,
@@ -208,9 +208,9 @@ def network(model: str) -> torch.nn.Module:
 
 
 def plan_of(model: str):
-    from ban.plan.plan import lineage
+    from ban.plan.lineage import lineage
 
-    return lineage(compose_settings([f"model={model}", "method=labels"])[0])[0]
+    return lineage(compose_settings([f"model={model}", "method=labels"]))[0]
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -312,7 +312,7 @@ def test_the_padding_is_not_trained() -> None:
 
 
 def test_convolutions_wider_than_words_are_refused() -> None:
-    with pytest.raises(ValueError, match="convolutions 4 wide"):
+    with pytest.raises(ValueError, match="spans 4 characters, but the longest word has 3"):
         CharacterLSTM(9, 3, [1, 1, 1, 1], 1, 7, 1, 0.5, spelling=torch.zeros(5, 3, dtype=torch.long), classes=5)
 
 
@@ -354,7 +354,7 @@ def test_a_loss_summed_over_time_is_the_mean_at_35_times_the_rate(clip: str, tra
 
 def test_published_recipes_sum_over_time() -> None:
     for model in ("lstm", "cnn_lstm"):
-        recipe = compose_settings([f"model={model}"])[0]["recipe"]
+        recipe = compose_settings([f"model={model}"])["recipe"]
         assert recipe["loss_scale"] == recipe["unroll"] == 35
 
 

@@ -12,8 +12,8 @@ from torch.nn.functional import conv2d, linear
 
 from ban.models import MLP, ConvLarge, DenseNet, DenseShapedResNet, PreActivationResNet, Shallow, SmallConv, WideResNet
 from ban.models.conv_large import MeanOnlyNorm
-from ban.plan.plan import lineage
-from ban.settings.config import compose_settings
+from ban.plan.lineage import lineage
+from ban.settings.compose import compose_settings
 from ban.training import build
 
 # Millions. CIFAR-10 and CIFAR-100; the paper prints 6.3, 16.1, 22.4, 50.4 and .38, 1.48, 9.16, 36.
@@ -47,7 +47,7 @@ COUNTS = {
 
 @pytest.mark.parametrize(("name", "classes"), COUNTS)
 def test_parameter_counts(name: str, classes: int) -> None:
-    settings, _ = compose_settings([f"model={name}", f"dataset=cifar{classes}"])
+    settings = compose_settings([f"model={name}", f"dataset=cifar{classes}"])
     with torch.device("meta"):
         network = build.network(lineage(settings)[-1])
     assert sum(p.numel() for p in network.parameters()) == round(COUNTS[name, classes] * 1e6)
@@ -66,8 +66,14 @@ SHARING = {
 
 @pytest.mark.parametrize("name", SHARING)
 def test_students_that_share_the_first_and_the_last_layer(name: str) -> None:
-    chosen = [f"model={name}", "dataset=cifar100", "teacher=densenet_90_60", "method=ban", "+method.shares=[stem,head]"]
-    teacher, student = lineage(compose_settings(chosen)[0])
+    chosen = [
+        f"model={name}",
+        "dataset=cifar100",
+        "teacher=densenet_90_60",
+        "method=ban",
+        "+method.frozen_from_teacher=[stem,head]",
+    ]
+    teacher, student = lineage(compose_settings(chosen))
     with torch.device("meta"):
         [learner], _ = build.assemble(
             student, lambda parent: build.network(parent.stage), torch.device("meta"), None, 2
@@ -256,7 +262,7 @@ class TestConvLarge:
         assert torch.equal(silent, network(self.images).features["stem"])
 
     def test_small_images_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="12 pixels a side or more, not 8"):
+        with pytest.raises(ValueError, match="12×12 pixels or more, not 8×8"):
             ConvLarge(classes=10, channels=1)(torch.rand(2, 1, 8, 8))
         assert ConvLarge(classes=10)(torch.rand(2, 3, 12, 12)).logits.shape == (2, 10)
 

@@ -9,11 +9,11 @@ from conftest import Train, digits_of, plan
 
 from ban.data.munge import Munge, munge
 from ban.data.splits import Labelled
-from ban.data.tabular import Options, Table
+from ban.data.tabular import Tabular, TabularOptions
 from ban.errors import UserError
 
 ROWS = np.random.default_rng(1).random((40, 5))
-TRAIN = Options(
+TRAIN = TabularOptions(
     classes=2,
     features=5,
     train_size=30,
@@ -157,12 +157,12 @@ def test_components_must_be_some() -> None:
 # In a training set
 
 
-def table(**changes: object) -> Table:
+def table(**changes: object) -> Tabular:
     pool = Labelled(10 * ROWS - 3, np.arange(40) % 2)
-    return Table(pool, Options(**vars(TRAIN) | changes))  # pyright: ignore[reportArgumentType]
+    return Tabular(pool, TabularOptions(**vars(TRAIN) | changes))  # pyright: ignore[reportArgumentType]
 
 
-def seen(data: Table) -> tuple[torch.Tensor, torch.Tensor]:
+def seen(data: Tabular) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows and labels in the order in which they are stored."""
     batches = list(data.epoch((0, 0, 0), 0))
     indices = torch.cat([batch.indices for batch in batches])
@@ -183,7 +183,7 @@ def test_rows_are_scaled_by_the_training_rows() -> None:
 def test_a_feature_that_never_changes_is_harmless() -> None:
     rows = ROWS.copy()
     rows[:, 2] = 7.0
-    data = Table(Labelled(rows, np.arange(40) % 2), TRAIN)
+    data = Tabular(Labelled(rows, np.arange(40) % 2), TRAIN)
     assert not data.splits.train.inputs[:, 2].any()
 
 
@@ -223,26 +223,26 @@ def test_synthetic_images_come_in_addition() -> None:
 
 
 def test_only_the_student_has_synthetic_rows_and_they_count_as_its_examples() -> None:
-    *teachers, student = plan("method=munge", kind="table")
+    *teachers, student = plan("method=munge", kind="tabular")
     assert len(teachers) == 3 and not any("munge" in stage.dataset for stage in teachers)
     assert (teachers[0].examples, student.examples) == (100, 1100)
 
 
 def test_with_and_without_synthetic_rows_stand_in_one_table() -> None:
-    plain, synthetic = (plan(f"method={name}", kind="table")[-1] for name in ("model_compression", "munge"))
+    plain, synthetic = (plan(f"method={name}", kind="tabular")[-1] for name in ("model_compression", "munge"))
     assert plain.regime == synthetic.regime and plain.signature != synthetic.signature
     assert plain.teachers[0].stage.signature == synthetic.teachers[0].stage.signature
-    other = plan("method=munge", "method.data.munge.multiplier=9", kind="table")[-1]
+    other = plan("method=munge", "method.data.munge.multiplier=9", kind="tabular")[-1]
     assert other.signature != synthetic.signature
 
 
 def test_gradients_of_synthetic_rows_are_not_compared_with_labels(train: Train) -> None:
     overrides = ("method=munge", "method.data.munge.multiplier=1", "recipe.epochs=1", "+recipe.diagnosed_steps=2")
-    assert train(*overrides, kind="table")[-1]["generation"] == 1
+    assert train(*overrides, kind="tabular")[-1]["generation"] == 1
 
 
 def test_a_small_student_of_large_teachers(train: Train) -> None:
     overrides = ("method=munge", "dataset=breast_cancer", "dataset.train_size=100", "teacher=mlp_256")
-    *teachers, student = train(*overrides, "recipe.epochs=30", "method.data.munge.multiplier=3", kind="table")
+    *teachers, student = train(*overrides, "recipe.epochs=30", "method.data.munge.multiplier=3", kind="tabular")
     assert [stage["model"] for stage in teachers] == ["mlp_256"] * 3 and student["model"] == "mlp_16"
     assert student["parameters"] == (30 + 1) * 16 + (16 + 1) * 2 and student["test_error_percent"] < 10

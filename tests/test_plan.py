@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 from conftest import plan
 
-from ban.plan.plan import Stage, union
+from ban.plan.lineage import union
+from ban.plan.stage import Stage
 
 
 def signature(*overrides: str) -> str:
@@ -30,7 +31,7 @@ def test_methods_share_their_teacher_and_their_streams() -> None:
     ban, dkpp = plan("method=ban"), plan("method=dkpp")
     assert ban[0].signature == dkpp[0].signature
     assert ban[1].signature != dkpp[1].signature
-    assert ban[1].key == dkpp[1].key != ban[0].key
+    assert ban[1].stream_key == dkpp[1].stream_key != ban[0].stream_key
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_the_class_name_counts_and_its_module_does_not() -> None:
 
 def test_a_raised_version_changes_the_signature(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signature()
-    monkeypatch.setattr("ban.plan.plan.VERSIONS", {"Probabilities": 2})
+    monkeypatch.setattr("ban.plan.signature.VERSIONS", {"Probabilities": 2})
     assert signature() != before
 
 
@@ -117,7 +118,7 @@ def test_the_root_seed_is_generation_0s() -> None:
 def test_a_replica_has_the_same_teacher() -> None:
     twin, first = plan("replica=1"), plan()
     assert twin[0].signature == first[0].signature
-    assert twin[1].key != first[1].key
+    assert twin[1].stream_key != first[1].stream_key
     assert plan("method=labels", "replica=1")[0].label == "Labels (replica 1)"
 
 

@@ -15,7 +15,7 @@ from ban.events import Event
 from ban.launch.devices import Slot
 from ban.launch.journal import Journal
 from ban.launch.pool import Pool
-from ban.settings.config import compose_settings
+from ban.settings.compose import compose_settings
 from ban.training.machine import Machine
 
 pytestmark = pytest.mark.slow
@@ -163,7 +163,7 @@ def test_one_failure_fails_only_its_descendants(tmp_path: Path) -> None:
 
 
 def test_a_stage_that_is_killed_is_reported_and_the_others_go_on(tmp_path: Path) -> None:
-    settings, _ = compose_settings([*DIGITS, "recipe.epochs=100", f"machine.outputs={tmp_path}"])
+    settings = compose_settings([*DIGITS, "recipe.epochs=100", f"machine.outputs={tmp_path}"])
     stages = [*plan("recipe.epochs=100"), *plan("recipe.epochs=100", "seed=1", "method=labels")]
     victim = stages[0].signature
 
@@ -172,7 +172,7 @@ def test_a_stage_that_is_killed_is_reported_and_the_others_go_on(tmp_path: Path)
             (child,) = (child for child in pool.running if child.stage.signature == victim)
             os.kill(child.process.pid or 0, signal.SIGKILL)
 
-    pool = Pool(stages, Machine.of(settings["machine"]), [Slot("cpu")] * 2, kill)
+    pool = Pool(stages, Machine.of(settings.machine), [Slot("cpu")] * 2, kill)
     failures = pool.run()
     assert list(failures) == [victim, stages[1].signature]
     assert "SIGKILL" in failures[victim] and victim in failures[stages[1].signature]

@@ -10,8 +10,8 @@ from ban.errors import UserError
 from ban.launch import slurm
 from ban.launch import slurm_executor as cluster
 from ban.launch.journal import Journal, Note
-from ban.launch.slurm import Options
-from ban.launch.slurm_executor import Cluster
+from ban.launch.launchers import SlurmLauncher
+from ban.settings.compose import compose_config
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,8 @@ def test_a_job_that_comes_back_is_cancelled_again(
     monkeypatch.setattr(cluster, "queue", queue)
     monkeypatch.setattr(cluster, "_scancel", queue.cancel)
     (stage,) = plan("method=labels")
-    engine = Cluster(Options())
+    options = SlurmLauncher(**compose_config(["hydra/launcher=slurm"]).hydra.launcher).options
+    engine = cluster.Slurm(options)
     engine.journal = Journal(tmp_path)
     engine.journal.write(Note.by_this_process(stage, "waiting", job="a"))
     engine._cancel({stage.signature: "a"})

@@ -22,7 +22,7 @@ def test_the_users_modules_are_frozen_with_all_that_they_import(
     stages, store = plan("method=labels", "model._target_=theirs.Theirs"), Store(tmp_path / "outputs")
     frozen = code.freeze(stages, store)
     assert (frozen / "theirs.py").read_text() == (own / "theirs.py").read_text()
-    assert (frozen / "package" / "parts.py").exists() and (frozen / "ban" / "run.py").exists()
+    assert (frozen / "package" / "parts.py").exists() and (frozen / "ban" / "cli.py").exists()
     assert not (frozen / "torch").exists() and not (frozen / "numpy").exists()
     assert code.freeze(stages, store) == frozen
     (own / "package" / "parts.py").write_text("from ban.models import MLP as SmallConv\n")

@@ -10,8 +10,9 @@ from conftest import DIGITS, Say, files, flip_a_bit, plan, quiet
 
 from ban.errors import UserError
 from ban.launch.journal import Journal, Note
-from ban.plan.plan import lineage, signature_of
-from ban.settings.config import compose_settings
+from ban.plan.lineage import lineage
+from ban.plan.signature import signature_of
+from ban.settings.compose import compose_settings
 from ban.store.archive import export_stage, import_stage
 from ban.store.store import Store
 from ban.training.machine import Machine, Signals
@@ -24,9 +25,9 @@ TEACHER, STUDENT = (stage.signature for stage in plan(*QUICK))
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outputs = tmp_path_factory.mktemp("trained")
-    settings, _ = compose_settings([*DIGITS, *QUICK, f"machine.outputs={outputs}"])
+    settings = compose_settings([*DIGITS, *QUICK, f"machine.outputs={outputs}"])
     for stage in lineage(settings):
-        run(stage, Machine.of(settings["machine"]), quiet, Signals())
+        run(stage, Machine.of(settings.machine), quiet, Signals())
     return outputs
 
 
@@ -238,9 +239,9 @@ def test_weights_that_are_a_pickle_are_an_error_and_not_run(archive: Archive) ->
     archive.rewrite()
     outputs = archive.folder / "store"
     assert import_stage(Store(outputs), archive.path) == TEACHER  # a whole stage, as far as anybody can say
-    settings, _ = compose_settings([*DIGITS, *QUICK, f"machine.outputs={outputs}"])
+    settings = compose_settings([*DIGITS, *QUICK, f"machine.outputs={outputs}"])
     with pytest.raises(UserError, match=r"weights\.safetensors does not fit Small-Conv"):
-        run(lineage(settings)[-1], Machine.of(settings["machine"]), quiet, Signals())
+        run(lineage(settings)[-1], Machine.of(settings.machine), quiet, Signals())
     assert not (archive.folder / "evil").exists()
 
 

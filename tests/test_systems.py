@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from conftest import DIGITS, Say, plan
 
-from ban.plan.plan import Stage, lineage
-from ban.settings.config import compose_settings
+from ban.plan.lineage import lineage
+from ban.plan.stage import Stage
+from ban.settings.compose import compose_settings
 from ban.store.store import Store
 
 PARTLY = ("dataset.labelled=40",)
@@ -71,7 +72,7 @@ def test_what_a_method_does_with_unlabelled_images_makes_no_regime_of_its_own(sa
 
 
 def test_diagnostics_of_the_last_epoch(say: Say, tmp_path: Path) -> None:
-    settings, _ = compose_settings([*DIGITS])
+    settings = compose_settings([*DIGITS])
     teacher, student = lineage(settings)
     store = Store(tmp_path / "outputs")
     publish(store, teacher, 20.0)

@@ -10,12 +10,12 @@ from conftest import DIGITS, Say
 from scipy import stats
 
 from ban import metrics
-from ban.commands.table import _jobs
-from ban.plan.plan import lineage, union
+from ban.commands.table import planned_jobs
+from ban.plan.lineage import lineage, union
 from ban.report import tables
 from ban.report.results import Interval
 from ban.report.tables import Row, paper_numbers
-from ban.settings.config import CONF, compose_settings
+from ban.settings.compose import CONF, compose_settings
 from ban.store.store import Store
 
 
@@ -92,11 +92,11 @@ def publish(store: Store, stage, error_of_ten: int) -> None:
 
 
 def plans(*overrides: str) -> list:
-    return lineage(compose_settings(["dataset=cifar100", *overrides])[0])
+    return lineage(compose_settings(["dataset=cifar100", *overrides]))
 
 
 def digits(*overrides: str) -> list:
-    return lineage(compose_settings([*DIGITS, *overrides])[0])
+    return lineage(compose_settings([*DIGITS, *overrides]))
 
 
 def found(store: Store, *lineages: list) -> dict[str, tables.Row]:
@@ -226,8 +226,8 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_cell_of_an_experiment_is_planned_by_its_sweep(experiment: str, tmp_path: Path) -> None:
-    jobs = _jobs(experiment, [])
-    layout = jobs[0]["table"] or {}
+    jobs = planned_jobs(experiment, [])
+    layout = jobs[0].table or {}
     found = tables.compare(union(lineage(job) for job in jobs), Store(tmp_path), layout)
     shown = [table for table in found if table.network in layout.get("rows", [table.network])]
     unplanned = {(table.network, row.name) for table in shown for row in table.rows if not row.planned}
@@ -238,7 +238,7 @@ def test_every_cell_of_an_experiment_is_planned_by_its_sweep(experiment: str, tm
 
 def test_the_paper_has_a_number_for_every_network_of_the_tables() -> None:
     for number in (1, 2, 6):
-        titles = {job["model"]["title"] for job in _jobs(f"table{number}", [])}
+        titles = {job.model.title for job in planned_jobs(f"table{number}", [])}
         assert titles == set(paper_numbers(number))
 
 

@@ -15,7 +15,7 @@ from ban.errors import UserError
 from ban.interfaces import Batch, Output, Progress, Step, TeacherContext
 from ban.models import SmallConv
 from ban.schedules import GaussianRampDown, GaussianRamps, GaussianRampUp, Linear
-from ban.settings.config import compose_settings
+from ban.settings.compose import compose_settings
 from ban.teachers import AverageWeights, EpochAverage, Frozen, Peers, SecondView
 from ban.training import build
 from ban.training.loop import Learner, Objective
@@ -206,7 +206,7 @@ class TestNormalisedLogits:
 
     def test_a_recurrent_teacher_reads_the_text_with_its_state_and_begins_anew(self) -> None:
         (stage,) = plan("method=labels", kind="language")
-        data = build.data(stage, Machine.of(compose_settings([*LANGUAGE])[0]["machine"]), torch.device("cpu"))
+        data = build.data(stage, Machine.of(compose_settings([*LANGUAGE]).machine), torch.device("cpu"))
         network = build.network(stage).eval()
         teacher = Frozen(TeacherContext([network], [], 100, stage.dataset["classes"], data), normalised=True)
         spoken, state = [], None
@@ -227,7 +227,7 @@ class TestNormalisedLogits:
 
     def test_three_teachers_teach_one_shallow_student(self, train: Train, tmp_path: Path) -> None:
         shallow = ("model=shallow_small", "teacher=small_conv", "recipe.epochs=20", "method.terms.teacher.weight=0.01")
-        *teachers, student = train("method=logit_regression", "method.teachers=3", *shallow)
+        *teachers, student = train("method=logit_regression", "method.teacher_count=3", *shallow)
         signatures = [teacher["signature"] for teacher in teachers]
         assert student["teachers"] == signatures and len({*signatures}) == 3 and student["parameters"] == 8154
         curves = (tmp_path / "stages" / student["signature"] / "curves.jsonl").read_text().splitlines()
@@ -262,7 +262,7 @@ class TestPartlyLabelled:
         assert len(few.splits.train.labels) == 20
 
     def test_more_labels_than_images_are_refused(self) -> None:
-        with pytest.raises(UserError, match=r"dataset\.labelled=101: choose 1 to"):
+        with pytest.raises(UserError, match=r"dataset\.labelled=101 must be 1 to"):
             digits_of("method=pi_model", "dataset.labelled=101")
 
     def test_unlabelled_images_count_in_the_mean_but_not_as_errors(self, train: Train) -> None:
@@ -277,7 +277,7 @@ class TestPartlyLabelled:
 
 def test_what_cannot_be_compared_is_said_before_anything_is_trained() -> None:
     for options, message in (
-        (("method=fsp", "model=wrn_16_1", "teacher=wrn_16_2"), "FSP needs equal channels in 'stage1.first'"),
+        (("method=fsp", "model=wrn_16_1", "teacher=wrn_16_2"), "the same number of channels in 'stage1.first'"),
         (("method=fitnets", "method.begin.terms.hint.hint=stage1"), "is larger than the guided layer"),
         (("method=fitnets", "method.begin.terms.hint.hint=stage9"), "the teacher has no feature 'stage9'"),
         (("method=tolerant", "teacher.method.terms.tolerance.scores=11"), "2 to 10 scores, not 11"),

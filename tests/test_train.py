@@ -13,10 +13,11 @@ from torch import nn
 
 from ban.errors import Interrupted, UserError
 from ban.interfaces import Batch, Output, Progress, Step, Teacher
-from ban.launch.execute import Here, execute
+from ban.launch.execute import InProcess, execute
 from ban.models import SmallConv
-from ban.plan.plan import Parent, Stage, lineage
-from ban.settings.config import CONF, compose_settings
+from ban.plan.lineage import lineage
+from ban.plan.stage import Parent, Stage
+from ban.settings.compose import CONF, compose_settings
 from ban.store.store import Store, sha256
 from ban.training import build
 from ban.training.loop import reseed
@@ -31,7 +32,7 @@ ON_ROWS = ["ban", "ban_l", "labels", "model_compression", "munge"]
 CONTRACT = [
     *((name, "images") for name in METHODS),
     *((name, "language") for name in ON_TEXT),
-    *((name, "table") for name in ON_ROWS),
+    *((name, "tabular") for name in ON_ROWS),
 ]
 TAUGHT = [(name, kind) for name, kind in CONTRACT if METHODS[name].get("teachers") and "begin" not in METHODS[name]]
 every_method = pytest.mark.parametrize(("method", "kind"), CONTRACT)
@@ -43,7 +44,7 @@ NEEDS = {
 """What a method cannot do without, or without which a test would take long."""
 
 # The loss in the student's first five steps, from the formulas as they are now. A change of these numbers means
-# that a component computes something else: raise its version in ban.plan.plan.VERSIONS, so that old results stay apart.
+# that a component computes something else: raise its version in VERSIONS, so that old results stay apart.
 TRACES: dict[str, list[float]] = json.loads((Path(__file__).parent / "traces.json").read_text())
 
 
@@ -61,9 +62,9 @@ FIVE_STEPS = ("recipe.epochs=5", "recipe.steps_per_epoch=1")
 LEARNED = {
     "images": ("recipe.epochs=100",),
     "language": ("recipe.epochs=12", "model.dropout=0.1", "recipe.optimizer.lr=10"),
-    "table": ("recipe.epochs=100",),
+    "tabular": ("recipe.epochs=100",),
 }
-FALL = {"images": 0.99, "language": 0.999, "table": 0.99}  # permuted among 60 words, a teacher leaves little to learn
+FALL = {"images": 0.99, "language": 0.999, "tabular": 0.99}  # permuted among 60 words, a teacher leaves little to learn
 
 
 @every_method
@@ -119,19 +120,19 @@ def test_it_resumes_bit_for_bit_with_all_its_state(method: str, kind: str, tmp_p
 def test_adam_with_a_changing_momentum_resumes_bit_for_bit(recipe: str, method: str, tmp_path: Path) -> None:
     images = ("dataset=digits", "model=small_conv", f"recipe={recipe}", f"method={method}")
     steps = ("recipe.epochs=4", "recipe.steps_per_epoch=3", "recipe.batch_size=32")
-    stages = lineage(compose_settings([*images, *steps])[0])
+    stages = lineage(compose_settings([*images, *steps]))
     _check_resume(stages, "images", tmp_path)
 
 
 def _check_resume(stages: list[Stage], kind: str, tmp_path: Path) -> None:
     machines = [
-        Machine.of(compose_settings([*KINDS[kind], f"machine.outputs={tmp_path / name}"])[0]["machine"])
+        Machine.of(compose_settings([*KINDS[kind], f"machine.outputs={tmp_path / name}"]).machine)
         for name in ("whole", "broken")
     ]
     for stage in stages:
         run(stage, machines[0], quiet, Signals())
         with pytest.raises(Interrupted):
-            run(stage, machines[1], quiet, StopsAt(2 * stage.recipe["epochs"] + 1))
+            run(stage, machines[1], quiet, StopsAt(2 * stage.recipe.epochs + 1))
         run(stage, machines[1], quiet, Signals())
         for file in sorted((tmp_path / "whole" / "stages" / stage.signature).glob("weights*")):
             other = tmp_path / "broken" / "stages" / stage.signature / file.name
@@ -295,8 +296,8 @@ def test_the_result_has_what_scripts_rely_on(train: Train, tmp_path: Path) -> No
 def test_weights_are_byte_identical_for_identical_trainings(tmp_path: Path) -> None:
     stage = plan("method=labels", *FIVE_STEPS)[0]
     for name in ("one", "two"):
-        settings, _ = compose_settings([*DIGITS, f"machine.outputs={tmp_path / name}"])
-        run(stage, Machine.of(settings["machine"]), quiet, Signals())
+        settings = compose_settings([*DIGITS, f"machine.outputs={tmp_path / name}"])
+        run(stage, Machine.of(settings.machine), quiet, Signals())
     assert weights(tmp_path / "one", stage.signature) == weights(tmp_path / "two", stage.signature)
 
 
@@ -314,9 +315,9 @@ def test_without_a_compiler_it_warns_and_goes_on(train: Train, monkeypatch: pyte
 
 def test_half_precision_without_its_instructions_is_refused_for_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Machine, "emulates_bf16", True)
-    settings, _ = compose_settings([*LANGUAGE, "recipe.precision=bf16"])
+    settings = compose_settings([*LANGUAGE, "recipe.precision=bf16"])
     with pytest.raises(SystemExit, match=r"use recipe\.precision=fp32"):
-        execute([settings], Here())
+        execute([settings], InProcess())
 
 
 @pytest.mark.gpu

@@ -95,7 +95,7 @@ def test_a_mistake_is_named_before_anything_is_trained(
 
 
 def test_a_reported_network_that_nobody_publishes_is_named_before_anything_is_trained() -> None:
-    stages = plan("+method.headline=average")
+    stages = plan("method.reported_network=average")
     with pytest.raises(UserError, match=r"method\.headline is average, but the training gives the networks 0: choose"):
         [check_shapes(stage) for stage in stages]
 

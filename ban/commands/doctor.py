@@ -7,10 +7,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
@@ -22,8 +22,9 @@ from ban.display import console
 from ban.errors import UserError
 from ban.launch.estimate import disk, free_disk
 from ban.launch.slurm import partition
-from ban.plan.plan import lineage, union
-from ban.settings.config import compose_settings
+from ban.plan.lineage import lineage, union
+from ban.settings.compose import compose_settings
+from ban.settings.schema import Settings
 from ban.store.store import Store
 from ban.training import build
 from ban.training.machine import Machine, cores
@@ -43,14 +44,14 @@ class Finding(NamedTuple):
     detail: str
 
 
-def doctor(jobs: Sequence[Mapping[str, Any]]) -> None:
+def doctor(jobs: Sequence[Settings]) -> None:
     """Prints what it finds for the jobs' plan. As several tasks of an `srun` it also tries locks between their nodes.
 
     Raises:
         UserError: something is wrong that would stop a training.
     """
     settings = jobs[0]
-    store = Store(Path(settings["machine"]["outputs"]).expanduser())
+    store = Store(settings.machine.outputs)
     if int(os.environ.get("SLURM_PROCID", "0")):
         _try_the_lock_of_the_first(store)
         return
@@ -66,7 +67,7 @@ def doctor(jobs: Sequence[Mapping[str, Any]]) -> None:
         raise UserError(f"something is wrong: {', '.join(wrong)}; see above what to do.")
 
 
-def _devices(settings: Mapping[str, Any]) -> Iterator[Finding]:
+def _devices(settings: Settings) -> Iterator[Finding]:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for number in range(count):
         properties = torch.cuda.get_device_properties(number)
@@ -80,7 +81,7 @@ def _devices(settings: Mapping[str, Any]) -> Iterator[Finding]:
     compiler = "there is a C++ compiler" if shutil.which("c++") else "needs a C++ compiler"
     yield Finding("machine.compile", "good" if shutil.which("c++") else "note", compiler)
     try:
-        machine = Machine.of(settings["machine"])
+        machine = Machine.of(settings.machine)
         yield Finding("machine.device", "good", f"{machine.device}, {machine.threads} threads")
     except UserError as error:
         yield Finding("machine.device", "bad", str(error))
@@ -167,19 +168,19 @@ def _wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def _data(settings: Mapping[str, Any]) -> Iterator[Finding]:
-    machine = replace(Machine.of({**settings["machine"], "device": "cpu"}), download=False)
+def _data(settings: Settings) -> Iterator[Finding]:
+    machine = replace(Machine.of(replace(settings.machine, device="cpu")), download=False)
     for title, overrides in DATA.items():
-        stage = lineage(compose_settings(overrides)[0])[0]
+        stage = lineage(compose_settings(overrides))[0]
         try:
             build.data(stage, machine, torch.device("cpu"))
             yield Finding(title, "good", f"in {machine.data_dir}, with its checksums")
         except (OSError, UserError) as error:
-            ending = "will be downloaded" if settings["machine"]["download"] else str(error).splitlines()[0]
+            ending = "will be downloaded" if settings.machine.download else str(error).splitlines()[0]
             yield Finding(title, "note", f"not in {machine.data_dir}, or not whole: {ending}")
 
 
-def _disk(jobs: Sequence[Mapping[str, Any]], store: Store) -> Finding:
+def _disk(jobs: Sequence[Settings], store: Store) -> Finding:
     """What the jobs' plan needs."""
     try:
         missing = [stage for stage in union(lineage(job) for job in jobs) if not store.has(stage.signature)]

@@ -15,21 +15,22 @@ from ban import metrics
 from ban.display import console, duration
 from ban.errors import UserError
 from ban.launch.journal import Journal
+from ban.settings.schema import Settings
 from ban.store.archive import export_stage, import_stage
 from ban.store.store import Store
 
 Result = Mapping[str, Any]
 
 
-def stages(words: Sequence[str], settings: Mapping[str, Any]) -> None:
+def stages(words: Sequence[str], settings: Settings) -> None:
     """Does what the words say.
 
     Raises:
         UserError: they say nothing that can be done.
     """
-    store = Store(Path(settings["machine"]["outputs"]).expanduser())
+    store = Store(settings.machine.outputs)
     if words and words[0] == "remove":
-        _remove(store, words[1:], settings["yes"])
+        _remove(store, words[1:], settings.yes)
         return
     task, rest = (ACTIONS[words[0]], words[1:]) if words and words[0] in ACTIONS else (_list, words)
     task(store, rest)

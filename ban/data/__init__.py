@@ -1,11 +1,4 @@
-"""On which data. A data set is a function that returns `Images`, a `Table` or a `Text` on a device.
+"""Data sets: each is a function that returns an `Images`, a `Tabular` or a `Text` on a device.
 
-Those are in modules of their own, imported when they are asked for: torchvision and scikit-learn take seconds.
+This package imports nothing, so that `ban.data.corpus` needs no torch, and `ban.data.cifar` alone needs torchvision.
 """
-
-from ban.data.images import Augmentation, Images
-from ban.data.munge import Munge
-from ban.data.tabular import Table
-from ban.data.text import Text
-
-__all__ = ["Augmentation", "Images", "Munge", "Table", "Text"]

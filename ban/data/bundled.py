@@ -1,6 +1,6 @@
-"""Scikit-learn's data sets: real data that are there without a download.
+"""Data sets that come with scikit-learn: real data without a download.
 
-Nothing is looked for in `data_dir` or downloaded. Training, validation and test examples are drawn from the one pool.
+`data_dir` and `download` are not used. Training, validation and test examples are drawn from one pool.
 """
 
 import hashlib
@@ -12,43 +12,43 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 
-from ban.data import images
-from ban.data import tabular as tables
+from ban.data.images import ImageOptions, Images
 from ban.data.splits import Labelled
+from ban.data.tabular import Tabular, TabularOptions
 from ban.errors import UserError
 
 
-def digits(*, checksum: str, data_dir: Path, download: bool, **options: Any) -> images.Images:
-    """1797 images of 8×8 in 17 grey values; `options` are those of `ban.data.images.Options`.
+def digits(*, checksum: str, data_dir: Path, download: bool, **options: Any) -> Images:
+    """1797 images of 8×8 in 17 grey values; `options` are those of `ImageOptions`.
 
     Raises:
-        UserError: this scikit-learn ships other digits than those the signature names.
+        UserError: the installed scikit-learn's digits do not have this checksum.
     """
     bunch = load_digits()
     pictures = bunch.images.astype(np.uint8)[..., None]  # pyright: ignore[reportAttributeAccessIssue]
     pool = _checked("digits", pictures, bunch.target, checksum)  # pyright: ignore[reportAttributeAccessIssue]
-    return images.Images(pool, None, images.Options(**options))
+    return Images(pool, None, ImageOptions(**options))
 
 
-def digits_features(**options: Any) -> tables.Table:
-    """The same digits as 64 features: the number of inked pixels in each 4×4 block of a larger image."""
-    return _table(load_digits, **options)
+def digits_features(**options: Any) -> Tabular:
+    """The same digits as 64 features: the number of ink pixels in each 4×4 block of the scanned image."""
+    return _tabular(load_digits, **options)
 
 
-def breast_cancer(**options: Any) -> tables.Table:
-    """569 tumours, malignant or benign, by 30 measurements of cell nuclei (Street, Wolberg and Mangasarian 1993)."""
-    return _table(load_breast_cancer, **options)
+def breast_cancer(**options: Any) -> Tabular:
+    """569 tumours, malignant or benign: 30 measurements of cell nuclei (Street, Wolberg and Mangasarian 1993)."""
+    return _tabular(load_breast_cancer, **options)
 
 
-def wine(**options: Any) -> tables.Table:
-    """178 wines of three growers by 13 chemical measurements (Aeberhard and Forina 1991)."""
-    return _table(load_wine, **options)
+def wine(**options: Any) -> Tabular:
+    """178 wines of three growers: 13 chemical measurements (Aeberhard and Forina 1991)."""
+    return _tabular(load_wine, **options)
 
 
-def _table(load: Callable[[], Any], *, checksum: str, data_dir: Path, download: bool, **options: Any) -> tables.Table:
+def _tabular(load: Callable[[], Any], *, checksum: str, data_dir: Path, download: bool, **options: Any) -> Tabular:
     bunch = load()
     name = load.__name__.removeprefix("load_")
-    return tables.Table(_checked(name, bunch.data, bunch.target, checksum), tables.Options(**options))
+    return Tabular(_checked(name, bunch.data, bunch.target, checksum), TabularOptions(**options))
 
 
 def _checked(name: str, inputs: NDArray[Any], labels: NDArray[Any], checksum: str) -> Labelled:
@@ -56,6 +56,7 @@ def _checked(name: str, inputs: NDArray[Any], labels: NDArray[Any], checksum: st
     found = "sha256:" + hashlib.sha256(inputs.tobytes() + labels.tobytes()).hexdigest()
     if found != checksum:
         raise UserError(
-            f"scikit-learn's {name} have the checksum {found}, not {checksum}: other data under the same name."
+            f"scikit-learn's data set {name} has the checksum {found}, not {checksum}: the installed version ships "
+            "other data."
         )
     return Labelled(inputs, labels)

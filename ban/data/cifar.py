@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009), through torchvision's classes and their checksums."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), loaded and verified by torchvision."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,18 +9,18 @@ from filelock import FileLock
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity, download_and_extract_archive, extract_archive
 
-from ban.data.images import Images, Options
+from ban.data.images import ImageOptions, Images
 from ban.data.splits import Labelled
 from ban.errors import UserError
 
 
 def cifar10(**options: Any) -> Images:
-    """60,000 images of 32×32 in 10 classes, 10,000 of them for testing."""
+    """60,000 colour images of 32×32 in 10 classes, of which 10,000 are test images."""
     return _cifar(CIFAR10, **options)
 
 
 def cifar100(**options: Any) -> Images:
-    """60,000 images of 32×32 in 100 classes, 10,000 of them for testing."""
+    """60,000 colour images of 32×32 in 100 classes, of which 10,000 are test images."""
     return _cifar(CIFAR100, **options)
 
 
@@ -29,10 +29,10 @@ def _cifar(
 ) -> Images:
     if checksum != f"md5:{source.tgz_md5}":
         raise UserError(
-            f"dataset.checksum is {checksum}, but torchvision's for {source.filename} is md5:{source.tgz_md5}."
+            f"dataset.checksum is {checksum}, but torchvision expects md5:{source.tgz_md5} for {source.filename}."
         )
     train, test = (_labelled(split) for split in fetch(source, data_dir, mirrors if download else ()))
-    return Images(train, test, Options(**options))
+    return Images(train, test, ImageOptions(**options))
 
 
 def _labelled(split: CIFAR10) -> Labelled:
@@ -40,12 +40,12 @@ def _labelled(split: CIFAR10) -> Labelled:
 
 
 def fetch(source: type[CIFAR10], data_dir: Path, mirrors: Sequence[str]) -> tuple[CIFAR10, CIFAR10]:
-    """Training and test split: from the files that are there, or downloaded from the mirrors in turn.
+    """Training and test split, read from `data_dir` or downloaded from the first mirror that works.
 
-    A partial download is never taken for a whole one, because every file is checked against torchvision's md5 sums.
+    Every file is checked against torchvision's MD5 sum, so a partial download is never used.
 
     Raises:
-        UserError: they are not there and no mirror gave them; the message says which files to put where.
+        UserError: the files are missing and no mirror provided them. The message says which files to put where.
     """
     if splits := _whole(source, data_dir):
         return splits
@@ -56,7 +56,7 @@ def fetch(source: type[CIFAR10], data_dir: Path, mirrors: Sequence[str]) -> tupl
         if check_integrity(archive, source.tgz_md5):
             extract_archive(archive, data_dir)
         for url in mirrors:
-            if splits := _whole(source, data_dir):  # another process was faster
+            if splits := _whole(source, data_dir):  # another process has downloaded it meanwhile
                 return splits
             try:
                 download_and_extract_archive(url, data_dir, filename=source.filename, md5=source.tgz_md5)
@@ -68,13 +68,13 @@ def fetch(source: type[CIFAR10], data_dir: Path, mirrors: Sequence[str]) -> tupl
     files = ", ".join(name for name, _ in [*source.train_list, *source.test_list])
     raise UserError(
         f"{source.__name__} is not in {data_dir}: put {source.filename} there and unpack it, so that "
-        f"{data_dir / source.base_folder} holds {files} and {source.meta['filename']} – or name the folder "
-        f"that has it with machine.data_dir=DIR or BAN_DATA.{tried}"
+        f"{data_dir / source.base_folder} contains {files} and {source.meta['filename']}, or set machine.data_dir=DIR "
+        f"or BAN_DATA to the folder that contains {source.base_folder}.{tried}"
     )
 
 
 def _whole(source: type[CIFAR10], data_dir: Path) -> tuple[CIFAR10, CIFAR10] | None:
     try:
         return source(data_dir, train=True), source(data_dir, train=False)
-    except RuntimeError:  # torchvision's word for missing or damaged files
+    except RuntimeError:  # torchvision raises this for missing or damaged files
         return None

@@ -1,7 +1,7 @@
-"""Texts as words: where they come from, how they are cleaned and split, and their vocabulary. No torch here.
+"""Texts as words: reading, cleaning, splitting, and the vocabulary. Does not import torch.
 
-A text without sizes in its configuration (`classes: null`) is read when the configuration is frozen, so that the plan
-knows its numbers and its checksum.
+A text whose configuration gives no sizes (`classes: null`) is read when the configuration is frozen, so that the plan
+has its sizes and its checksum.
 """
 
 import hashlib
@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from ban.errors import UserError
 
 UNKNOWN, END = "<unk>", "<eos>"
-"""A word outside of the vocabulary, and the end of a line."""
+"""The words that stand for all words outside the vocabulary, and for the end of a line."""
 PARTS = (("train",), ("valid", "validation", "val", "dev"), ("test",))
-"""What the names of a text's three files say."""
+"""Words in the names of a text's three files."""
 SPECIAL_CHARACTERS = 5
-"""Padding, start and end of a word, and one character that spells each of `UNKNOWN` and `END`."""
+"""Padding, start and end of a word, and the single characters that spell `UNKNOWN` and `END`."""
 
 
 class Corpus(NamedTuple):
-    """Three parts of a text, in words."""
+    """The three parts of a text, as words."""
 
     train: Sequence[str]
     validation: Sequence[str]
@@ -36,13 +36,13 @@ class Corpus(NamedTuple):
 
     @property
     def checksum(self) -> str:
-        """Of the words, so it depends neither on spaces and empty lines nor on where the files are."""
+        """A checksum of the words, which does not depend on spaces, empty lines or file names."""
         text = "\n\n".join(" ".join(part) for part in self)
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 class Vocabulary:
-    """The words of a training text, the most frequent first; all others are `UNKNOWN`."""
+    """The words that occur at least `min_count` times, most frequent first; all others are `UNKNOWN`."""
 
     def __init__(self, words: Iterable[str], min_count: int = 1) -> None:
         counts = Counter(words)
@@ -54,20 +54,20 @@ class Vocabulary:
         return len(self.words)
 
     def encode(self, words: Sequence[str]) -> NDArray[np.int64]:
-        """Their numbers."""
+        """The words' indices."""
         unknown = self.index[UNKNOWN]
         return np.fromiter((self.index.get(word, unknown) for word in words), np.int64, len(words))
 
     @cached_property
     def alphabet(self) -> list[str]:
-        """The characters of its words, except for the two special ones."""
+        """The characters of all words but `UNKNOWN` and `END`."""
         return sorted(set("".join(word for word in self.words if word not in (UNKNOWN, END))))
 
     @property
     def spelling(self) -> NDArray[np.int64]:
-        """[words, longest word + 2]: each word's characters between start and end, padded with 0.
+        """Character indices of each word between its start and end, padded with 0: `[words, longest word + 2]`.
 
-        `UNKNOWN` and `END` are one character each, as in the code of Kim et al. 2016.
+        `UNKNOWN` and `END` are spelled with one character each, as in the code of Kim et al. 2016.
         """
         number = {character: index for index, character in enumerate(self.alphabet, SPECIAL_CHARACTERS)}
         spelled = [[1, *_letters(word, number), 2] for word in self.words]
@@ -83,10 +83,10 @@ def _letters(word: str, number: Mapping[str, int]) -> list[int]:
 
 
 def measure_text(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a text that follow from its content, for those that are null.
+    """Values from the text's content for those settings that are null.
 
     Raises:
-        UserError: there is no such text, or it cannot be read.
+        UserError: the text does not exist or cannot be read, or `min_count` is not a positive integer.
     """
     path, min_count = dataset["path"], dataset["min_count"]
     if not isinstance(min_count, int) or min_count < 1:
@@ -113,10 +113,10 @@ def _measure(path: str | None, min_count: int) -> dict[str, Any]:
 
 @lru_cache(maxsize=4)
 def read(path: str | None) -> Corpus:
-    """A text: Python's own help (no path), a folder with three files, or one file that is split 8 : 1 : 1 by lines.
+    """A folder with three files, one file that is split 8 : 1 : 1 by lines, or Python's own help if `path` is None.
 
     Raises:
-        UserError: there is no such text, a part is missing or empty, or it is not UTF-8.
+        UserError: the text does not exist, is not UTF-8, or has a missing or empty part.
     """
     if path is None:
         return python_help()
@@ -126,7 +126,7 @@ def read(path: str | None) -> Corpus:
     elif source.is_file():
         whole = lines(source)
         if len(whole) < 10:
-            raise UserError(f"dataset.path={path} has {len(whole)} lines; a file is split by lines, so it needs ten.")
+            raise UserError(f"dataset.path={path} must have 10 lines or more to be split by lines, not {len(whole)}.")
         parts = [whole[: len(whole) * 8 // 10], whole[len(whole) * 8 // 10 : len(whole) * 9 // 10]]
         parts.append(whole[len(whole) * 9 // 10 :])
     else:
@@ -139,7 +139,11 @@ def read(path: str | None) -> Corpus:
 
 
 def _part(folder: Path, names: Sequence[str]) -> Path:
-    """The one file of a folder that has one of the names as a word of its own name, like ptb.valid.txt."""
+    """The only file whose name contains one of the names as a word, such as ptb.valid.txt.
+
+    Raises:
+        UserError: no file or several files have such a name.
+    """
     found = []
     for file in sorted(folder.iterdir()):
         marks = {word for part in PARTS for word in part} & set(re.split(r"[^a-z]+", file.name.lower()))
@@ -150,15 +154,16 @@ def _part(folder: Path, names: Sequence[str]) -> Path:
     if found:
         raise UserError(f"{folder} has several files for '{names[0]}': {', '.join(file.name for file in found)}.")
     raise UserError(
-        f"{folder} has no file with '{names[0]}' in its name: put three there, like train.txt, valid.txt and test.txt."
+        f"{folder} has no file with '{names[0]}' in its name: put three there, such as train.txt, valid.txt and "
+        "test.txt."
     )
 
 
 def lines(file: Path) -> list[str]:
-    """The lines of a text file that hold anything.
+    """The lines of a text file that are not blank.
 
     Raises:
-        UserError: it cannot be read or is not UTF-8.
+        UserError: the file cannot be read or is not UTF-8.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -172,7 +177,7 @@ def lines(file: Path) -> list[str]:
 
 
 def words(text: Iterable[str]) -> list[str]:
-    """The words of lines, each line closed by `END`."""
+    """The words of all lines, with `END` after each line."""
     return [sys.intern(word) for line in text for word in (*line.split(), END)]
 
 
@@ -180,10 +185,11 @@ def words(text: Iterable[str]) -> list[str]:
 
 
 def python_help() -> Corpus:
-    """The English of the language reference that every Python brings along (`pydoc_data.topics`), about 45,000 words.
+    """The prose of the language reference that comes with Python (`pydoc_data.topics`), about 45,000 words.
 
-    Paragraphs that are mostly code are left out, punctuation and markup too; numbers become N. Topics that share a
-    paragraph stay in the same part, so that nothing of the test text was trained on. Differs between Python versions.
+    Punctuation, markup and paragraphs that are mostly code are removed, and numbers become N. Topics that share a
+    paragraph are put into the same part, so that no test paragraph is trained on. The text differs between versions of
+    Python.
     """
     from pydoc_data.topics import topics
 
@@ -204,7 +210,7 @@ def python_help() -> Corpus:
 
 
 def _english(text: str) -> list[str]:
-    """The paragraphs of a topic that are prose: eight words or more, seven of ten of them plain."""
+    """The prose paragraphs of a topic: at least eight words, and at least 70 % of them plain."""
     plain = re.compile(r"[\"'(\[*`]*[A-Za-z][a-z]*(?:[-'’][a-z]+)*[\"')\].,;:?!*`]*")
     prose = []
     for paragraph in re.split(r"\n\s*\n", text):
@@ -221,7 +227,7 @@ def _word(token: str) -> str:
 
 
 def _connected(paragraphs: Mapping[str, Sequence[str]]) -> list[list[str]]:
-    """The topics, grouped so that topics with a common paragraph are together."""
+    """Groups of topics, so that topics with a common paragraph are in the same group."""
     groups: list[list[str]] = []
     for name in sorted(paragraphs):
         mine = set(paragraphs[name])

@@ -1,4 +1,4 @@
-"""Labelled images: drawn into splits, kept on the device, augmented a batch at a time."""
+"""Labelled images: split, kept on the device, and augmented batch by batch."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -10,8 +10,15 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from ban.data.splits import Labelled, Splits, epoch_order, evaluation_batches, make_splits
-from ban.data.splits import Options as SplitOptions
+from ban.data.splits import (
+    Labelled,
+    LabelledData,
+    LabelledOptions,
+    Splits,
+    epoch_order,
+    evaluation_batches,
+    make_splits,
+)
 from ban.data.whitening import ZCA
 from ban.errors import UserError
 from ban.interfaces import Batch
@@ -20,10 +27,10 @@ from ban.streams import stream
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Pad, crop back to size at random, flip left to right at random; then normalise.
+    """Padding, a random crop of the original size, a random horizontal flip, and normalisation.
 
-    The views of an image are finite: (2 · pad + 1)² crops, twice that with `flip`. View numbers are drawn on the CPU,
-    so that every device sees the same views.
+    An image has (2 · pad + 1)² views, one per crop, and twice as many with `flip`. Views are numbered, and the numbers
+    are drawn on the CPU, so that every device gets the same views.
     """
 
     pad: int
@@ -31,15 +38,15 @@ class Augmentation:
     flip: bool
     mean: Sequence[float]
     std: Sequence[float]
-    """Per channel, in units of the stored bytes; of no use to whitened images."""
+    """Mean and standard deviation of each channel, in units of the stored bytes; not used for whitened images."""
 
     @property
     def views(self) -> int:
-        """The number of views of an image."""
+        """Number of views of an image."""
         return (2 * self.pad + 1) ** 2 * (2 if self.flip else 1)
 
     def tables(self, height: int, width: int) -> tuple[Int64[Tensor, "views height"], Int64[Tensor, "views width"]]:
-        """Which rows and columns of the padded image each view consists of."""
+        """The rows and columns of the padded image that each view consists of."""
         crops = torch.arange(self.views) // (2 if self.flip else 1)
         side = 2 * self.pad + 1
         rows = (crops // side)[:, None] + torch.arange(height)
@@ -50,90 +57,94 @@ class Augmentation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(SplitOptions):
-    """What every image set is asked for, wherever its images come from."""
+class ImageOptions(LabelledOptions):
+    """Settings of every data set of images."""
 
     shape: Sequence[int]
-    """[channels, height, width]"""
+    """`[channels, height, width]`."""
     augmentation: Augmentation
     views: int = 1
-    """Different views of each training image in a batch."""
+    """Number of independent views of each training image in a batch."""
     shared_flip: bool = False
-    """Whether the views of an image are flipped together."""
+    """Whether either all views of an image in a batch are flipped, or none."""
     whitening: Literal["zca"] | None = None
-    """Before everything else, learnt from all training images, with and without label; None: none."""
+    """Whitening before augmentation, computed from all training images, labelled or not; None: no whitening."""
+
+
+Options = ImageOptions
+"""The name that users' modules import."""
 
 
 def whitened(splits: Splits, device: torch.device) -> Splits:
-    """ZCA by all training images."""
+    """All splits after ZCA whitening, which is computed from the training images."""
     zca = ZCA(splits.train.inputs, device)
     return Splits(*(Labelled(zca(split.inputs), split.labels) for split in splits))
 
 
-class Images:
-    """A data set on a device: training images as one tensor, of bytes or whitened, one gather per batch."""
+class Images(LabelledData):
+    """Images on a device. Batches are `[batch, channels, height, width]` in channels-last memory.
+
+    The training images are one tensor, of bytes or whitened, and a batch of views takes one gather.
+
+    Args:
+        pool: images `[examples, height, width, channels]` in bytes, for training and validation.
+        test: images to draw the test set from; None: the rest of the pool.
+        options: sizes, seeds, augmentation, batch size and device.
+
+    Raises:
+        UserError: the images are fewer than `options` requires, or have a different shape.
+    """
 
     examples = "images"
-    vocabulary = ()
-    spelling = None
 
-    def __init__(self, pool: Labelled, test: Labelled | None, options: Options) -> None:
-        """Draws the splits from the pool and moves the training images to the device.
-
-        Raises:
-            UserError: there are not enough images for what is asked.
-        """
+    def __init__(self, pool: Labelled, test: Labelled | None, options: ImageOptions) -> None:
         if options.whitening and options.munge:
-            raise UserError("MUNGE makes images in bytes, and dataset.whitening others: leave one of them out.")
+            raise UserError("MUNGE needs images in bytes: set dataset.whitening=null, or choose another method.")
         prepare = functools.partial(whitened, device=options.device) if options.whitening else None
         self.splits = make_splits(pool, test, options, prepare)
         train = self.splits.train
         if options.munge:
             train = train.with_unlabelled(options.munge.images(train.inputs, options.munge_generator()))
-        self.count, self.batch_size, self.device = len(train.labels), options.batch_size, options.device
-        self.steps_per_epoch, self.examples_per_step = options.steps_of(self.count), self.batch_size
-        self.held_out = options.held_out
-        self.augmentation, device = options.augmentation, options.device
+        super().__init__(train, options)
+        self.augmentation = options.augmentation
         self.views, self.shared_flip = options.views, options.shared_flip and options.augmentation.flip
         height, width, channels = train.inputs.shape[1:]
         if [channels, height, width] != list(options.shape):
             raise UserError(f"dataset.shape is {options.shape}, but the images are {[channels, height, width]}.")
         pad, mode = self.augmentation.pad, self.augmentation.pad_mode
         padded = np.pad(train.inputs, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode=mode)
-        self._padded = torch.from_numpy(padded).to(device)
-        self._labels = torch.from_numpy(train.labels).to(device)
-        self._rows, self._columns = (table.to(device) for table in self.augmentation.tables(height, width))
+        self._padded = torch.from_numpy(padded).to(self.device)
+        self._rows, self._columns = (table.to(self.device) for table in self.augmentation.tables(height, width))
         mean, std = self.augmentation.mean, self.augmentation.std
-        if options.whitening:  # has done that
+        if options.whitening:  # whitened images are normalised already
             mean, std = [0.0] * channels, [1.0] * channels
-        self._scale = 1 / torch.tensor(std, device=device).view(1, -1, 1, 1)
-        self._shift = -torch.tensor(mean, device=device).view(1, -1, 1, 1) * self._scale
+        self._scale = 1 / torch.tensor(std, device=self.device).view(1, -1, 1, 1)
+        self._shift = -torch.tensor(mean, device=self.device).view(1, -1, 1, 1) * self._scale
 
     def epoch(self, key: tuple[int, ...], epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from `first_step` on: the same for the same key and epoch, wherever it starts."""
+        """The batches of an epoch from `first_step` on. They depend on `key` and `epoch` only."""
 
-        def draw_stream(purpose: str) -> torch.Generator:
+        def generator(purpose: str) -> torch.Generator:
             return torch.Generator().manual_seed(stream(*key, purpose, epoch))
 
         order = epoch_order(self.count, key, epoch)
         purposes = ["views", *(f"views {number}" for number in range(1, self.views))]
         drawn = [
-            torch.randint(self.augmentation.views, (self.count,), generator=draw_stream(purpose))
-            for purpose in purposes
+            torch.randint(self.augmentation.views, (self.count,), generator=generator(purpose)) for purpose in purposes
         ]
-        if self.shared_flip:  # the last bit of a view says whether it is flipped
+        if self.shared_flip:  # odd views are flipped
             drawn = [each // 2 * 2 + drawn[0] % 2 for each in drawn]
         drawn = [each[order].to(self.device) for each in drawn]
         order = order.to(self.device)
         for step in range(first_step, self.steps_per_epoch):
-            here = slice(step * self.batch_size, (step + 1) * self.batch_size)
-            indices = order[here]
-            yield Batch(tuple(self.view(indices, each[here]) for each in drawn), self._labels[indices], indices)
+            batch = slice(step * self.batch_size, (step + 1) * self.batch_size)
+            indices = order[batch]
+            yield Batch(tuple(self.view(indices, each[batch]) for each in drawn), self._labels[indices], indices)
 
     def view(
         self, indices: Int64[Tensor, " batch"], views: Int64[Tensor, " batch"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """The given view of the given training images, normalised, in channels-last memory."""
+        """View number `views[i]` of training image `indices[i]`, normalised, in channels-last memory."""
         rows, columns = self._rows[views], self._columns[views]
         return self._normalise(self._padded[indices[:, None, None], rows[:, :, None], columns[:, None, :]])
 
@@ -143,6 +154,6 @@ class Images:
         return torch.addcmul(self._shift, images.permute(0, 3, 1, 2).float(), self._scale)
 
     def evaluation(self, split: str) -> Iterator[Batch]:
-        """All labelled images of a split as they are, in a fixed order."""
+        """All labelled images of a split without augmentation, normalised, in a fixed order."""
         for batch in evaluation_batches(getattr(self.splits, split), self.device):
             yield batch._replace(views=(self._normalise(batch.views[0]),))

@@ -1,6 +1,6 @@
 """MUNGE: synthetic unlabelled examples for model compression (Buciluă, Caruana and Niculescu-Mizil 2006).
 
-Labels are no part of it: a synthetic example has none until a teacher says what it thinks of it.
+Labels are not used. A student learns the teacher's outputs for the synthetic examples.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 NO_VARIANCE = 1e-6
-"""Principal components with less than this part of the first one's variance are rounding errors."""
+"""Principal components whose variance is below this fraction of the largest are rounding errors."""
 
 
 def munge(
@@ -20,25 +20,34 @@ def munge(
     local_variance: float,
     generator: np.random.Generator,
 ) -> Float[np.ndarray, "munged attributes"]:
-    """`multiplier` times as many examples with the distribution of the given ones, continuous and scaled to [0, 1].
+    """Synthetic examples from about the same distribution as the given ones.
 
-    Each example e in turn meets its nearest neighbour e′; each attribute, with probability p = `swap_probability`, is
-    drawn anew in both: e_a ~ N(e′_a, sd) and e′_a ~ N(e_a, sd) with sd = |e_a − e′_a| / s, both from the old values.
-    s = `local_variance` is the paper's name for what is no variance: the larger, the less noise.
+    Each example e in turn is paired with its nearest neighbour e′. With probability p = `swap_probability`, each
+    attribute a of both is redrawn: e_a ~ N(e′_a, sd) and e′_a ~ N(e_a, sd), sd = |e_a − e′_a| / s, from the old values.
+    The paper calls s the local variance, but it is not a variance: the larger s, the smaller the noise.
 
-    A pass changes the examples in place, so later ones meet changed neighbours. Who is whose neighbour (Euclidean) is
-    found once, among the given examples; the paper leaves open whether it changes during a pass. Every pass starts from
-    the given examples. Rows [i · examples, (i + 1) · examples) are pass i.
+    A pass changes the examples in place, so later examples are paired with changed neighbours. Nearest neighbours
+    (Euclidean) are computed once, from the given examples; the paper does not say whether they change during a pass.
+
+    Args:
+        attributes: continuous attributes scaled to [0, 1].
+        multiplier: the number of passes. Each starts from the given examples.
+        swap_probability: p, in [0, 1].
+        local_variance: s, above 0; infinity for no noise.
+        generator: source of all random numbers.
+
+    Returns:
+        `[multiplier · examples, attributes]`, one pass after the other.
 
     Raises:
-        ValueError: an option is impossible, or there are no two examples.
+        ValueError: an option is out of range, or there are fewer than two examples.
     """
-    from sklearn.neighbors import NearestNeighbors  # half a second that no other data set needs
+    from sklearn.neighbors import NearestNeighbors  # takes half a second, and other data sets do not need it
 
     check(multiplier, swap_probability, local_variance)
     if len(attributes) < 2:
         raise ValueError("MUNGE needs two examples or more, because it mixes neighbours")
-    # Without arguments kneighbors leaves out each example itself, even where another one equals it.
+    # Without arguments kneighbors excludes each example itself, even if another one equals it.
     nearest = NearestNeighbors(n_neighbors=1).fit(attributes).kneighbors(return_distance=False)[:, 0]
     passes = np.repeat(attributes[None], multiplier, axis=0)
     for example, neighbour in enumerate(nearest):
@@ -51,10 +60,10 @@ def munge(
 
 
 def check(multiplier: int, swap_probability: float, local_variance: float) -> None:
-    """Refuses what MUNGE cannot do.
+    """Check the options of `munge`.
 
     Raises:
-        ValueError: an option is impossible.
+        ValueError: an option is out of range.
     """
     if not isinstance(multiplier, int) or multiplier < 1:
         raise ValueError(f"multiplier is {multiplier}; it must be a whole number, 1 or more")
@@ -66,14 +75,18 @@ def check(multiplier: int, swap_probability: float, local_variance: float) -> No
 
 @dataclass(frozen=True)
 class Munge:
-    """How synthetic training examples are made."""
+    """Settings of MUNGE, and its application to rows and to images.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
 
     multiplier: int
-    """So many for each training example."""
+    """Number of synthetic examples per training example."""
     swap_probability: float
     local_variance: float
     components: int = 100
-    """Of images: principal components, at most. Rows are munged as they are."""
+    """Maximum number of principal components of images. Not used for rows."""
 
     def __post_init__(self) -> None:
         check(self.multiplier, self.swap_probability, self.local_variance)
@@ -83,16 +96,16 @@ class Munge:
     def rows(
         self, rows: Float[np.ndarray, "examples features"], generator: np.random.Generator
     ) -> Float[np.ndarray, "munged features"]:
-        """MUNGE on features that are scaled to [0, 1]."""
+        """MUNGE on features scaled to [0, 1]."""
         return munge(rows, self.multiplier, self.swap_probability, self.local_variance, generator)
 
     def images(
         self, images: UInt8[np.ndarray, "examples height width channels"], generator: np.random.Generator
     ) -> UInt8[np.ndarray, "munged height width channels"]:
-        """MUNGE on the principal components of images, our variant: single pixels are no attributes worth swapping.
+        """MUNGE on the principal components of images, which is our variant: swapping single pixels makes little sense.
 
-        Each component is scaled to [0, 1]; what comes back is rounded, and clipped to the values the images have. With
-        fewer than all components, what the others hold of an image is lost, as if compressed.
+        Each component is scaled to [0, 1]. The results are rounded and clipped to the range of the images' values. With
+        fewer than all components, the information in the other ones is lost, as in compression.
         """
         pixels = images.reshape(len(images), -1).astype(np.float32)
         mean = pixels.mean(0)
@@ -101,7 +114,7 @@ class Munge:
         low, span = scores.min(0), np.ptp(scores, 0)
         munged = self.rows((scores - low) / span, generator) * span + low
         found = np.empty((len(munged), *images.shape[1:]), np.uint8)
-        for here in _chunks(len(munged)):  # floats of all of them would not fit into memory
+        for here in _chunks(len(munged)):  # all of them as floats would not fit into memory
             restored = np.rint(munged[here] @ axes + mean).clip(images.min(), images.max())
             found[here] = restored.reshape(-1, *images.shape[1:])
         return found
@@ -110,10 +123,10 @@ class Munge:
 def _principal_axes(
     centred: Float[np.ndarray, "examples pixels"], components: int
 ) -> Float[np.ndarray, "components pixels"]:
-    """The directions of largest variance, the largest first; at least one, and none without variance.
+    """The directions of largest variance in descending order, without those that have no variance.
 
     Raises:
-        ValueError: all examples are the same.
+        ValueError: all examples are equal.
     """
     variances, axes = np.linalg.eigh((centred.T @ centred).astype(np.float64))  # ascending
     real = int((variances > NO_VARIANCE * variances[-1]).sum())

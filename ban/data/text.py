@@ -1,4 +1,4 @@
-"""Words in rows: contiguous streams, a window at a time, kept on the device."""
+"""Text as rows of consecutive words, kept on the device and read window by window."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ban.data.corpus import END, Corpus, Vocabulary, read, words
@@ -17,50 +17,51 @@ from ban.errors import UserError
 from ban.interfaces import Batch
 
 EVALUATION_STEPS = 500
-"""Words evaluated at a time. Evaluation runs one row with a carried state, so the number changes nothing."""
+"""Words per evaluation batch. The state is carried between batches, so the number does not affect results."""
 
 
 @dataclass(frozen=True)
-class Options:
-    """What every text is asked for, wherever its words come from."""
+class TextOptions:
+    """Settings of every text. Sizes are in words; the first ones of each part are used."""
 
     checksum: str
+    """`Corpus.checksum`."""
     classes: int
-    """Words of the vocabulary."""
+    """Size of the vocabulary."""
     characters: int
-    """Different characters, the special ones included; known to the plan before the text is."""
+    """Number of different characters, including the special ones. The plan needs it before the text is read."""
     word_length: int
+    """Length of the longest word's spelling, including its start and end."""
     min_count: int
-    """Rarer words of the training text are unknown words."""
+    """Words that are rarer in the training text become `UNKNOWN`."""
     train_size: int
-    """Words; the first ones are used."""
     validation_size: int
     test_size: int
     batch_size: int
-    """Rows."""
+    """Number of rows."""
     unroll: int
-    """Words of a row that a training step sees, and through which the gradient flows."""
+    """Words per row in a training step, through which the gradient flows."""
     steps_per_epoch: int | None
-    """Stop an epoch early; None: all full windows."""
+    """Number of steps, to shorten epochs; None: one step for each full window."""
     device: torch.device
 
 
 class Text:
-    """A text on a device. Every word is predicted from all words before it in its row, the first from `END`.
+    """A text on a device. Batches are `[time, batch]`: each word is predicted from all earlier words of its row.
 
-    Training cuts the text into `batch_size` rows and walks through them `unroll` words at a time, in the same order in
-    every epoch; what does not fill a window is left out. Validation and test text are evaluated as one row, so their
-    results depend on no batch size; the training text, which is no headline, in its rows.
+    The first word of a text is predicted from `END`. Training cuts the text into `batch_size` rows and reads `unroll`
+    words of each per step, in the same order in every epoch; words that do not fill a window are left out. Validation
+    and test text are evaluated as one row, so their results do not depend on the batch size. The training text is
+    evaluated in its rows.
+
+    Raises:
+        UserError: the text does not match the configuration, or is too short.
     """
 
     examples = "words"
+    metric = "perplexity"
 
-    def __init__(self, corpus: Corpus, options: Options) -> None:
-        """Numbers the words and moves them to the device.
-
-        Raises:
-            UserError: the text is another than the configuration says, or too short.
-        """
+    def __init__(self, corpus: Corpus, options: TextOptions) -> None:
         vocabulary = Vocabulary(corpus.train, options.min_count)
         _check(corpus, vocabulary, options)
         self.batch_size, self.unroll, self.device = options.batch_size, options.unroll, options.device
@@ -84,14 +85,14 @@ class Text:
         self._positions = start + torch.arange(self.unroll, device=self.device)[:, None]
 
     def epoch(self, key: tuple[int, ...], epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The windows of an epoch, from `first_step` on. Nothing is random here: `key` and `epoch` do not matter."""
+        """The windows of an epoch from `first_step` on. They are the same for every `key` and `epoch`."""
         stream = self._streams["train"]
         for step in range(first_step, self.steps_per_epoch):
             positions = self._positions + step * self.unroll
             yield Batch((stream[positions],), stream[positions + 1], positions)
 
     def evaluation(self, split: str) -> Iterator[Batch]:
-        """All words of a split in one row; of the training text those that are trained on, in their rows."""
+        """All words of a split in one row, or the windows of the training text in its rows."""
         if split == "train":
             yield from self.epoch((), 0)
             return
@@ -101,12 +102,18 @@ class Text:
             positions = torch.arange(start, start + len(window) - 1, device=self.device)[:, None]
             yield Batch((window[:-1],), window[1:], positions)
 
+    def recorded(
+        self, log_probabilities: Float[Tensor, "time batch classes"], targets: Int64[Tensor, "time batch"]
+    ) -> Float[Tensor, " words"]:
+        """The log-probabilities of the target words, because those of the whole vocabulary are too many to store."""
+        return log_probabilities.gather(-1, targets[..., None]).flatten()
 
-def _check(corpus: Corpus, vocabulary: Vocabulary, options: Options) -> None:
+
+def _check(corpus: Corpus, vocabulary: Vocabulary, options: TextOptions) -> None:
     if corpus.checksum != options.checksum:
         raise UserError(
-            f"the text has the checksum {corpus.checksum}, not {options.checksum} (dataset.checksum): it is another "
-            "text, or has changed. Put the right files in place, or name its sizes and checksum in a file of its own."
+            f"the text has the checksum {corpus.checksum}, not dataset.checksum={options.checksum}: it is a different "
+            "text or has changed. Restore the right files, or describe this text in a dataset file of its own."
         )
     spelling = vocabulary.spelling
     found = {"classes": len(vocabulary), "characters": int(spelling.max()) + 1, "word_length": spelling.shape[1]}
@@ -120,23 +127,23 @@ def _check(corpus: Corpus, vocabulary: Vocabulary, options: Options) -> None:
 
 
 def text(*, path: str | None, data_dir: Path, download: bool, **options: Any) -> Text:
-    """Any text, or Python's own help; nothing is looked for in `data_dir` or downloaded. See `ban.data.corpus.read`."""
-    return Text(read(path), Options(**options))
+    """The text at `path`, or Python's own help; see `ban.data.corpus.read`. `data_dir` and `download` are not used."""
+    return Text(read(path), TextOptions(**options))
 
 
 def ptb(*, files: Mapping[str, str], mirrors: Sequence[str], data_dir: Path, download: bool, **options: Any) -> Text:
-    """The Penn Treebank as Mikolov prepared it: 10,000 words, lower case, numbers as N (Mikolov et al. 2010).
+    """The Penn Treebank as prepared by Mikolov: 10,000 words, lower case, numbers as N (Mikolov et al. 2010).
 
-    `files` are the names of the training, validation and test text with their sha256 sums.
+    `files` maps the names of the training, validation and test text to their SHA-256 sums.
     """
     folder = data_dir / "ptb"
     if not all((folder / name).exists() for name in files):
         _fetch(folder, files, mirrors if download else ())
-    return Text(Corpus(*(words(lines_of(folder / name)) for name in files)), Options(**options))
+    return Text(Corpus(*(words(lines_of(folder / name)) for name in files)), TextOptions(**options))
 
 
 def _fetch(folder: Path, files: Mapping[str, str], mirrors: Sequence[str]) -> None:
-    """Downloads what is missing from the first mirror that has it."""
+    """Download each missing file from the first mirror that has it."""
     failures = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +161,6 @@ def _fetch(folder: Path, files: Mapping[str, str], mirrors: Sequence[str]) -> No
     if missing := [name for name in files if not (folder / name).exists()]:
         tried = "".join(f"\n  tried {failure}" for failure in failures) or "\n  (machine.download is off)"
         raise UserError(
-            f"the Penn Treebank is not complete: put {', '.join(missing)} (Mikolov's preparation; part of his "
-            f"simple-examples.tgz) into {folder} – or name the folder that has ptb/ with machine.data_dir=DIR or "
-            f"BAN_DATA.{tried}"
+            f"the Penn Treebank is incomplete: put {', '.join(missing)} (from Mikolov's simple-examples.tgz) into "
+            f"{folder}, or set machine.data_dir=DIR or BAN_DATA to the folder that contains ptb/.{tried}"
         )

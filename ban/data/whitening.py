@@ -1,4 +1,4 @@
-"""Images whose pixels are uncorrelated."""
+"""ZCA whitening: images with uncorrelated pixels."""
 
 from collections.abc import Iterator
 
@@ -8,21 +8,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 REGULARISATION = 1e-5
-"""Added to the eigenvalues, of bytes as parts of 255: that of Laine and Aila's code (2017), which is Salimans and
-Kingma's (2016)."""
+"""ε, added to the eigenvalues for pixels in [0, 1], as in the code of Laine and Aila (2017) and of Salimans and Kingma
+(2016)."""
 PART = 1000
-"""Images that are in fp64 at a time."""
+"""Number of images converted to fp64 at a time."""
 
 
 class ZCA:
-    """x ↦ (x − mean) (Σ + ε)^(−½), with mean and covariance Σ over images as rows of pixels in parts of 255.
+    """x ↦ (x − mean) (Σ + ε)^(−½), with the mean and the covariance Σ of the pixels, divided by 255, over `images`.
 
-    Of all matrices that make Σ the identity it is the one that changes the images least (Krizhevsky 2009). With fewer
-    images than pixels some directions have no variance: a new image's part in them is multiplied by ε^(−½), about 300.
+    Among the matrices that map Σ to the identity it is the one that changes the images least (Krizhevsky 2009). With
+    fewer images than pixels some directions have no variance: new images' components in them are multiplied by ε^(−½),
+    about 300.
+
+    Args:
+        images: `[examples, height, width, channels]`.
+        device: where mean and covariance are computed, in fp64.
     """
 
     def __init__(self, images: NDArray[np.generic], device: torch.device) -> None:
-        """Learns from images `[examples, height, width, channels]`, in fp64 on the device."""
         self.device = device
         pixels = images[0].size
         total = torch.zeros(pixels, dtype=torch.float64, device=device)
@@ -37,14 +41,14 @@ class ZCA:
         self.matrix = (vectors / (values.clamp(min=0) + REGULARISATION).sqrt()) @ vectors.T
 
     def __call__(self, images: NDArray[np.generic]) -> NDArray[np.float32]:
-        """The images, of any number, whitened."""
+        """Whitened images of the same shape."""
         white = np.empty((len(images), len(self.mean)), np.float32)
         for number, part in enumerate(self._parts(images)):
             white[number * PART :][:PART] = ((part - self.mean) @ self.matrix).float().cpu().numpy()
         return white.reshape(images.shape)
 
     def _parts(self, images: NDArray[np.generic]) -> Iterator[Tensor]:
-        """Rows of pixels, a part of the images at a time."""
+        """Pixels `[images, height · width · channels]` in [0, 1], `PART` images at a time."""
         for start in range(0, len(images), PART):
             part = images[start : start + PART]
             yield torch.from_numpy(part.reshape(len(part), -1)).to(self.device).double() / 255

@@ -12,7 +12,8 @@ from torch import nn
 from ban.errors import UserError
 from ban.interfaces import Batch, Progress
 from ban.launch.pool import longest_paths
-from ban.plan.plan import Parent, Stage
+from ban.plan.stage import Parent, Stage
+from ban.settings.schema import plain
 from ban.store.store import Store
 from ban.training import build
 from ban.training.loop import Position, Training
@@ -72,10 +73,10 @@ def estimate(
 def _kind(stage: Stage) -> str:
     """What the time of a step depends on."""
     teachers = [parent.stage.model for parent in stage.teachers]
-    recipe = {name: stage.recipe.get(name) for name in ("batch_size", "unroll", "precision", "optimizer")}
-    sizes = {name: stage.dataset.get(name) for name in ("classes", "shape", "features", "views")}
-    method = {name: stage.method.get(name) for name in ("terms", "teacher", "until")}
-    return json.dumps([stage.models, method, teachers, recipe, sizes])
+    recipe = [getattr(stage.recipe, name) for name in ("batch_size", "unroll", "precision", "optimizer")]
+    sizes = [getattr(stage.dataset, name, None) for name in ("classes", "shape", "features", "views")]
+    method = [getattr(stage.method, name) for name in ("terms", "teacher", "until")]
+    return json.dumps(plain([stage.models, method, teachers, recipe, sizes]))
 
 
 def examples_per_second(stage: Stage, machine: Machine) -> float:
@@ -85,26 +86,26 @@ def examples_per_second(stage: Stage, machine: Machine) -> float:
         UserError: the training does not fit into the device's memory.
     """
     device, recipe = machine.prepare(), stage.recipe
-    size = recipe["batch_size"]
+    size = recipe.batch_size
     if device.type == "cpu":
-        operations = build.check_shapes(stage).training_flops * size * (recipe.get("unroll") or 1)
+        operations = build.check_shapes(stage).training_flops * size * (recipe.unroll or 1)
         size = max(2, min(size, int(size * CPU_OPERATIONS / max(1.0, operations))))
     try:
         training, batch = _imagined(stage, machine, device, size)
         return batch.targets.numel() / _seconds_a_step(training, batch, device)
     except torch.OutOfMemoryError as error:
-        raise UserError(f"{stage.label}, {stage.model['title']}, does not fit into the memory of {device}.") from error
+        raise UserError(f"{stage.label}, {stage.model.title}, does not fit into the memory of {device}.") from error
 
 
 def _imagined(stage: Stage, machine: Machine, device: torch.device, size: int) -> tuple[Training, Batch]:
     """A training as it would be, with fresh teachers and a batch of zeros."""
     dataset, recipe = stage.dataset, stage.recipe
-    spelling = torch.zeros(dataset["classes"], dataset.get("word_length") or 0, dtype=torch.long, device=device)
+    spelling = torch.zeros(dataset.classes, getattr(dataset, "word_length", 0), dtype=torch.long, device=device)
 
     def load(parent: Parent) -> nn.Module:
         return build.network(parent.stage, parent.index, spelling).to(device)
 
-    learners, teacher = build.assemble(stage, load, device, spelling, stage.examples)
+    learners, teacher = build.assemble(stage, load, device, spelling, stage.training_examples)
     for learner in learners:
         learner.optimizer = build.optimizer(stage, learner)
         learner.network.train()
@@ -113,14 +114,14 @@ def _imagined(stage: Stage, machine: Machine, device: torch.device, size: int) -
         learners=learners,
         teacher=teacher,
         data=None,  # pyright: ignore[reportArgumentType]  # only single steps are made
-        schedule=build.build(recipe["schedule"]),
-        precision=lambda: machine.precision(recipe["precision"]),
+        schedule=build.build(recipe.schedule),
+        precision=lambda: machine.precision(recipe.precision),
         evaluate=lambda progress: {},
         on_step=lambda position: None,
         on_epoch=lambda record: None,
         position=Position(Progress(0, 0, 1, 1)),
     )
-    return training, build.zero_batch(stage, device, size, recipe.get("unroll") or 1)
+    return training, build.zero_batch(stage, device, size, recipe.unroll or 1)
 
 
 def _seconds_a_step(training: Training, batch: Batch, device: torch.device) -> float:
@@ -141,7 +142,7 @@ def _wait(device: torch.device) -> None:
 
 def _evaluated_too(stage: Stage) -> float:
     """The examples of the training and of the evaluation at its end, whose forward passes are a third of the work."""
-    splits = sum(stage.dataset[f"{split}_size"] for split in ("train", "validation", "test"))
+    splits = stage.dataset.train_size + stage.dataset.validation_size + stage.dataset.test_size
     return stage.examples_seen + (0 if stage.is_pretraining else splits / 3)
 
 
@@ -149,9 +150,9 @@ def disk(stage: Stage) -> Disk:
     """Weights and predictions; checkpoints hold weights and the optimizer's state, and the one before is kept."""
     dataset, recipe = stage.dataset, stage.recipe
     weights = 4 * build.check_shapes(stage).parameters
-    networks = (2 if recipe.get("select") else 1) + bool(stage.method.get("headline"))
-    predictions = dataset["test_size"] * (12 if dataset["kind"] == "language" else 4 * dataset["classes"] + 8)
-    moments = 2 if "Adam" in recipe["optimizer"]["_target_"] else 1
+    networks = (2 if recipe.select else 1) + bool(stage.method.reported_network)
+    predictions = dataset.test_size * dataset.bytes_per_prediction
+    moments = 2 if recipe.uses_adam else 1
     return Disk(weights * networks + (0 if stage.is_pretraining else predictions), 2 * weights * (networks + moments))
 
 

@@ -1,10 +1,9 @@
 """What every command that trains does: plan, ask, run, show the result."""
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from ban.display import Display, console
 from ban.errors import Interrupted, UserError
@@ -13,16 +12,18 @@ from ban.launch import overview
 from ban.launch.devices import slots
 from ban.launch.journal import Journal, JournalReport, report_failures
 from ban.launch.pool import Failures, Pool, by_longest_path
-from ban.plan.plan import Stage, lineage, union
+from ban.plan.lineage import lineage, union
+from ban.plan.stage import Stage
 from ban.report import tables
+from ban.settings.schema import LocalLauncherSettings, Settings
 from ban.training.machine import Machine, Signals, cores
 from ban.training.stage import run
 
 
-class Engine(Protocol):
+class Executor(Protocol):
     """Who trains what is missing."""
 
-    def prepare(self, missing: Sequence[Stage], settings: Mapping[str, Any]) -> str:
+    def prepare(self, missing: Sequence[Stage], settings: Settings) -> str:
         """Before anything is written: refuses what cannot be trained there, asks if it is costly, says where it is."""
         ...
 
@@ -35,15 +36,15 @@ class Engine(Protocol):
         ...
 
 
-def execute(jobs: Sequence[Mapping[str, Any]], engine: Engine) -> None:
+def execute(jobs: Sequence[Settings], executor: Executor) -> None:
     """Trains what the jobs ask for and the store does not have, and shows the table.
 
     Raises:
         SystemExit: with a message and status 1 after a failure, with 128 + n after signal n.
     """
-    journal = Journal(Path(jobs[0]["machine"]["outputs"]).expanduser())
+    journal = Journal(jobs[0].machine.outputs)
     try:
-        failures = _execute(jobs, engine, journal)
+        failures = _execute(jobs, executor, journal)
     except UserError as error:
         raise SystemExit(f"ban: {error}") from None
     except OSError as error:
@@ -57,19 +58,21 @@ def execute(jobs: Sequence[Mapping[str, Any]], engine: Engine) -> None:
         raise SystemExit(f"ban: {len(failures)} stages failed; the same command tries them again.\n{reasons}")
 
 
-def _execute(jobs: Sequence[Mapping[str, Any]], engine: Engine, journal: Journal) -> Failures:
+def _execute(jobs: Sequence[Settings], executor: Executor, journal: Journal) -> Failures:
     first, store = jobs[0], journal.store
-    if any(job[part] != first[part] for job in jobs for part in ("machine", "dry_run", "yes", "table")):
+    if any(
+        getattr(job, part) != getattr(first, part) for job in jobs for part in ("machine", "dry_run", "yes", "table")
+    ):
         raise UserError("a sweep runs on one machine: machine, dry_run, yes and table cannot be swept over.")
     lineages = [lineage(job) for job in jobs]
     stages = union(lineages)
-    if first["dry_run"]:
-        overview.show(lineages, store, Machine.of(first["machine"]))
+    if first.dry_run:
+        overview.show(lineages, store, Machine.of(first.machine))
         return {}
     missing = [stage for stage in stages if not store.has(stage.signature)]
     for stage in missing:
         overview.check_shapes(stage)
-    where = engine.prepare(missing, first)
+    where = executor.prepare(missing, first)
     console.print(
         f"{len(stages)} stages, {len(stages) - len(missing)} in the store, {len(missing)} to train on {where}; "
         f"results go to {store.root}"
@@ -77,27 +80,27 @@ def _execute(jobs: Sequence[Mapping[str, Any]], engine: Engine, journal: Journal
     overview.regimes(stages)
     costs = {stage.signature: overview.operations(stage) for stage in missing}
     missing = by_longest_path(missing, lambda stage: costs[stage.signature])
-    with Display(missing, costs, first["machine"]["log_seconds"]) as display:
-        failures = engine.train(missing, display)
+    with Display(missing, costs, first.machine.log_seconds) as display:
+        failures = executor.train(missing, display)
     if failures is None:
         return {}
-    tables.show(tables.compare(stages, store, first["table"]), store.root)
+    tables.show(tables.compare(stages, store, first.table), store.root)
     names = {stage.signature: display.stages[stage.signature].name for stage in missing}
     return {signature: f"{names[signature]}: {reason}" for signature, reason in failures.items()}
 
 
-class Here:
+class InProcess:
     """One stage after another in this process."""
 
-    def prepare(self, missing: Sequence[Stage], settings: Mapping[str, Any]) -> str:
-        """See `Engine`."""
-        self.machine = Machine.of(settings["machine"])
+    def prepare(self, missing: Sequence[Stage], settings: Settings) -> str:
+        """See `Executor`."""
+        self.machine = Machine.of(settings.machine)
         _check(missing, self.machine)
-        overview.confirm(missing, self.machine, settings["yes"], 1)
+        overview.confirm(missing, self.machine, settings.yes, 1)
         return f"{self.machine.device} ({self.machine.threads} threads)"
 
     def train(self, missing: Sequence[Stage], report: Report) -> Failures:
-        """See `Engine`."""
+        """See `Executor`."""
         journal, machine = Journal(self.machine.outputs), self.machine
         with Signals().caught() as signals, journal.queued(missing):
             for stage in missing:
@@ -107,35 +110,33 @@ class Here:
         return {}
 
 
-class Processes:
+class LocalPool:
     """Processes on this machine, as many as it has places."""
 
-    def __init__(
-        self, devices: int | str | Sequence[int | str], stages_per_device: int | None, stall_timeout: float | None
-    ) -> None:
-        self.devices, self.stages_per_device, self.stall_timeout = devices, stages_per_device, stall_timeout
+    def __init__(self, options: LocalLauncherSettings) -> None:
+        self.options = options
 
-    def prepare(self, missing: Sequence[Stage], settings: Mapping[str, Any]) -> str:
-        """See `Engine`."""
-        machine = Machine.of(settings["machine"])
-        self.slots = slots(machine, self.devices, self.stages_per_device)
-        shared = settings["machine"]["threads"] or max(1, cores() // len(self.slots))
+    def prepare(self, missing: Sequence[Stage], settings: Settings) -> str:
+        """See `Executor`."""
+        machine = Machine.of(settings.machine)
+        self.slots = slots(machine, self.options.devices, self.options.stages_per_device)
+        shared = settings.machine.threads or max(1, cores() // len(self.slots))
         self.machine = replace(machine, threads=shared)
         _check(missing, self.machine)
-        overview.confirm(missing, self.machine, settings["yes"], len(self.slots))
+        overview.confirm(missing, self.machine, settings.yes, len(self.slots))
         devices = ", ".join(dict.fromkeys(slot.name for slot in self.slots))
         return f"{devices} ({len(self.slots)} at a time, {self.machine.threads} threads each)"
 
     def train(self, missing: Sequence[Stage], report: Report) -> Failures:
-        """See `Engine`."""
+        """See `Executor`."""
         with Journal(self.machine.outputs).queued(missing):
-            return Pool(missing, self.machine, self.slots, report, self.stall_timeout).run()
+            return Pool(missing, self.machine, self.slots, report, self.options.stall_timeout).run()
 
 
 def _check(missing: Sequence[Stage], machine: Machine) -> None:
     """Refuses or warns of what this machine cannot do well."""
-    emulated = [stage for stage in missing if stage.recipe["precision"] == "bf16" and machine.emulates_bf16]
-    if any(stage.dataset["kind"] == "language" for stage in emulated):
+    emulated = [stage for stage in missing if stage.recipe.precision == "bf16" and machine.emulates_bf16]
+    if any(stage.dataset.is_text for stage in emulated):
         raise UserError("this CPU has no bf16 instructions, and LSTMs cannot do without: use recipe.precision=fp32.")
     if emulated:
         console.print("This CPU emulates bf16, which is about ten times slower than recipe.precision=fp32.")

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from ban.display import details, name_of
 from ban.errors import Interrupted, UserError
 from ban.events import Event, Report
-from ban.plan.plan import Stage
+from ban.plan.stage import Stage
 from ban.store.store import Store
 
 State = Literal["waiting", "running", "stopped", "failed"]

@@ -1,27 +1,28 @@
-"""Sweeps as Hydra sees them: the union of all jobs' stages, each missing one trained once."""
+"""Sweeps as Hydra starts them: the union of all jobs' stages, each missing one trained once."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from ban.launch.slurm import Options
-from ban.settings import jobs
+from ban.settings.checks import validated
+from ban.settings.schema import LocalLauncherSettings, Part, SlurmLauncherSettings
+from ban.settings.sweeps import settings_of
+
+LauncherSettings = TypeVar("LauncherSettings", bound=Part)
 
 
-class LocalLauncher(Launcher):
-    """Composes every job, then does them all as one command."""
+class _BatchLauncher(Launcher, Generic[LauncherSettings]):
+    """Composes the settings of every job, then runs all jobs as one command."""
 
-    def __init__(
-        self,
-        devices: int | str | Sequence[int | str] = "auto",
-        stages_per_device: int | None = None,
-        stall_timeout: float | None = None,
-    ) -> None:
-        self.devices, self.stages_per_device, self.stall_timeout = devices, stages_per_device, stall_timeout
+    schema: ClassVar[type[Part]]
+
+    def __init__(self, _target_: str = "", **options: Any) -> None:
+        plain: Any = OmegaConf.to_container(OmegaConf.create(options), resolve=True)
+        self.options: LauncherSettings = validated(self.schema, plain, "hydra.launcher")  # pyright: ignore
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra."""
@@ -31,33 +32,34 @@ class LocalLauncher(Launcher):
         """Runs all jobs.
 
         Raises:
-            SystemExit: something failed; the others were run all the same.
+            SystemExit: a stage failed. All stages that do not depend on it were trained.
         """
-        from ban.launch.execute import Processes, execute  # torch: not before there is work
+        from ban.launch.execute import execute  # imports torch: not before there is work
 
-        engine = Processes(self.devices, self.stages_per_device, self.stall_timeout)
-        execute(jobs.compose(self.loader, self.config, job_overrides), engine)
+        execute(settings_of(self.loader, self.config, job_overrides), self._executor())
         return []
 
+    def _executor(self) -> Any:
+        raise NotImplementedError
 
-class SlurmLauncher(Launcher):
-    """Composes every job, then submits the missing stages of all."""
 
-    def __init__(self, **options: Any) -> None:
-        self.options = Options(**OmegaConf.to_container(OmegaConf.create(options), resolve=True))  # pyright: ignore
+class LocalLauncher(_BatchLauncher[LocalLauncherSettings]):
+    """Trains on this machine, several stages at a time."""
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Called by Hydra."""
-        self.loader, self.config = hydra_context.config_loader, config
+    schema = LocalLauncherSettings
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Submits, and follows the jobs unless `detach`.
+    def _executor(self) -> Any:
+        from ban.launch.execute import LocalPool
 
-        Raises:
-            SystemExit: something failed; the others were run all the same.
-        """
-        from ban.launch.execute import execute
-        from ban.launch.slurm_executor import Cluster  # torch: not before there is work
+        return LocalPool(self.options)
 
-        execute(jobs.compose(self.loader, self.config, job_overrides), Cluster(self.options))
-        return []
+
+class SlurmLauncher(_BatchLauncher[SlurmLauncherSettings]):
+    """Submits each missing stage as a SLURM job, and follows the jobs unless `detach` is set."""
+
+    schema = SlurmLauncherSettings
+
+    def _executor(self) -> Any:
+        from ban.launch.slurm_executor import Slurm
+
+        return Slurm(self.options)

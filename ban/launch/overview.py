@@ -13,7 +13,8 @@ from rich.tree import Tree
 from ban.display import console
 from ban.errors import UserError
 from ban.launch.estimate import estimate, free_disk
-from ban.plan.plan import Stage, union
+from ban.plan.lineage import union
+from ban.plan.stage import Stage
 from ban.store.store import Store
 from ban.training.build import check_shapes
 from ban.training.machine import Machine
@@ -33,7 +34,7 @@ def show(lineages: Sequence[Sequence[Stage]], store: Store, machine: Machine) ->
         count = check_shapes(stage).parameters
         parameters = f"{count / 1e6:.2f} M" if count > 1e5 else f"{count:,}"
         seed = f"{stage.seed}"
-        network = stage.model["title"]
+        network = stage.model.title
         table.add_row(stage.label, stage.signature, f"{stage.generation}", seed, network, parameters, state)
     console.print(table)
     if len(lineages) > 1:
@@ -61,7 +62,7 @@ def _families(stages: Sequence[Stage], store: Store) -> Tree:
         several = f" × {len(repetitions)}" if len(repetitions) > 1 else ""
         there = f", {done} in the store" if done else ""
         taught = f" by {len(first.teachers)} teachers" if len(first.teachers) > 1 else ""
-        branches[line] = branches[line[:-1]].add(f"{first.label}, {first.model['title']}{taught}{several}{there}")
+        branches[line] = branches[line[:-1]].add(f"{first.label}, {first.model.title}{taught}{several}{there}")
     return branches[()]
 
 

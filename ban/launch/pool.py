@@ -20,7 +20,7 @@ from ban.errors import Interrupted, UserError
 from ban.events import Event, Report
 from ban.launch.devices import Slot
 from ban.launch.journal import Journal, JournalReport, report_failures
-from ban.plan.plan import Stage
+from ban.plan.stage import Stage
 from ban.store.store import Store
 from ban.training.machine import Machine, Signals
 from ban.training.stage import outcome, run
@@ -68,7 +68,7 @@ class Pool:
         self.store, self.journal = Store(machine.outputs), Journal(machine.outputs)
         self.context = multiprocessing.get_context("forkserver")
         # What every child would import for itself: seconds each; optimizers want torch._dynamo at their first step.
-        data = {stage.dataset["_target_"].rpartition(".")[0] for stage in missing}
+        data = {stage.dataset.target.rpartition(".")[0] for stage in missing}
         self.context.set_forkserver_preload(["ban.training.stage", "ban.models", "torch._dynamo", *sorted(data)])
         # Ctrl-C would end a server that is still importing.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -4,31 +4,9 @@ import getpass
 import re
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ban.errors import UserError
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `conf/hydra/launcher/slurm.yaml` says, where each is explained."""
-
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    gres: str | None = "auto"
-    cpus: int = 4
-    memory_gb: float | None = None
-    minutes: int = 240
-    checkpoint_minutes: float = 2
-    parallel: int = 256
-    directives: Mapping[str, Any] = field(default_factory=dict)
-    setup: Sequence[str] = ()
-    detach: bool = False
-    on_interrupt: str = "cancel"
 
 
 class Partition(NamedTuple):

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,8 +22,10 @@ from ban.events import Event, Report
 from ban.launch import snapshot as code
 from ban.launch.journal import Journal, JournalReport, Note, report_failures
 from ban.launch.pool import Failures
-from ban.launch.slurm import Options, max_array_size, partition, queue
-from ban.plan.plan import Stage
+from ban.launch.slurm import max_array_size, partition, queue
+from ban.plan.stage import Stage
+from ban.settings import schema
+from ban.settings.schema import Settings, SlurmLauncherSettings
 from ban.training.machine import Machine, Signals
 from ban.training.stage import outcome, run
 
@@ -36,34 +38,32 @@ CANCEL_SECONDS = 60.0
 """How long cancelled jobs are waited for."""
 
 
-class Cluster:
-    """Submits every missing stage as a job of its own, once, and follows them. An engine of `ban.launch.execute`."""
+class Slurm:
+    """Submits every missing stage as a job of its own, once, and follows them. An executor of `ban.launch.execute`."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: SlurmLauncherSettings) -> None:
         self.options = options
 
-    def prepare(self, missing: Sequence[Stage], settings: Mapping[str, Any]) -> str:
-        """See `Engine`."""
-        if self.options.on_interrupt not in ("cancel", "leave"):
-            choice = self.options.on_interrupt
-            raise UserError(f"hydra.launcher.on_interrupt is {choice}; choose cancel or leave.")
-        for name in ("cpus", "minutes", "parallel"):
-            if not isinstance(value := getattr(self.options, name), int) or value < 1:
-                raise UserError(f"hydra.launcher.{name} is {value}; it must be a whole number, 1 or more.")
+    def prepare(self, missing: Sequence[Stage], settings: Settings) -> str:
+        """See `Executor`."""
         self.partition = partition(self.options.partition)
         if not 0 < self.options.checkpoint_minutes < self._minutes():
             raise UserError(
                 f"hydra.launcher.checkpoint_minutes is {self.options.checkpoint_minutes}; it must be above 0 and below "
                 f"the {self._minutes()} minutes of a job."
             )
-        places = {name: str(Path(settings["machine"][name]).expanduser().resolve()) for name in ("outputs", "data_dir")}
-        self.machine = {**settings["machine"], **places}
-        self.machine["threads"] = self.machine["threads"] or self.options.cpus
-        self.journal = Journal(Path(self.machine["outputs"]))
+        machine = settings.machine
+        self.machine = replace(
+            machine,
+            outputs=machine.outputs.resolve(),
+            data_dir=machine.data_dir.resolve(),
+            threads=machine.threads or self.options.cpus,
+        )
+        self.journal = Journal(self.machine.outputs)
         return f"the SLURM partition {self.partition.name}, one job each"
 
     def train(self, missing: Sequence[Stage], report: Report) -> Failures | None:
-        """See `Engine`."""
+        """See `Executor`."""
         if not missing:
             return {}
         mine: dict[str, str] = {}
@@ -147,7 +147,7 @@ class Cluster:
         executor = submitit.SlurmExecutor(folder, max_num_timeout=10**9, python=python)
         gres = options.gres
         if gres == "auto":
-            gres = "gpu:1" if self.partition.gpus and self.machine["device"] != "cpu" else None
+            gres = "gpu:1" if self.partition.gpus and self.machine.device != "cpu" else None
         asked = {
             "job_name": "ban",
             "partition": options.partition,
@@ -248,7 +248,7 @@ class Task:
     """What a job does. submitit pickles it, and calls `checkpoint` for what a requeued job shall do."""
 
     stage: Stage
-    machine: Mapping[str, Any]
+    machine: schema.Machine
     frozen: Path
 
     def __call__(self) -> None:
@@ -262,8 +262,8 @@ class Task:
 
         for number in (PREEMPTION, signal.SIGTERM):
             signal.signal(number, note)
-        journal, job = Journal(Path(self.machine["outputs"])), submitit.JobEnvironment().job_id
-        follow = JournalReport(journal, self.stage, f"job {job}", self.machine["log_seconds"], _nobody, job)
+        journal, job = Journal(self.machine.outputs), submitit.JobEnvironment().job_id
+        follow = JournalReport(journal, self.stage, f"job {job}", self.machine.log_seconds, _nobody, job)
         try:
             with report_failures(follow, self.stage):
                 if code.installed_differs(self.frozen):

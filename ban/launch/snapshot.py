@@ -10,7 +10,7 @@ import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 
-from ban.plan.plan import Stage
+from ban.plan.stage import Stage
 from ban.store.store import Store
 
 

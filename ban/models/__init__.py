@@ -1,6 +1,6 @@
-"""Networks. Each maps a batch to an `Output` with one feature tensor per stage.
+"""Network architectures. Each maps a batch to an `Output` with one feature tensor per stage.
 
-Images are `[batch, channels, height, width]`, rows `[batch, features]`, word numbers `[time, batch]`.
+Inputs are images `[batch, channels, height, width]`, rows `[batch, features]` or word indices `[time, batch]`.
 """
 
 from ban.models.conv_large import ConvLarge

@@ -1,4 +1,4 @@
-"""The network of the semi-supervised papers (Laine and Aila 2017, table 5; Tarvainen and Valpola 2017)."""
+"""The network of the papers on semi-supervised learning (Laine and Aila 2017, table 5; Tarvainen and Valpola 2017)."""
 
 from typing import Any, Literal
 
@@ -11,11 +11,11 @@ from torch.nn.utils.parametrizations import weight_norm
 from ban.interfaces import Output, up_to
 
 SMALLEST = 12
-"""Pixels a side that leave one position after two pools and the convolution without padding."""
+"""The smallest image side in pixels: it leaves one position after two pools and the convolution without padding."""
 
 
 class MeanOnlyNorm(nn.Module):
-    """x − mean + bias per channel, in evaluation with the moving average of the means (Salimans and Kingma 2016)."""
+    """x − mean + bias per channel; the mean is a moving average in evaluation mode (Salimans and Kingma 2016)."""
 
     running_mean: Tensor
 
@@ -26,7 +26,7 @@ class MeanOnlyNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
 
     def forward(self, inputs: Float[Tensor, "batch channels *positions"]) -> Float[Tensor, "batch channels *positions"]:
-        """The mean is that of the batch and of all positions, in fp32, and has a gradient."""
+        """Normalised inputs. In training mode the mean is over batch and positions, in fp32 and with gradient."""
         mean = self.running_mean
         if self.training:
             mean = inputs.mean([0, *range(2, inputs.ndim)], dtype=torch.float32)
@@ -38,15 +38,19 @@ class MeanOnlyNorm(nn.Module):
 class ConvLarge(nn.Module):
     """Noise, 3 × conv3×3-128, 3 × conv3×3-256, conv3×3-512 without padding, conv1×1-256, conv1×1-128, mean, linear.
 
-    Max-pool and dropout follow the first two groups; leaky ReLUs of slope 0.1; Gaussian `noise` on the input and
-    dropout in training only. `norm: weight`, as published: every layer has weight normalisation and mean-only batch
-    normalisation. `norm: batch`, the common substitute: batch normalisation after each convolution. Images of 12 pixels
-    a side or more.
+    Max-pooling and dropout follow the first two groups. Leaky ReLUs have slope 0.1. Dropout and the Gaussian noise on
+    the input, of standard deviation `noise`, are active in training mode only. With `norm: weight`, as published, every
+    layer has weight normalisation and mean-only batch normalisation. With `norm: batch`, the common substitute, batch
+    normalisation follows each convolution. `momentum` is the weight of a new batch in the moving averages; the authors'
+    0.999 is that of the old average. Images must have at least 12×12 pixels.
 
-    Weights as He et al. 2015, and the norms g what those weights have. The authors rescale each layer by what a first
-    batch of images gives; left out, because a network is made before there is a batch.
+    Weights are initialised as in He et al. 2015, and the norms g are those of the initial weights. The authors also
+    rescale each layer by its outputs for a first batch; this is left out, because networks are built without data.
 
-    Features: `stem` (the first convolution's), `stage1` … `stage3` (each before its pool), `pooled`.
+    Features: `stem` (the first convolution), `stage1` … `stage3` (each before its pooling), `pooled`.
+
+    Raises:
+        ValueError: `norm` is neither of the two.
     """
 
     def __init__(
@@ -59,11 +63,6 @@ class ConvLarge(nn.Module):
         classes: int,
         channels: int = 3,
     ) -> None:
-        """`momentum` is the part of a new batch in the normalisations' averages; theirs counts the old part, 0.999.
-
-        Raises:
-            ValueError: there is no such norm.
-        """
         super().__init__()
         if norm not in ("weight", "batch"):
             raise ValueError(f"norm is {norm}; choose weight or batch")
@@ -78,7 +77,7 @@ class ConvLarge(nn.Module):
         self.head = self._head(128, classes)
 
     def _convolution(self, inputs: int, outputs: int, kernel: int, padding: int = 0) -> nn.Sequential:
-        """With its normalisation and its leaky ReLU."""
+        """A convolution with its normalisation and leaky ReLU."""
         convolution = nn.Conv2d(inputs, outputs, kernel, padding=padding, bias=False)
         nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
         if self.norm == "weight":
@@ -98,13 +97,14 @@ class ConvLarge(nn.Module):
     def forward(
         self, inputs: Float[Tensor, "batch channels height width"], state: Any = None, until: str | None = None
     ) -> Output:
-        """Logits and features; no more than the features up to `until`.
+        """Logits and features, or only the features up to `until`.
 
         Raises:
-            ValueError: the images are too small.
+            ValueError: the images have fewer than 12×12 pixels.
         """
         if min(inputs.shape[2:]) < SMALLEST:
-            raise ValueError(f"this network needs images of {SMALLEST} pixels a side or more, not {inputs.shape[-1]}")
+            size = "×".join(map(str, inputs.shape[2:]))
+            raise ValueError(f"this network needs images of {SMALLEST}×{SMALLEST} pixels or more, not {size}")
         if self.training:
             inputs = inputs + self.noise * torch.randn_like(inputs)
         features = {"stem": self.stem(inputs)}

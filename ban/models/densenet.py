@@ -1,4 +1,4 @@
-"""Densely connected networks with bottlenecks and compression (DenseNet-BC; Huang et al., 2017)."""
+"""Densely connected networks with bottlenecks and compression (DenseNet-BC; Huang et al. 2017)."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,7 +17,7 @@ from ban.models.initialisation import initialise
 
 @contextmanager
 def _frozen_statistics(norm: nn.BatchNorm2d) -> Iterator[None]:
-    """Batch statistics are used but not recorded: a recomputed forward pass must not count its batch twice."""
+    """Keep the running statistics as they are: a recomputed forward pass must not count its batch twice."""
     momentum, norm.momentum = norm.momentum, 0.0
     batches, norm.num_batches_tracked = norm.num_batches_tracked, None
     try:
@@ -33,10 +33,10 @@ def _checkpoint_contexts(
 
 
 class Unit(nn.Module):
-    """BN-ReLU-conv1×1 (4 · growth) – BN-ReLU-conv3×3 (growth) on the concatenation of all that came before.
+    """BN-ReLU-conv1×1 (4 · growth) – BN-ReLU-conv3×3 (growth) on the concatenation of all earlier outputs of the block.
 
-    With `checkpointing`, the wide activations before the 1×1 convolution are computed again in the backward pass
-    instead of being kept: they are what makes DenseNets hungry for memory (Pleiss et al., 2017).
+    With `checkpointing`, the wide activations before the 1×1 convolution, which take most of a DenseNet's memory, are
+    recomputed in the backward pass instead of stored (Pleiss et al. 2017).
     """
 
     def __init__(self, inputs: int, growth: int, dropout: float, checkpointing: bool) -> None:
@@ -49,11 +49,11 @@ class Unit(nn.Module):
         self.checkpointing = checkpointing
 
     def bottleneck(self, *earlier: Tensor) -> Tensor:
-        """The 1×1 convolution of everything so far."""
+        """The 1×1 convolution of the earlier outputs."""
         return self.conv1(F.relu(self.norm1(torch.cat(earlier, 1))))
 
     def forward(self, earlier: list[Tensor]) -> Tensor:
-        """`growth` new channels."""
+        """New activations, `[batch, growth, height, width]`."""
         if self.checkpointing and self.training and torch.is_grad_enabled():
             narrow = checkpoint(
                 self.bottleneck,
@@ -68,11 +68,11 @@ class Unit(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """Three dense blocks of `units` units with growth rate `growth`; a stem of 2 · growth channels, or of `stem`.
+    """Three dense blocks of `units` units with growth rate `growth`, after a stem of `stem` or 2 · growth channels.
 
-    After the first two blocks BN-ReLU-conv1×1 keeps `compression` of the channels and a pooling halves the size. With
-    `compress_last` the third block is followed by such a 1×1 convolution too, without pooling: only so do the parameter
-    counts of the networks in Furlanello et al. 2018 come out (90-60, 80-80, 80-120).
+    After each of the first two blocks, BN-ReLU-conv1×1 keeps the fraction `compression` of the channels and average
+    pooling halves the size. With `compress_last` such a convolution, without pooling, also follows the third block.
+    Only then do the parameter counts agree with Furlanello et al. 2018 (90-60, 80-80, 80-120).
 
     Features: `stem`, `stage1` … `stage3` (after the 1×1 convolution, before the pooling), `pooled`.
     """
@@ -112,7 +112,7 @@ class DenseNet(nn.Module):
     def forward(
         self, inputs: Float[Tensor, "batch channels height width"], state: Any = None, until: str | None = None
     ) -> Output:
-        """Logits and features; no more than the features up to `until`."""
+        """Logits and features, or only the features up to `until`."""
         features = {"stem": self.stem(inputs)}
         hidden = features["stem"]
         for number, (block, compress) in enumerate(zip(self.blocks, self.compressions, strict=True), start=1):

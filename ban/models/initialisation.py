@@ -1,4 +1,4 @@
-"""Initial weights as in the authors' codes."""
+"""Initial weights as in the authors' code."""
 
 import math
 from typing import Literal
@@ -7,10 +7,10 @@ from torch import nn
 
 
 def initialise(network: nn.Module, fan: Literal["in", "out"]) -> None:
-    """Convolutions from N(0, 2 / fan), linear layers as PyTorch draws them but with zero bias.
+    """Draw convolutions from N(0, 2 / fan), and set the biases of linear layers to 0, keeping PyTorch's weights.
 
-    `fan` is the number of inputs of an output pixel (Wide-ResNet's code) or the number of output pixels that an input
-    feeds (DenseNet's code), kernel size included.
+    `fan` is the kernel area times the number of input channels ("in", as in Wide-ResNet's code) or of output channels
+    ("out", as in DenseNet's code).
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

@@ -1,4 +1,4 @@
-"""Language models: LSTMs over words (Zaremba et al. 2014) or over the characters of words (Kim et al. 2016)."""
+"""Language models: LSTMs on words (Zaremba et al. 2014) or on the characters of words (Kim et al. 2016)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,14 +12,14 @@ from ban.interfaces import Output
 
 Words = Integer[Tensor, "time batch"]
 State = list[tuple[Tensor, Tensor]]
-"""Hidden and cell state `[1, batch, units]` of each layer."""
+"""Hidden and cell state of each layer, both `[1, batch, units]`."""
 
 
 class Recurrence(nn.Module):
-    """LSTM layers with dropout between them and after the last, never along time (Zaremba et al. 2014).
+    """LSTM layers with dropout between layers and after the last one, but not over time (Zaremba et al. 2014).
 
-    One `nn.LSTM` a layer: with several in one module, cuDNN draws the dropout between them from a generator that cannot
-    be reseeded, and a resumed training would go on with other masks.
+    Each layer is an `nn.LSTM` of its own. In a module of several layers cuDNN draws the dropout masks from a generator
+    that cannot be reseeded, so a resumed training would use other masks.
     """
 
     def __init__(self, inputs: int, units: int, layers: int, dropout: float) -> None:
@@ -30,7 +30,7 @@ class Recurrence(nn.Module):
     def forward(
         self, inputs: Float[Tensor, "time batch inputs"], state: State | None
     ) -> tuple[Float[Tensor, "time batch units"], State, dict[str, Tensor]]:
-        """The last layer's outputs, the state to carry on, without gradient, and each layer's outputs by name."""
+        """The last layer's outputs after dropout, the carried state, detached, and each layer's outputs by name."""
         hidden, features, carried = inputs, {}, []
         for number, layer in enumerate(self.layers):
             hidden, (output, cell) = layer(hidden, state[number] if state else None)
@@ -41,11 +41,12 @@ class Recurrence(nn.Module):
 
 
 class LSTM(nn.Module):
-    """Words in, LSTM layers, words out; dropout on the embedding, between layers and on the output.
+    """Word embedding, LSTM layers, linear output; dropout on the embedding, between layers and before the output.
 
-    `tied`: the output layer uses the embedding's weights (Press and Wolf 2016). Embedding and output from U(−0.1, 0.1),
-    output bias 0, LSTM as PyTorch draws it, U(−1/√units, 1/√units): PyTorch's word language model example (2017).
-    Features: `stem` (the embedding), `stage1`, `stage2`, …: the layers.
+    With `tied`, the output layer shares the embedding's weights (Press and Wolf 2016). Initialised as in PyTorch's word
+    language model example (2017): embedding and output weights from U(−0.1, 0.1), output bias 0, LSTM weights from
+    U(−1/√units, 1/√units), which is PyTorch's default.
+    Features: `stem` (the embedding), `stage1`, `stage2`, … (the LSTM layers).
     """
 
     def __init__(self, units: int, layers: int, dropout: float, tied: bool, *, classes: int) -> None:
@@ -58,7 +59,7 @@ class LSTM(nn.Module):
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
 
     def forward(self, inputs: Words, state: State | None = None) -> Output:
-        """Logits of the next word, features, and the state to carry on."""
+        """Logits of the next word, features and the carried state."""
         embedded = self.embedding(inputs)
         hidden, carried, features = self.recurrence(self.dropout(embedded), state)
         weight = self.embedding.weight if self.output_weight is None else self.output_weight
@@ -66,11 +67,15 @@ class LSTM(nn.Module):
 
 
 class CharacterLSTM(nn.Module):
-    """Each word is read by convolutions over its characters, their maxima pass highway layers, then LSTM layers.
+    """Character convolutions, maximum over positions, highway layers, LSTM layers, linear output (Kim et al. 2016).
 
-    Dropout between LSTM layers and on the output, none on the input. All weights from U(−0.05, 0.05), biases of the
-    transform gates −2, the padding's vector 0 and untrained. Kim et al. 2016 and their code.
-    Features: `stem` (the words' vectors), `stage1`, `stage2`, …: the LSTM layers.
+    `filters` are the numbers of convolutions of width 1, 2, 3 and so on. Dropout is applied between LSTM layers and
+    before the output, not to the input. As in the authors' code, weights are initialised from U(−0.05, 0.05) and the
+    biases of the highway's transform gates to −2; the padding's embedding is 0 and not trained.
+    Features: `stem` (the word vectors), `stage1`, `stage2`, … (the LSTM layers).
+
+    Raises:
+        ValueError: the longest word is shorter than the widest convolution.
     """
 
     spelling: Integer[Tensor, "classes characters"]
@@ -88,14 +93,12 @@ class CharacterLSTM(nn.Module):
         spelling: Integer[Tensor, "classes characters"],
         classes: int,
     ) -> None:
-        """`filters` are the numbers of convolutions of widths 1, 2, 3 and so on.
-
-        Raises:
-            ValueError: the longest word is shorter than the widest convolution.
-        """
         super().__init__()
         if spelling.shape[1] < len(filters):
-            raise ValueError(f"convolutions {len(filters)} wide need words of that many characters, ends included")
+            raise ValueError(
+                f"the widest of the filters spans {len(filters)} characters, but the longest word has "
+                f"{spelling.shape[1]}, including its start and end"
+            )
         self.register_buffer("spelling", spelling, persistent=False)
         self.character_embedding = nn.Embedding(characters, character_units, padding_idx=0)
         widths = enumerate(filters, 1)
@@ -111,7 +114,7 @@ class CharacterLSTM(nn.Module):
             nn.init.constant_(layer.transform.bias, -2.0)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
 
     def forward(self, inputs: Words, state: State | None = None) -> Output:
-        """Logits of the next word, features, and the state to carry on."""
+        """Logits of the next word, features and the carried state."""
         if self.training or torch.is_grad_enabled():
             vectors = self._read(self.spelling[inputs].flatten(0, 1)).unflatten(0, inputs.shape)
         else:
@@ -120,15 +123,16 @@ class CharacterLSTM(nn.Module):
         return Output(self.output(hidden), {"stem": vectors} | features, carried)
 
     def _read(self, spelled: Integer[Tensor, "words characters"]) -> Float[Tensor, "words filters"]:
+        """Word vectors from spellings."""
         characters = self.character_embedding(spelled).transpose(1, 2)
         maxima = [convolution(characters).amax(-1).tanh() for convolution in self.convolutions]
         return self.highway(torch.cat(maxima, dim=-1))
 
     def _vocabulary(self) -> Float[Tensor, "classes filters"]:
-        """Every word's vector: a network that does not change reads each word once."""
+        """The vectors of the whole vocabulary, cached until the weights change."""
         readers = [self.character_embedding, self.convolutions, self.highway]
         tensors = [parameter for reader in readers for parameter in reader.parameters()]
-        version = [(tensor.data_ptr(), tensor._version) for tensor in tensors]  # of their content, counted by torch
+        version = [(tensor.data_ptr(), tensor._version) for tensor in tensors]  # torch counts in-place changes
         if self._vectors is None or self._vectors[0] != version:
             self._vectors = version, torch.cat([self._read(part) for part in self.spelling.split(1000)])
         return self._vectors[1]
@@ -142,6 +146,6 @@ class Highway(nn.Module):
         self.hidden, self.transform = nn.Linear(units, units), nn.Linear(units, units)
 
     def forward(self, inputs: Float[Tensor, "words units"]) -> Float[Tensor, "words units"]:
-        """As many units out as in."""
+        """The gated mixture, of the same shape."""
         gate = torch.sigmoid(self.transform(inputs))
         return torch.lerp(inputs, F.relu(self.hidden(inputs)), gate)

@@ -1,4 +1,4 @@
-"""Networks for rows of features."""
+"""Networks for tabular data."""
 
 from itertools import pairwise
 from typing import Any
@@ -10,17 +10,15 @@ from ban.interfaces import Output, up_to
 
 
 class MLP(nn.Module):
-    """Hidden layers of equally many units, linear and ReLU each, then linear; PyTorch's own initialisation.
+    """`layers` hidden layers of `units` ReLUs and a linear output layer, with PyTorch's default initialisation.
 
-    Features: `stage1`, `stage2`, … for each hidden layer, and `pooled`, the last.
+    Features: `stage1`, `stage2`, … (the hidden layers) and `pooled` (the last one).
+
+    Raises:
+        ValueError: `units` or `layers` is less than 1.
     """
 
     def __init__(self, units: int, layers: int = 1, *, classes: int, features: int) -> None:
-        """Builds the layers.
-
-        Raises:
-            ValueError: there is no hidden layer, or no unit in it.
-        """
         super().__init__()
         if units < 1 or layers < 1:
             raise ValueError(f"units is {units} and layers {layers}; both must be 1 or more")
@@ -29,8 +27,9 @@ class MLP(nn.Module):
         self.head = nn.Linear(units, classes)
 
     def forward(self, inputs: Float[Tensor, "batch features"], state: Any = None, until: str | None = None) -> Output:
-        """Logits and features; no more than the features up to `until`."""
-        features, hidden = {}, inputs
+        """Logits and features, or only the features up to `until`."""
+        features: dict[str, Tensor] = {}
+        hidden = inputs
         for number, stage in enumerate(self.stages, 1):
             hidden = features[f"stage{number}"] = stage(hidden)
             if until == f"stage{number}":

@@ -1,4 +1,4 @@
-"""Residual networks of pre-activation blocks (He et al. 2016), wide ones among them."""
+"""Residual networks of pre-activation blocks (He et al. 2016), including Wide-ResNets."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,10 +13,10 @@ from ban.models.initialisation import initialise
 
 
 class Block(nn.Module):
-    """BN-ReLU-conv3×3-BN-ReLU-dropout-conv3×3 beside a shortcut (Zagoruyko and Komodakis 2016).
+    """BN-ReLU-conv3×3-BN-ReLU-dropout-conv3×3, added to a shortcut (Zagoruyko and Komodakis 2016).
 
-    Where the shape changes, the first BN-ReLU comes before the split, so that the 1×1 shortcut sees the activated
-    input, as in the authors' code.
+    If the shape changes, the shortcut is a 1×1 convolution of the activated input, after the first BN-ReLU, as in the
+    authors' code.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, dropout: float) -> None:
@@ -30,7 +30,7 @@ class Block(nn.Module):
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if changes_shape else None
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The residual sum."""
+        """The sum of residual and shortcut."""
         activated = F.relu(self.norm1(inputs))
         residual = self.conv1(activated)
         residual = self.conv2(self.dropout(F.relu(self.norm2(residual))))
@@ -38,7 +38,7 @@ class Block(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """BN-ReLU-conv1×1 – BN-ReLU-conv3×3 – BN-ReLU-conv1×1, a quarter as wide inside, beside a shortcut as in `Block`.
+    """BN-ReLU-conv1×1 – BN-ReLU-conv3×3 – BN-ReLU-conv1×1 with a quarter of the width inside; shortcut as in `Block`.
 
     He et al. 2016, Identity mappings in deep residual networks.
     """
@@ -56,7 +56,7 @@ class Bottleneck(nn.Module):
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if changes_shape else None
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The residual sum."""
+        """The sum of residual and shortcut."""
         activated = F.relu(self.norm1(inputs))
         residual = self.conv2(F.relu(self.norm2(self.conv1(activated))))
         residual = self.conv3(F.relu(self.norm3(residual)))
@@ -80,7 +80,7 @@ class ResNet(nn.Module):
     def forward(
         self, inputs: Float[Tensor, "batch channels height width"], state: Any = None, until: str | None = None
     ) -> Output:
-        """Logits and features; no more than the features up to `until`."""
+        """Logits and features, or only the features up to `until`."""
         features = {"stem": self.stem(inputs)}
         hidden = features["stem"]
         for number, stage in enumerate(self.stages, start=1):
@@ -99,14 +99,12 @@ class WideResNet(ResNet):
     """WRN-depth-width: three stages of (depth − 4) / 6 blocks with 16, 32 and 64 times `width` channels.
 
     Zagoruyko and Komodakis 2016.
+
+    Raises:
+        ValueError: `depth` is not 6n + 4.
     """
 
     def __init__(self, depth: int, width: int, dropout: float = 0.0, *, classes: int, channels: int = 3) -> None:
-        """Builds it.
-
-        Raises:
-            ValueError: depth is not 6n + 4.
-        """
         blocks, rest = divmod(depth - 4, 6)
         if rest or blocks < 1:
             raise ValueError(f"a Wide-ResNet's depth must be 6n + 4 (10, 16, 22, 28, …), not {depth}")
@@ -118,17 +116,15 @@ class WideResNet(ResNet):
 
 
 class PreActivationResNet(ResNet):
-    """Three stages of (depth − 2) / 9 bottleneck blocks with 64, 128 and 256 channels (He et al. 2016).
+    """Three stages of (depth − 2) / 9 bottleneck blocks with 64, 128 and 256 channels, for images of 32×32.
 
-    For networks of a thousand layers; of images of 32×32.
+    He et al. 2016, who train 1001 layers.
+
+    Raises:
+        ValueError: `depth` is not 9n + 2.
     """
 
     def __init__(self, depth: int, *, classes: int, channels: int = 3) -> None:
-        """Builds it.
-
-        Raises:
-            ValueError: depth is not 9n + 2.
-        """
         blocks, rest = divmod(depth - 2, 9)
         if rest or blocks < 1:
             raise ValueError(f"a pre-activation ResNet's depth must be 9n + 2 (29, 164, 1001, …), not {depth}")
@@ -140,11 +136,12 @@ class PreActivationResNet(ResNet):
 
 
 class DenseShapedResNet(ResNet):
-    """A ResNet that speaks with the first and the last layer of a DenseNet (Furlanello et al. 2018, table 5).
+    """A ResNet that can share the first and the last layer of a DenseNet (Furlanello et al. 2018, table 5).
 
-    Each dense block is replaced by `blocks` residual ones, `ratio` times as wide as what the DenseNet's 1×1 convolution
-    leaves of it, and followed by BN-ReLU-conv1×1 to exactly that: `widths`. Average pooling halves the size between
-    stages. The parameter counts of the paper's Wide-ResNet students come out so.
+    Each dense block is replaced by `blocks` residual blocks and BN-ReLU-conv1×1. `stem` is the number of channels of
+    the DenseNet's stem, and `widths` are those that its 1×1 convolutions leave after each block. The residual blocks
+    are `ratio` times as wide, and the 1×1 convolution brings the width back. Average pooling halves the size between
+    stages. The parameter counts agree with those of the paper's Wide-ResNet students.
     """
 
     def __init__(

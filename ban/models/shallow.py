@@ -1,4 +1,4 @@
-"""Shallow and wide: one hidden layer behind one convolution (Ba and Caruana 2014)."""
+"""A shallow, wide network: one hidden layer after one convolution (Ba and Caruana 2014)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,14 +11,14 @@ from ban.interfaces import Output, up_to
 
 
 class Shallow(nn.Module):
-    """conv-ReLU-max-pool, `bottleneck` linear units, `units` ReLUs, linear.
+    """conv-ReLU-max-pool, `bottleneck` linear units, `units` ReLUs, linear. `size` is the images' height and width.
 
-    The bottleneck has no non-linearity: it and the layer after it are one matrix of rank `bottleneck`, for a small part
-    of its weights. The convolution keeps the size and the pool is 3×3 at every second pixel, which is inferred from the
-    published 54 and 70 million parameters; its kernel of 5 and its ReLU are a choice. No dropout; PyTorch's own
-    initialisation.
+    The bottleneck has no non-linearity: together with the next layer it is one matrix of rank `bottleneck`, with far
+    fewer weights. Two details are inferred from the published 54 and 70 million parameters: the convolution keeps the
+    image size, and the pooling is 3×3 with stride 2. The kernel size of 5 and the ReLU after the convolution are our
+    choice. No dropout; PyTorch's default initialisation.
 
-    Features: `stem` (the convolution's), `stage1` (pooled), `stage2` (the linear units), `pooled` (the ReLUs).
+    Features: `stem` (the convolution), `stage1` (pooled), `stage2` (the linear units), `pooled` (the ReLUs).
     """
 
     def __init__(
@@ -32,7 +32,6 @@ class Shallow(nn.Module):
         classes: int,
         channels: int = 3,
     ) -> None:
-        """`size` is the images' height and width."""
         super().__init__()
         height, width = ((side - 1) // 2 for side in size)
         self.convolution = nn.Conv2d(channels, filters, kernel, padding=kernel // 2)
@@ -43,7 +42,7 @@ class Shallow(nn.Module):
     def forward(
         self, inputs: Float[Tensor, "batch channels height width"], state: Any = None, until: str | None = None
     ) -> Output:
-        """Logits and features; no more than the features up to `until`."""
+        """Logits and features, or only the features up to `until`."""
         features = {"stem": F.relu(self.convolution(inputs))}
         features["stage1"] = F.max_pool2d(features["stem"], 3, stride=2)
         if until == "stage1":

@@ -1,4 +1,4 @@
-"""A network for 8×8 digits: small enough that its teacher's outputs hold more than it can learn from 100 labels."""
+"""A network for 8×8 digits, small enough to gain from a teacher's outputs when it has 100 labels."""
 
 from typing import Any
 
@@ -9,9 +9,10 @@ from ban.interfaces import Output, up_to
 
 
 class SmallConv(nn.Module):
-    """conv3×3-BN-ReLU-max-pool, conv3×3-BN-ReLU, global average pool, linear; PyTorch's own initialisation.
+    """conv3×3-BN-ReLU-max-pool, conv3×3-BN-ReLU, global average pooling, linear; PyTorch's default initialisation.
 
-    Features: `stem` and `stage1`, `stage2`, `pooled`.
+    `width` is the number of channels of the first convolution; the second has twice as many.
+    Features: `stem` = `stage1` (before the max-pool), `stage2`, `pooled`.
     """
 
     def __init__(self, width: int = 8, *, classes: int, channels: int = 1) -> None:
@@ -30,7 +31,7 @@ class SmallConv(nn.Module):
     def forward(
         self, inputs: Float[Tensor, "batch channels height width"], state: Any = None, until: str | None = None
     ) -> Output:
-        """Logits and features; no more than the features up to `until`."""
+        """Logits and features, or only the features up to `until`."""
         first = self.stage1(inputs)
         features = {"stem": first, "stage1": first}
         if until == "stage1":

@@ -16,7 +16,7 @@ from rich.table import Table as RichTable
 
 from ban import metrics
 from ban.display import console
-from ban.plan.plan import Stage
+from ban.plan.stage import Stage
 from ban.report.results import Families, Interval, Results
 from ban.store.store import Store
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ban.errors import UserError
-from ban.plan.plan import signature_of
+from ban.plan.signature import signature_of
 from ban.store.store import RESULT, SUMS, Store, Work, read_sums
 
 DESCRIPTION = "stage.json"

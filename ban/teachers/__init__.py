@@ -1,4 +1,4 @@
-"""Who teaches."""
+"""Teachers: what provides a student's targets."""
 
 from ban.teachers.frozen import Frozen
 from ban.teachers.peers import Peers

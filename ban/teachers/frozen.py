@@ -1,4 +1,4 @@
-"""Trained networks that teach and do not change."""
+"""Trained networks as a teacher whose weights do not change."""
 
 import math
 from collections.abc import Sequence
@@ -11,17 +11,22 @@ from torch import Tensor
 from ban.interfaces import Output, Step, Teacher, TeacherContext, TeacherOutput
 
 
-def mean_probability(logits: Float[Tensor, "networks *batch classes"]) -> Float[Tensor, "*batch classes"]:
-    """The logarithm of the networks' mean probability."""
+def log_mean_probability(logits: Float[Tensor, "networks *batch classes"]) -> Float[Tensor, "*batch classes"]:
+    """The logarithm of the networks' mean probability: the logits of an ensemble."""
     return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
 
 
 class Frozen(Teacher):
-    """One or more trained networks: evaluation mode, no gradient, and the same view of each image as the student.
+    """One or more trained networks in evaluation mode, without gradient, on the student's view of each example.
 
-    Several networks speak with one voice: the mean of their probabilities, or of their logits. Recurrent ones read the
-    same stream as the student and carry their own states. With `normalised`, the standard deviation of each logit over
-    the training set comes along: over its labelled images as they are, or over a text's rows.
+    Several networks form an ensemble: `average` chooses the mean of their probabilities or of their logits. Recurrent
+    networks read the same text as the student and carry their own states.
+
+    With `normalised` the teacher also provides the standard deviation of each logit over the training set: over the
+    labelled images without augmentation, or over the rows of a text.
+
+    Raises:
+        ValueError: with `normalised`, a logit is the same for all training examples.
     """
 
     deviations: Tensor | None
@@ -32,13 +37,8 @@ class Frozen(Teacher):
         average: Literal["probabilities", "logits"] = "probabilities",
         normalised: bool = False,
     ) -> None:
-        """Listens to the whole training set, if its logits are to be normalised.
-
-        Raises:
-            ValueError: a logit is the same for all of it.
-        """
         super().__init__()
-        # A tuple hides them from state_dict(): the store has them already.
+        # A tuple hides the networks from state_dict(): they are in the store already.
         self.networks = tuple(network.eval().requires_grad_(False) for network in context.networks)
         self.average = average
         self._states: list[Any] = [None] * len(self.networks)
@@ -47,14 +47,14 @@ class Frozen(Teacher):
 
     @torch.no_grad()
     def _deviations(self, context: TeacherContext) -> Float[Tensor, " classes"]:
-        """Relative to their root mean square; 1 where there are no data to listen to.
+        """Standard deviations relative to their root mean square; 1 without data, when shapes are checked.
 
-        In absolute units the right learning rate would depend on how large this teacher's logits are: the loss is the
-        published one times a constant. Sums in fp64, because those of squares are large.
+        In absolute units the best learning rate would depend on the scale of this teacher's logits. The loss is the
+        published one times a constant. Sums are in fp64, because sums of squares are large.
         """
         if context.data is None:
             return torch.ones(context.classes)
-        count, moments = 0, []
+        count, moments = 0, list[Tensor]()
         for batch in context.data.evaluation("train"):
             outputs = self._forward(batch.views[0])
             self._states = [output.state for output in outputs]
@@ -69,12 +69,12 @@ class Frozen(Teacher):
         return (variances / variances.mean()).sqrt().float()
 
     def start_epoch(self) -> None:
-        """Forgets what was read."""
+        """Reset the carried states."""
         self._states = [None] * len(self.networks)
 
     @torch.no_grad()
     def targets(self, step: Step) -> TeacherOutput:
-        """The networks' logits for the student's view.
+        """Logits for the student's view, and features if there is one network.
 
         Raises:
             RuntimeError: a network is in training mode, or is the student itself.
@@ -90,25 +90,25 @@ class Frozen(Teacher):
         return TeacherOutput(self._combine(outputs), features=features, deviations=self.deviations)
 
     def _forward(self, inputs: Tensor) -> list[Output]:
-        """Every network, from where it has read to."""
+        """Each network's output, computed from its carried state."""
         return [network(inputs, state) for network, state in zip(self.networks, self._states, strict=True)]
 
     def _combine(self, outputs: Sequence[Output]) -> Float[Tensor, "*batch classes"]:
-        """One network's logits as they are, or what several say with one voice."""
+        """The logits of a single network, or of the ensemble."""
         if len(outputs) == 1:
             return outputs[0].logits
         logits = torch.stack([output.logits.float() for output in outputs])
-        return logits.mean(0) if self.average == "logits" else mean_probability(logits)
+        return logits.mean(0) if self.average == "logits" else log_mean_probability(logits)
 
     def after_step(self, step: Step) -> None:
-        """Reads on, once all learners have had their teacher_output about this batch."""
+        """Advance the carried states after the last learner's step."""
         if step.turn == len(step.learners) - 1:
             self._states = self._next_states
 
     def get_extra_state(self) -> list[Any]:
-        """What the networks carry to the next batch."""
+        """The carried states, for a checkpoint."""
         return self._states
 
     def set_extra_state(self, state: list[Any]) -> None:
-        """Goes back to a checkpoint."""
+        """Restore the carried states of a checkpoint."""
         self._states = state

@@ -1,4 +1,4 @@
-"""What is matched. A method's loss is the weighted sum of named terms; each is a thin layer over a pure loss."""
+"""Loss terms: a method's loss is their weighted sum. Each is a thin module over a function of `ban.losses`."""
 
 from ban.terms.features import Flow, Hint
 from ban.terms.labels import ConfidenceWeightedLabel, Label

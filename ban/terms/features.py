@@ -1,6 +1,6 @@
-"""Terms that match hidden activations."""
+"""Loss terms that compare hidden activations."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -11,11 +11,11 @@ from ban.interfaces import Batch, Output, TeacherOutput, Term, feature
 
 
 class Hint(Term):
-    """The student's layer `guided`, seen through a regressor, against the teacher's layer `hint` (Romero et al. 2015).
+    """Half the squared distance from a regression of the student's layer `guided` to the teacher's layer `hint`.
 
-    The regressor is a convolution without padding that maps one shape to the other; 1×1 where the sizes agree. Theirs
-    ends in the non-linearity of the hint layer (maxout); ours is linear with `relu` as an option, and for networks with
-    batch normalisation, `norm`, both before the comparison.
+    Romero et al. 2015. The regressor is a convolution without padding whose kernel maps one layer's shape to the
+    other's: 1×1 if their sizes agree. The authors' ends in the non-linearity of the hint layer (maxout). This one is
+    linear, optionally followed by batch normalisation (`norm`) and then a ReLU (`relu`).
     """
 
     regressor: nn.Module
@@ -25,15 +25,15 @@ class Hint(Term):
         self.guided, self.hint, self.norm, self.relu = guided, hint, norm, relu
 
     def prepare(self, output: Output, teacher: TeacherOutput) -> None:
-        """Makes the regressor.
+        """Make the regressor.
 
         Raises:
-            ValueError: there is no such layer, or the hint is larger than the guided layer.
+            ValueError: a layer does not exist or is not convolutional, or the hint is larger than the guided layer.
         """
         ours = feature(output.features, self.guided, "the student")
         theirs = feature(teacher.features, self.hint, "the teacher")
         if ours.ndim != 4 or theirs.ndim != 4:
-            raise ValueError("a hint needs layers of images, [batch, channels, height, width]")
+            raise ValueError("hints need convolutional layers, [batch, channels, height, width]")
         kernel = (ours.shape[2] - theirs.shape[2] + 1, ours.shape[3] - theirs.shape[3] + 1)
         if min(kernel) < 1:
             raise ValueError(
@@ -51,29 +51,29 @@ class Hint(Term):
 
 
 class Flow(Term):
-    """FSP matrices between pairs of layers, the student's against the teacher's (Yim et al. 2017)."""
+    """Squared distance between the student's and the teacher's FSP matrices of `pairs` of layers (Yim et al. 2017)."""
 
     def __init__(self, pairs: Sequence[Sequence[str]]) -> None:
         super().__init__()
         self.pairs = [(first, last) for first, last in pairs]
 
     def prepare(self, output: Output, teacher: TeacherOutput) -> None:
-        """Looks whether they can be compared.
+        """Check the layers.
 
         Raises:
-            ValueError: there is no such layer, or student and teacher have other channels there.
+            ValueError: a layer does not exist, or student and teacher have different numbers of channels in it.
         """
         for name in [name for pair in self.pairs for name in pair]:
             ours = feature(output.features, name, "the student")
             theirs = feature(teacher.features, name, "the teacher")
             if ours.ndim != 4 or theirs.ndim != 4 or ours.shape[1] != theirs.shape[1]:
                 raise ValueError(
-                    f"FSP needs equal channels in '{name}', but the student has {ours.shape[1]} and the teacher "
-                    f"{theirs.shape[1]}"
+                    f"FSP needs the same number of channels in '{name}', but the student has {ours.shape[1]} and the "
+                    f"teacher {theirs.shape[1]}"
                 )
 
     def forward(self, output: Output, teacher: TeacherOutput, batch: Batch) -> Float[Tensor, ""]:
-        """The mean over the batch of the squared Frobenius distances, summed over the pairs."""
+        """Squared Frobenius distances, summed over the pairs; mean over the batch."""
         distances = [
             (self._flow(output.features, pair, "the student") - self._flow(teacher.features, pair, "the teacher"))
             .square()
@@ -82,6 +82,6 @@ class Flow(Term):
         ]
         return torch.stack(distances).sum(0).mean()
 
-    def _flow(self, features: object, pair: tuple[str, str], whose: str) -> Tensor:
-        first, last = (feature(features, name, whose) for name in pair)  # pyright: ignore[reportArgumentType]
+    def _flow(self, features: Mapping[str, Tensor] | None, pair: tuple[str, str], whose: str) -> Tensor:
+        first, last = (feature(features, name, whose) for name in pair)
         return losses.fsp_matrix(first, last)

@@ -1,4 +1,4 @@
-"""Terms that match the label."""
+"""Loss terms that compare the student with the label."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ from ban.interfaces import Batch, Output, TeacherOutput, Term, logits_of
 
 
 class Label(Term):
-    """Cross-entropy with the label."""
+    """Cross-entropy with the label. Unlabelled examples count in the mean with a loss of 0."""
 
     def forward(self, output: Output, teacher: TeacherOutput, batch: Batch) -> Float[Tensor, ""]:
         """Mean over the batch."""
@@ -18,18 +18,16 @@ class Label(Term):
 
 
 class ConfidenceWeightedLabel(Term):
-    """Cross-entropy with the label, each example weighted by the teacher's largest probability (CWTM).
+    """Cross-entropy with the label, each example weighted by the teacher's confidence (CWTM; Furlanello et al. 2018).
 
-    The weights are normalised over the mini-batch. The confidence counts even where the teacher is wrong.
-    Furlanello et al. 2018, eq. 10. With `confidence: target` the weight is the probability of the true class, eq. 9.
+    The weights are normalised over the mini-batch. `confidence: largest` is the teacher's largest probability, whether
+    its prediction is right or wrong (eq. 10); `confidence: target` is its probability of the true class (eq. 9).
+
+    Raises:
+        ValueError: `confidence` is neither of the two.
     """
 
     def __init__(self, confidence: Literal["largest", "target"] = "largest") -> None:
-        """Chooses.
-
-        Raises:
-            ValueError: there is no such confidence.
-        """
         super().__init__()
         if confidence not in ("largest", "target"):
             raise ValueError(f"confidence is {confidence}; choose largest or target")

@@ -1,4 +1,4 @@
-"""Terms that match the teacher's outputs."""
+"""Loss terms that compare the student's outputs with the teacher's."""
 
 from typing import Literal
 
@@ -11,10 +11,10 @@ from ban.interfaces import Batch, Output, TeacherOutput, Term, logits_of, probab
 
 
 class Probabilities(Term):
-    """Cross-entropy with the teacher's probabilities, both sides softened by `temperature`.
+    """Cross-entropy with the teacher's probabilities, with both logits divided by `temperature`.
 
-    With `squared_temperature` the loss is multiplied by temperature², which keeps the size of its gradient when the
-    temperature is varied (Hinton, Vinyals and Dean 2015). At temperature 1 this is the born-again loss.
+    `squared_temperature` multiplies the loss by temperature², so that the scale of its gradient does not depend on the
+    temperature (Hinton, Vinyals and Dean 2015). At temperature 1 this is the loss of born-again networks.
     """
 
     def __init__(self, temperature: float = 1.0, squared_temperature: bool = True) -> None:
@@ -32,16 +32,15 @@ class Probabilities(Term):
 class PermutedProbabilities(Term):
     """Cross-entropy with the teacher's probabilities after permuting all but the largest (DKPP).
 
-    Each example has its own permutation. No label is used. Furlanello et al. 2018, eq. 11, do not say how often it is
-    drawn: anew at each `step`, or once per `example`. `mean`: what the first is in expectation, without any chance.
+    Each example has its own permutation, and labels are not used (Furlanello et al. 2018, eq. 11). The paper does not
+    say how often permutations are drawn: `drawn: step` draws new ones at each step, and `drawn: example` one for each
+    example. `drawn: mean` replaces the permuted target by its expected value, without random numbers.
+
+    Raises:
+        ValueError: `drawn` is none of the three.
     """
 
     def __init__(self, drawn: Literal["step", "example", "mean"] = "step") -> None:
-        """Chooses.
-
-        Raises:
-            ValueError: there is no such way to draw.
-        """
         super().__init__()
         if drawn not in ("step", "example", "mean"):
             raise ValueError(f"drawn is {drawn}; choose step, example or mean")
@@ -52,22 +51,28 @@ class PermutedProbabilities(Term):
         targets = losses.probabilities(logits_of(teacher))
         if self.drawn == "mean":
             return losses.soft_cross_entropy(output.logits, losses.spread_dark_knowledge(targets)).mean()
-        always = self.drawn == "example"
-        noise = losses.noise_from_index(batch.indices, targets.shape[-1]) if always else torch.rand_like(targets)
+        fixed = self.drawn == "example"
+        noise = losses.noise_from_index(batch.indices, targets.shape[-1]) if fixed else torch.rand_like(targets)
         return losses.soft_cross_entropy(output.logits, losses.permute_dark_knowledge(targets, noise)).mean()
 
 
 class Consistency(Term):
-    """Squared difference of the probabilities, labelled or not (Laine and Aila 2017; Tarvainen and Valpola 2017)."""
+    """Squared difference of the probabilities, for labelled and unlabelled examples.
+
+    Laine and Aila 2017; Tarvainen and Valpola 2017.
+    """
 
     def forward(self, output: Output, teacher: TeacherOutput, batch: Batch) -> Float[Tensor, ""]:
-        """Mean over batch and classes."""
+        """Mean over the batch and the classes."""
         student = losses.probabilities(output.logits)
         return losses.squared_difference(student, probabilities_of(teacher)).mean()
 
 
 class TopScoreDifference(Term):
-    """How far the network's first choice is above its next ones; no teacher (Yang et al. 2019)."""
+    """The gap between the network's largest probability and the mean of its next ones (Yang et al. 2019).
+
+    `scores` is the number of probabilities compared, the largest included. Needs no teacher.
+    """
 
     def __init__(self, scores: int) -> None:
         super().__init__()
@@ -81,7 +86,7 @@ class TopScoreDifference(Term):
 class Logits(Term):
     """Half the squared distance of the logits (logit regression; Ba and Caruana 2014).
 
-    In units of each logit's deviation over the training set, if the teacher tells it.
+    If the teacher provides `deviations`, each logit's distance is divided by its deviation.
     """
 
     def forward(self, output: Output, teacher: TeacherOutput, batch: Batch) -> Float[Tensor, ""]:

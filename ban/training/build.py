@@ -11,11 +11,12 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ban.data import Munge
+from ban.data.munge import Munge
 from ban.errors import UserError
 from ban.interfaces import Batch, Data, Output, Progress, Step, Teacher, TeacherContext, Term
-from ban.plan.plan import Inheritance, Parent, Stage
+from ban.plan.stage import Inheritance, Parent, Stage
 from ban.schedules import Constant
+from ban.settings.schema import LabelledDataset, plain
 from ban.streams import stream
 from ban.training.loop import Learner, Objective, reseed
 from ban.training.machine import Machine
@@ -26,13 +27,13 @@ DESCRIPTION = ("name", "title", "kind")
 """Settings of data sets and models that are about them, and not arguments."""
 
 
-def build(node: Mapping[str, Any], *arguments: Any, without: Sequence[str] = (), **options: Any) -> Any:
-    """An object from its part of the configuration, `without` some keys, and from what only the running program has.
+def build(node: Mapping[str, Any], *arguments: Any, **options: Any) -> Any:
+    """An object from its part of the configuration, and from what only the running program has.
 
     Raises:
         UserError: the options do not fit.
     """
-    kept = {key: value for key, value in node.items() if key not in (*without, "source_sha256")}
+    kept = {key: value for key, value in node.items() if key != "source_sha256"}
     try:
         return instantiate(kept, _partial_=True, _convert_="all")(*arguments, **options)
     except (InstantiationException, TypeError, ValueError) as error:
@@ -47,27 +48,24 @@ def network(stage: Stage, index: int = 0, spelling: Tensor | None = None) -> nn.
 
     `spelling` is the characters of each word; only networks that read characters need it.
     """
-    given: dict[str, Any] = {"classes": stage.dataset["classes"]}
-    if stage.dataset["kind"] == "images":
-        given["channels"] = stage.dataset["shape"][0]
-    elif stage.dataset["kind"] == "table":
-        given["features"] = stage.dataset["features"]
-    model = stage.models[index]
-    if "characters" in model:
+    model, given = stage.models[index], stage.dataset.network_arguments
+    if model.checkpointing is not None:
+        given["checkpointing"] = model.checkpointing
+    if "characters" in model.constructor:
         given["spelling"] = spelling
-    return build(model, without=DESCRIPTION, **given)
+    return build(model.constructor, **given)
 
 
 def data(stage: Stage, machine: Machine, device: torch.device) -> Data:
     """The stage's data set on the device."""
     recipe = stage.recipe
-    given = {name: recipe[name] for name in ("batch_size", "unroll") if recipe.get(name) is not None}
-    given |= {"steps_per_epoch": recipe.get("steps_per_epoch"), "device": device}
+    given = {"batch_size": recipe.batch_size, "steps_per_epoch": recipe.steps_per_epoch, "device": device}
+    if recipe.unroll is not None:
+        given["unroll"] = recipe.unroll
     if synthetic := munge(stage):
         given["munge"] = synthetic
     return build(
-        stage.dataset,
-        without=[*DESCRIPTION, "metric", "munge"],
+        stage.dataset.constructor_arguments,
         data_dir=machine.data_dir,
         download=machine.download,
         **given,
@@ -80,15 +78,14 @@ def munge(stage: Stage) -> Munge | None:
     Raises:
         UserError: an option is impossible.
     """
-    options = stage.dataset.get("munge")
-    return None if options is None else build({"_target_": "ban.data.Munge", **options})
+    options = stage.dataset.munge if isinstance(stage.dataset, LabelledDataset) else None
+    return None if options is None else build({"_target_": "ban.data.munge.Munge", **options})
 
 
 def objective(stage: Stage) -> Objective:
     """The method's named, weighted terms."""
-    nodes = stage.method["terms"]
-    terms = {name: build(node, without=["weight"]) for name, node in nodes.items()}
-    return Objective(terms, {name: _weight(node["weight"]) for name, node in nodes.items()})
+    terms = {name: build(term.constructor) for name, term in stage.method.terms.items()}
+    return Objective(terms, {name: _weight(term.weight) for name, term in stage.method.terms.items()})
 
 
 def _weight(value: Any) -> Any:
@@ -118,11 +115,11 @@ def assemble(
     """
     students = [_student(stage, index, load, device, spelling) for index in range(len(stage.models))]
     guides = [load(parent) for parent in stage.teachers]
-    context = TeacherContext(guides, students, examples, stage.dataset["classes"], data)
+    context = TeacherContext(guides, students, examples, stage.dataset.classes, data)
     guide = teacher(stage, context).to(device)
-    recipe, until = stage.recipe, stage.method.get("until")
-    scale = 1.0 if recipe.get("loss_scale") is None else recipe["loss_scale"]
-    rate, clip = recipe["optimizer"]["lr"], recipe.get("clip_norm")
+    recipe, until = stage.recipe, stage.method.until
+    scale = 1.0 if recipe.loss_scale is None else recipe.loss_scale
+    rate, clip = recipe.learning_rate, recipe.clip_norm
     learners = [Learner(student, objective(stage).to(device), rate, scale, clip, until) for student in students]
     for learner in learners:
         _prepare(learner, guide, zero_batch(stage, device))
@@ -173,25 +170,23 @@ def _prepare(learner: Learner, guide: Teacher, batch: Batch) -> None:
 def zero_batch(stage: Stage, device: torch.device, size: int = 2, unroll: int = 1) -> Batch:
     """A batch of zeros as the stage's networks see them; of words in so many steps."""
     dataset = stage.dataset
-    if dataset["kind"] == "images":
-        inputs, targets = torch.zeros(size, *dataset["shape"]), torch.zeros(size, dtype=torch.long)
-    elif dataset["kind"] == "table":
-        inputs, targets = torch.zeros(size, dataset["features"]), torch.zeros(size, dtype=torch.long)
+    if dataset.input_shape is not None:
+        inputs, targets = torch.zeros(size, *dataset.input_shape), torch.zeros(size, dtype=torch.long)
     else:
         inputs = targets = torch.zeros(unroll, size, dtype=torch.long)
     inputs, targets = inputs.to(device), targets.to(device)
-    return Batch((inputs,) * dataset.get("views", 1), targets, torch.arange(size, device=device))
+    return Batch((inputs,) * getattr(dataset, "views", 1), targets, torch.arange(size, device=device))
 
 
 def optimizer(stage: Stage, learner: Learner) -> torch.optim.Optimizer:
     """For all that is not frozen: weight decay would move a parameter without a gradient too."""
     trained = [p for p in [*learner.network.parameters(), *learner.objective.parameters()] if p.requires_grad]
-    return build(stage.recipe["optimizer"], trained)
+    return build(stage.recipe.optimizer, trained)
 
 
 def teacher(stage: Stage, context: TeacherContext) -> Teacher:
     """Who teaches: the method's answer."""
-    node = stage.method.get("teacher")
+    node = stage.method.teacher
     return Teacher() if node is None else build(node, context)
 
 
@@ -210,9 +205,9 @@ def check_shapes(stage: Stage) -> StageCost:
         UserError: the parts do not fit together, for example DKPP and two classes.
     """
     teachers = [parent.stage.model for parent in stage.teachers]
-    kinds = [stage.models, stage.method, teachers, [str(each.modules) for each in stage.inherits]]
+    kinds = plain([stage.models, stage.method, teachers, [str(each.modules) for each in stage.inherits]])
     names = ("classes", "shape", "features", "characters", "word_length", "views", "munge")
-    sizes = [stage.dataset.get(name) for name in names]
+    sizes = [getattr(stage.dataset, name, None) for name in names]
     kind = json.dumps([kinds, sizes], sort_keys=True)  # stages of one kind are rehearsed once
     if kind not in _REHEARSED:
         try:
@@ -225,7 +220,7 @@ def check_shapes(stage: Stage) -> StageCost:
                 raise
             said = " ".join(str(error).split()).rstrip(".")
             said = f"{where}: {type(error).__name__}: {said}" if where else said
-            raise UserError(f"{stage.label} ({stage.model['title']} on {stage.dataset['title']}): {said}.") from error
+            raise UserError(f"{stage.label} ({stage.model.title} on {stage.dataset.title}): {said}.") from error
     return _REHEARSED[kind]
 
 
@@ -245,7 +240,7 @@ def _imagine(stage: Stage) -> StageCost:
     munge(stage)
     device, dataset = torch.device("meta"), stage.dataset
     with device:
-        words = (dataset["classes"], dataset.get("word_length") or 0)
+        words = (dataset.classes, getattr(dataset, "word_length", 0))
         spelling = torch.zeros(words, dtype=torch.long)
 
         def load(parent: Parent) -> nn.Module:
@@ -256,7 +251,7 @@ def _imagine(stage: Stage) -> StageCost:
         with FlopCounterMode(display=False) as own, torch.no_grad():
             outputs = [learner(batch.views[0]) for learner in learners]
         for learner, output in zip(learners, outputs, strict=True):
-            _check_output(learner, output, [*batch.targets.shape, dataset["classes"]])
+            _check_output(learner, output, [*batch.targets.shape, dataset.classes])
         step = Step(batch, learners, outputs, 0, start)
         guide.targets(step)  # what a teacher computes only once does not count
         with FlopCounterMode(display=False) as taught, torch.no_grad():
@@ -273,8 +268,8 @@ def _imagine(stage: Stage) -> StageCost:
 def _check_reported(stage: Stage, networks: Sequence[str]) -> None:
     if unknown := [name for name in stage.reported_networks if name not in networks]:
         raise ValueError(
-            f"method.headline is {unknown[0]}, but the training gives the networks {', '.join(networks)}: choose one "
-            "of them, or leave it out"
+            f"method.reported_network is {unknown[0]}, but the training gives the networks {', '.join(networks)}: "
+            "choose one of them, or leave it out"
         )
 
 

@@ -1,11 +1,11 @@
-"""What a student's gradient is made of when a teacher speaks: Furlanello et al. 2018, section 3.2, made exact.
+"""Exact decomposition of the gradient that a student gets from a teacher (Furlanello et al. 2018, section 3.2).
 
-The gradient of H(p, q) by the logits is g = q − p. Its coordinates sum to zero for every example, so the signed sums of
-the paper's eq. 7 say nothing: the two parts are always equal and opposite. What does tell something is the identity
+The gradient of H(p, q) with respect to the logits is g = q − p. Its coordinates sum to zero for every example, so the
+two signed sums of the paper's eq. 7 are always equal and opposite, and carry no information. The identity
 
     q − p = p_y (q − e_y) + (1 − p_y) (q − p̂),        p̂ = the teacher without the true class, normalised again,
 
-whose first part is the label's gradient scaled by the teacher's confidence in it, and whose second is dark knowledge.
+separates the gradient of the label, scaled by the teacher's confidence in it, from the dark knowledge.
 """
 
 import torch
@@ -20,7 +20,7 @@ Gradients = Float[Tensor, "*batch classes"]
 def gradients(
     student: Logits, teacher: Logits, targets: Integer[Tensor, "*batch"]
 ) -> tuple[Gradients, Gradients, Gradients]:
-    """g, its label part and its dark part, per example; g is the sum of the other two."""
+    """g, its label part and its dark part for each example; g is their sum."""
     q, p = probabilities(student), probabilities(teacher)
     labels = torch.zeros_like(q).scatter(-1, targets.unsqueeze(-1), 1.0)
     confidence = p.gather(-1, targets.unsqueeze(-1))
@@ -29,12 +29,15 @@ def gradients(
 
 
 def _without_target(logits: Logits, targets: Integer[Tensor, "*batch"]) -> Logits:
-    """Log-probabilities among the wrong classes; −∞ at the true one."""
+    """Log-probabilities among the wrong classes; −∞ at the true class."""
     return logits.float().scatter(-1, targets.unsqueeze(-1), -torch.inf).log_softmax(-1)
 
 
 def target_divergence(student: Logits, teacher: Logits, targets: Integer[Tensor, "*batch"]) -> PerExample:
-    """TCKD: KL between true class and the rest (Zhao et al. 2022). KL(p‖q) = TCKD + (1 − p_y) NCKD."""
+    """TCKD: KL of the binary distributions {true class, other classes}. KL(p‖q) = TCKD + (1 − p_y) NCKD.
+
+    Zhao et al. 2022.
+    """
     divergence = torch.zeros(targets.shape, device=targets.device)
     for p, q in zip(_true_and_rest(teacher, targets), _true_and_rest(student, targets), strict=True):
         divergence = divergence + torch.where(p > -torch.inf, p.exp() * (p - q), 0.0)
@@ -42,7 +45,7 @@ def target_divergence(student: Logits, teacher: Logits, targets: Integer[Tensor,
 
 
 def _true_and_rest(logits: Logits, targets: Integer[Tensor, "*batch"]) -> tuple[PerExample, PerExample]:
-    """The logarithms of q_y and 1 − q_y, each exact where it is close to zero."""
+    """The logarithms of q_y and 1 − q_y, both accurate where they are close to zero."""
     logits, index = logits.float(), targets.unsqueeze(-1)
     total = logits.logsumexp(-1)
     rest = logits.scatter(-1, index, -torch.inf).logsumexp(-1)
@@ -56,21 +59,21 @@ def dark_divergence(student: Logits, teacher: Logits, targets: Integer[Tensor, "
 
 
 def rescaling(student: Logits, teacher: Logits, targets: Integer[Tensor, "*batch"]) -> PerExample:
-    """ω = (p_y − q_y) / (1 − q_y): what scales the label's gradient at the true class (Tang et al. 2020).
+    """ω = (p_y − q_y) / (1 − q_y): the teacher's gradient at the true class relative to the label's (Tang et al. 2020).
 
-    Negative where the student is more confident than its teacher.
+    It is negative where the student is more confident than its teacher.
     """
     (p, _), (q, rest) = _true_and_rest(teacher, targets), _true_and_rest(student, targets)
     return (p.exp() - q.exp()) / rest.exp()
 
 
 def effective_share(weights: PerExample) -> Float[Tensor, ""]:
-    """(Σ w)² / (B Σ w²): the part of the batch that counts when it is weighted so; 1 for equal weights."""
+    """(Σ w)² / (B Σ w²): the effective fraction of a weighted batch of B examples, 1 for equal weights."""
     return weights.sum().square() / (weights.numel() * weights.square().sum())
 
 
 def report(student: Logits, teacher: Logits, targets: Integer[Tensor, "*batch"]) -> dict[str, Float[Tensor, ""]]:
-    """Means over the batch, on the device. Every name is a column of `curves.jsonl`."""
+    """Means over the batch, on the device. Each name is a field in `curves.jsonl`."""
     whole, label, dark = gradients(student, teacher, targets)
     norms = {name: part.norm(dim=-1) for name, part in (("whole", whole), ("label", label), ("dark", dark))}
     p, q = probabilities(teacher), probabilities(student)

@@ -21,19 +21,20 @@ def predict(
     precision: Callable[[], AbstractContextManager[Any]],
     check: Callable[[], None],
 ) -> metrics.Predictions:
-    """The network in evaluation mode on a whole split, its state carried along; `check` may stop it between batches."""
+    """The network's predictions for a whole split, in evaluation mode and with carried state.
+
+    `check` is called before each batch, and may raise to stop.
+    """
     network.eval()
-    state, spoken, targets = None, [], []
+    state, predictions, targets = None, [], []
     for batch in data.evaluation(split):
         check()
         with precision():
             output: Output = network(batch.views[0], state)
         state, log_probabilities = output.state, output.logits.float().log_softmax(-1)
-        if batch.targets.ndim == 2:  # words
-            log_probabilities = log_probabilities.gather(-1, batch.targets[..., None]).flatten()
-        spoken.append(log_probabilities)
+        predictions.append(data.recorded(log_probabilities, batch.targets))
         targets.append(batch.targets.flatten())
-    return {"log_probabilities": torch.cat(spoken).cpu().numpy(), "targets": torch.cat(targets).cpu().numpy()}
+    return {"log_probabilities": torch.cat(predictions).cpu().numpy(), "targets": torch.cat(targets).cpu().numpy()}
 
 
 def measure(spoken: Mapping[str, metrics.Predictions]) -> dict[str, float]:

@@ -8,9 +8,9 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from ban.errors import Interrupted, UserError
+from ban.settings import schema
 
 
 @dataclass(frozen=True)
@@ -36,22 +37,22 @@ class Machine:
     tensorboard: bool
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> "Machine":
+    def of(cls, settings: schema.Machine) -> "Machine":
         """From the `machine` part of the settings.
 
         Raises:
             UserError: the device is not there.
         """
-        device = settings["device"]
+        device = settings.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UserError(f"machine.device={device}, but torch sees no CUDA device here: use machine.device=cpu.")
         if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
             raise UserError(f"machine.device={device}, but there are only {torch.cuda.device_count()} CUDA devices.")
-        threads = settings["threads"] or cores()
-        decided: dict[str, Any] = {name: Path(settings[name]).expanduser() for name in ("outputs", "data_dir")}
-        return cls(**(dict(settings) | decided | {"device": device, "threads": threads}))
+        threads = settings.threads or cores()
+        given: dict[str, Any] = {each.name: getattr(settings, each.name) for each in fields(cls)}
+        return cls(**(given | {"device": device, "threads": threads}))
 
     def prepare(self) -> torch.device:
         """Sets what holds for the whole process."""

@@ -22,7 +22,7 @@ from ban import metrics
 from ban.errors import Interrupted, UserError
 from ban.events import Event, Report
 from ban.interfaces import Progress
-from ban.plan.plan import Parent, Stage
+from ban.plan.stage import Parent, Stage
 from ban.store.store import Store, Work
 from ban.training import build, evaluation
 from ban.training.loop import Best, Position, Training
@@ -59,7 +59,7 @@ def outcome(stage: Stage, result: Mapping[str, Any]) -> str:
     """A finished stage's result in a few words."""
     if stage.is_pretraining:
         return "the beginning is done"
-    metric = stage.dataset["metric"]
+    metric = stage.dataset.metric
     return metrics.describe("test", metric, result[f"test_{metric}"])
 
 
@@ -83,14 +83,14 @@ class _Trainer:
     ) -> None:
         self.stage, self.machine, self.store, self.work = stage, machine, store, work
         self.report, self.signals = report, signals
-        self.device, self.metric = machine.prepare(), stage.dataset["metric"]
+        self.device, self.metric = machine.prepare(), stage.dataset.metric
         self.loaded: list[nn.Module] = []
         recipe = stage.recipe
-        self.follow = f"validation_{self.metric}" if recipe.get("select") else None
-        self.precision = functools.partial(machine.precision, recipe["precision"])
+        self.follow = f"validation_{self.metric}" if recipe.select else None
+        self.precision = functools.partial(machine.precision, recipe.precision)
         self.data = build.data(stage, machine, self.device)
         learners, teacher = build.assemble(
-            stage, self._load, self.device, self.data.spelling, stage.examples, self.data
+            stage, self._load, self.device, self.data.spelling, stage.training_examples, self.data
         )
         for learner in learners:
             learner.optimizer = build.optimizer(stage, learner)
@@ -99,15 +99,15 @@ class _Trainer:
             learners=learners,
             teacher=teacher,
             data=self.data,
-            schedule=build.build(recipe["schedule"]),
+            schedule=build.build(recipe.schedule),
             precision=self.precision,
             evaluate=self._evaluate,
             on_step=self._on_step,
             on_epoch=self._on_epoch,
-            position=Position(Progress(0, 0, self.data.steps_per_epoch, recipe["epochs"])),
-            beta1=build.build(recipe["beta1"]) if recipe.get("beta1") else None,
+            position=Position(Progress(0, 0, self.data.steps_per_epoch, recipe.epochs)),
+            beta1=build.build(recipe.beta1) if recipe.beta1 else None,
             count_errors=self.metric == "error_percent" and not stage.is_pretraining,
-            diagnosed_steps=recipe.get("diagnosed_steps") or 0 if self._compares_with_labels() else 0,
+            diagnosed_steps=recipe.diagnosed_steps if self._compares_with_labels() else 0,
             follow=self.follow,
         )
         for network in [*self.training.networks().values(), *self.loaded]:
@@ -116,8 +116,8 @@ class _Trainer:
 
     def _compares_with_labels(self) -> bool:
         """Whether a trained teacher's opinion of labelled examples can be taken apart."""
-        unlabelled = any(self.stage.dataset.get(name) for name in ("unlabelled", "munge"))
-        return bool(self.stage.teachers) and not self.stage.is_pretraining and not unlabelled
+        stage = self.stage
+        return bool(stage.teachers) and not stage.is_pretraining and not stage.dataset.unlabelled_examples
 
     def train_and_publish(self) -> None:
         """All of it.
@@ -179,7 +179,7 @@ class _Trainer:
 
     def _evaluate(self, progress: Progress) -> dict[str, float]:
         """What is due after this epoch; the last one's tests come with the result."""
-        every, epoch = self.stage.recipe["evaluate_every"], progress.epoch + 1
+        every, epoch = self.stage.recipe.evaluate_every, progress.epoch + 1
         due = every and not epoch % every and epoch < progress.epochs
         splits = self.data.held_out if due else ["validation"] if self.follow else []
         if not splits or self.stage.is_pretraining:
@@ -200,7 +200,7 @@ class _Trainer:
             self.loaded.append(self._network(parent, load_file(path)))
         except (RuntimeError, SafetensorError) as error:  # of a stage that somebody made by hand
             raise UserError(
-                f"{path} does not fit {parent.stage.model['title']}: {str(error).splitlines()[-1].strip()}."
+                f"{path} does not fit {parent.stage.model.title}: {str(error).splitlines()[-1].strip()}."
             ) from error
         return self.loaded[-1]
 
@@ -276,7 +276,7 @@ class _Trainer:
     def _networks(self) -> dict[str, nn.Module]:
         """The trained networks: the last epoch's, or those of the best validation epoch and the `last` ones too."""
         last, best = self.training.networks(), self.training.position.best
-        if best is None or best.epoch == self.stage.recipe["epochs"]:
+        if best is None or best.epoch == self.stage.recipe.epochs:
             return last
         # New ones: an interrupt must find the last ones in their places.
         chosen = {name: self._network(Parent(self.stage, name), state) for name, state in best.networks.items()}

@@ -8,8 +8,8 @@ from ban.interfaces import Output, Term, logits_of
 class ReverseDivergence(Term):
     """KL(q‖p): the student may leave out what it cannot have."""
 
-    def forward(self, output, teacher_output, batch):
-        q, p = output.logits.float().log_softmax(-1), logits_of(teacher_output).float().log_softmax(-1)
+    def forward(self, output, teacher, batch):
+        q, p = output.logits.float().log_softmax(-1), logits_of(teacher).float().log_softmax(-1)
         return (q.exp() * (q - p)).sum(-1).mean()
 
 

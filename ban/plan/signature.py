@@ -1,0 +1,99 @@
+"""The hash that names a stage: of all that can change its weights, and of nothing else.
+
+Two commands that need the same training get the same signature, and so meet in the same folder of the store.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+from ban.settings.schema import KINDS, RENAMED, Method, Network, Node, Part, Pretraining, Recipe, unsigned_keys
+
+PROTOCOL = 1
+"""Raised when the training loop computes something else than before from the same stage."""
+
+VERSIONS: dict[str, int] = {}
+"""Class or function name → version, where it is not 1: raised when a component's mathematics changes, so that results
+of the old code are not taken for results of the new. A test pins the losses of each component's first steps."""
+
+SIGNED_PARTS: dict[str, tuple[type[Part], ...]] = {
+    "dataset": tuple(KINDS.values()),
+    "method": (Method, Pretraining),
+    "recipe": (Recipe,),
+}
+"""Part of a stage's description → the types that it may have."""
+
+
+def signature_of(description: Node) -> str:
+    """The signature of a stage's description, as `stage.json` holds it.
+
+    Raises:
+        KeyError: it is not the description of a stage.
+    """
+    return digest(signed_content(description) | parents_of(description))
+
+
+def family_of(description: Node, parents: Node) -> str:
+    """The signature without seeds, which all repetitions of an experiment share. `parents` holds their families."""
+    return digest(without_seeds(signed_content(description)) | dict(parents))
+
+
+def parents_of(description: Node) -> dict[str, Any]:
+    """The teachers, and the stages whose weights are inherited."""
+    return {name: description[name] for name in ("teachers", "inherits") if name in description}
+
+
+def signed_content(description: Node) -> dict[str, Any]:
+    """What of a stage's description goes into its signature, its parents excepted."""
+    content = {name: description[name] for name in ("protocol", "generation", "seed", "replica")}
+    for name, types in SIGNED_PARTS.items():
+        content[name] = signed(description[name], *types)
+    content["models"] = [signed_network(model) for model in description["models"]]
+    return content
+
+
+def signed_network(model: Node) -> Any:
+    """What of a network's settings goes into signatures."""
+    return signed(model, Network)
+
+
+def signed(node: Node, *types: type[Part]) -> Any:
+    """The signed settings of a part, as canonical data."""
+    left_out = {*RENAMED, "metric"}.union(*map(unsigned_keys, types))  # earlier versions stored `metric`
+    return canonical({key: value for key, value in node.items() if key not in left_out})
+
+
+def canonical(value: Any) -> Any:
+    """The same data for the same meaning: 2 is 2.0, absent is null, and of a `_target_` only the class name counts.
+
+    Moving a class therefore changes no signature. Dropping its name would give, say, two ramps with equal options the
+    same one.
+    """
+    if isinstance(value, Mapping):
+        kept = {key: item for key, item in cast("Node", value).items() if item is not None}
+        if target := kept.pop("_target_", None):
+            kept["class"] = target.rpartition(".")[2]
+            kept["version"] = VERSIONS.get(kept["class"], 1)
+        return {key: canonical(item) for key, item in kept.items()}
+    if isinstance(value, list | tuple):
+        return [canonical(item) for item in cast("list[Any]", value)]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def without_seeds(value: Any) -> Any:
+    """Canonical data without `seed` and all keys that end in `_seed`."""
+    if isinstance(value, Mapping):
+        items = cast("Node", value).items()
+        return {key: without_seeds(item) for key, item in items if key != "seed" and not key.endswith("_seed")}
+    if isinstance(value, list):
+        return [without_seeds(item) for item in cast("list[Any]", value)]
+    return value
+
+
+def digest(value: Any) -> str:
+    """16 hexadecimal digits of the SHA-256 of canonical data."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,227 @@
+"""A stage: one training of one network, or of a cohort that learns together.
+
+It holds all that can change the weights, and nothing else.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, cast
+
+from ban.plan import signature
+from ban.settings.schema import Dataset, Method, Network, Pretraining, Recipe, plain
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A network of another stage that must be finished first."""
+
+    stage: "Stage"
+    network: str = "0"
+    """Its number in a cohort, or the name under which a teacher publishes it (`average`)."""
+
+    @property
+    def index(self) -> int:
+        """Which of the stage's models it is an instance of. An average of weights is one of the first model."""
+        return int(self.network) if self.network.isdigit() else 0
+
+
+@dataclass(frozen=True)
+class Inheritance:
+    """Weights that a training starts from."""
+
+    parent: Parent
+    modules: tuple[str, ...] = ()
+    """Top-level modules of the network; none: all of it."""
+    frozen: bool = False
+    """Whether they are kept as they are."""
+
+    def described(self, name: Literal["signature", "family"]) -> list[Any]:
+        """As plain data, with the parent's signature or family."""
+        return [getattr(self.parent.stage, name), self.parent.network, list(self.modules), self.frozen]
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One training."""
+
+    generation: int
+    seed: int
+    replica: int
+    dataset: Dataset
+    models: tuple[Network, ...]
+    """One, or those of a cohort."""
+    method: Method | Pretraining
+    recipe: Recipe
+    teachers: tuple[Parent, ...] = ()
+    inherits: tuple[Inheritance, ...] = ()
+    data_changes: frozenset[str] = frozenset()
+    """Keys of the data set that the method has set; they are no part of the regime."""
+
+    # Identity
+
+    @cached_property
+    def signature(self) -> str:
+        """The name of the stage's folder in the store."""
+        return signature.signature_of(self._settings | self._parents("signature"))
+
+    @cached_property
+    def family(self) -> str:
+        """The signature without seeds, which all repetitions of an experiment share."""
+        return signature.family_of(self._settings, self._parents("family"))
+
+    @cached_property
+    def regime(self) -> str:
+        """A hash of data set and recipe without seeds. Results are compared only within one regime.
+
+        Changes that a method makes to the data (unlabelled examples, several views, MUNGE) do not count.
+        """
+        content = signature.signed_content(self._settings)
+        dataset = {key: value for key, value in content["dataset"].items() if key not in self.data_changes}
+        return signature.digest(signature.without_seeds({"dataset": dataset, "recipe": content["recipe"]}))
+
+    @cached_property
+    def network(self) -> str:
+        """A hash of the network's settings."""
+        return signature.digest(signature.signed_network(self.model.node()))
+
+    @property
+    def stream_key(self) -> tuple[int, int, int]:
+        """Names the stage's random streams. Methods that share it see the same order, views and dropout masks."""
+        return (self.seed, self.generation, self.replica)
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        """The settings as plain data."""
+        parts = ("generation", "seed", "replica", "dataset", "models", "method", "recipe")
+        return {"protocol": signature.PROTOCOL} | {name: plain(getattr(self, name)) for name in parts}
+
+    def _parents(self, name: Literal["signature", "family"]) -> dict[str, Any]:
+        """The parents as plain data."""
+        parents = {"teachers": [[getattr(parent.stage, name), parent.network] for parent in self.teachers]}
+        return parents | ({"inherits": [each.described(name) for each in self.inherits]} if self.inherits else {})
+
+    # Relations
+
+    @property
+    def parents(self) -> list["Stage"]:
+        """Every stage that must be finished before this one."""
+        return [parent.stage for parent in self.teachers] + [each.parent.stage for each in self.inherits]
+
+    @property
+    def taught_by(self) -> tuple[Parent, ...]:
+        """Its teachers, or those of the pre-training that it starts from."""
+        return self.teachers or next((each.parent.stage.teachers for each in self.inherits), ())
+
+    @property
+    def root_seed(self) -> int:
+        """The seed of the generation 0 that this stage descends from."""
+        return self.taught_by[0].stage.root_seed if self.taught_by else self.seed
+
+    # What is trained
+
+    @property
+    def model(self) -> Network:
+        """The network, or a cohort's first."""
+        return self.models[0]
+
+    @property
+    def is_pretraining(self) -> bool:
+        """Whether its network is only the start of another training."""
+        return self.method.until is not None
+
+    @property
+    def reported_networks(self) -> list[str]:
+        """The networks whose mean is the result: all of a cohort, or the one that the method names."""
+        name = self.method.reported_network
+        return [name] if name else [str(index) for index in range(len(self.models))]
+
+    @property
+    def training_examples(self) -> int:
+        """Training examples, synthetic ones included."""
+        return self.dataset.train_size * (1 + self.dataset.synthetic_per_example)
+
+    @property
+    def examples_seen(self) -> int:
+        """The images, rows or words of all training steps together."""
+        steps = self.training_examples // self.recipe.examples_per_step
+        return self.recipe.epochs * min(steps, self.recipe.steps_per_epoch or steps) * self.recipe.examples_per_step
+
+    # For people, tables and files
+
+    @property
+    def label(self) -> str:
+        """Its name for people: Teacher, BAN-1, DKPP-2, with the replica where it is not the first."""
+        name = self.method.title
+        if self.generation:
+            name = f"{name}-{self.generation}"
+        elif self.method.name == "labels" and not self.replica:
+            name = "Teacher"
+        return f"{name} (replica {self.replica})" if self.replica else name
+
+    @property
+    def regime_title(self) -> str:
+        """Data set, sizes and recipe in words."""
+        data, recipe = self.dataset, self.recipe
+        steps = f" of {recipe.steps_per_epoch} steps" if recipe.steps_per_epoch else ""
+        epochs = f"{recipe.epochs} epoch{'s' * (recipe.epochs != 1)}{steps}"
+        held_out = f", {data.validation_size} validation" if data.validation_size else ""
+        unroll = f" × {recipe.unroll}" if recipe.unroll else ""
+        return (
+            f"{data.title}, {data.train_size} training{held_out} and {data.test_size} test {data.description}; "
+            f"recipe {recipe.name}: {epochs}, batch {recipe.batch_size}{unroll}, {recipe.precision}"
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """What tables and lists need to know; a part of `result.json`."""
+        teachers = [parent.stage for parent in self.taught_by]
+        return {
+            "label": self.label,
+            "generation": self.generation,
+            "method": self.method.name,
+            "method_title": self.method.title,
+            "model": self.model.name,
+            "model_title": self.model.title,
+            "network": self.network,
+            "cohort": len(self.models),
+            "unlabelled": bool(getattr(self.dataset, "unlabelled", False)),
+            "prepares": self.is_pretraining,
+            "dataset": self.dataset.name,
+            "recipe": self.recipe.name,
+            "seed": self.seed,
+            "root_seed": self.root_seed,
+            "split_seed": getattr(self.dataset, "split_seed", None),
+            "metric": self.dataset.metric,
+            "replica": self.replica,
+            "signature": self.signature,
+            "family": self.family,
+            "regime": self.regime,
+            "regime_title": self.regime_title,
+            "teachers": [teacher.signature for teacher in teachers],
+            "parents": [parent.signature for parent in self.parents],
+            "teacher_families": [teacher.family for teacher in teachers],
+            "train_size": self.dataset.train_size,
+            "epochs": self.recipe.epochs,
+            "batch_size": self.recipe.batch_size,
+            "precision": self.recipe.precision,
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """All settings, for `stage.json`."""
+        return self.identity() | self._settings | self._parents("signature")
+
+    @property
+    def targets(self) -> set[str]:
+        """Every class and function that the settings name."""
+        return _targets(self._settings)
+
+
+def _targets(value: Any) -> set[str]:
+    """Every `_target_` in plain data."""
+    if isinstance(value, Mapping):
+        node = cast("Mapping[str, Any]", value)
+        own: set[str] = {node["_target_"]} if isinstance(node.get("_target_"), str) else set()
+        return own.union(*(_targets(item) for item in node.values()))
+    if isinstance(value, list):
+        return set[str]().union(*(_targets(item) for item in cast("list[Any]", value)))
+    return set()

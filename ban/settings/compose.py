@@ -1,0 +1,108 @@
+"""From YAML files and overrides to checked settings."""
+
+import hashlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from ban.errors import UserError
+from ban.settings.checks import check, validated
+from ban.settings.messages import COMPOSITION_ERRORS, explain
+from ban.settings.schema import Method, Node, Part, Recipe, Settings
+
+_INSTALLED = Path(__file__).parents[1] / "conf"
+CONF = _INSTALLED if _INSTALLED.exists() else Path(__file__).parents[2] / "conf"
+"""The YAML files: inside the package in a wheel, at the top level in a checkout."""
+
+MOVED_TARGETS = {
+    "ban.data.Augmentation": "ban.data.images.Augmentation",
+    "ban.data.embedded.": "ban.data.bundled.",
+    "ban.data.words.": "ban.data.text.",
+}
+"""Beginnings of a `_target_` in files for earlier versions → where that is now."""
+
+
+def _optional_keys(part: type[Part]) -> dict[str, None]:
+    """The settings that a file may leave out, so that the command line can set them without a `+`."""
+    return {field.name: None for field in fields(part) if field.default is None}
+
+
+ConfigStore.instance().store("schema", {"recipe": _optional_keys(Recipe), "method": _optional_keys(Method)})
+
+
+def compose_settings(overrides: Sequence[str], folder: Path | None = None) -> Settings:
+    """The settings of `ban OVERRIDES`, with the user's files in `folder`.
+
+    Raises:
+        UserError: an override is unknown or impossible.
+    """
+    return freeze(compose_config(overrides, folder))
+
+
+def compose_config(overrides: Sequence[str], folder: Path | None = None) -> DictConfig:
+    """The composed configuration, Hydra's own part included.
+
+    Raises:
+        UserError: an override is unknown, or a file is invalid.
+    """
+    quoted = "" if folder is None else str(folder.resolve()).replace("'", r"\'")
+    path = [f"hydra.searchpath=['{quoted}']"] if quoted else []
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("config", [*path, *overrides], return_hydra_config=True)
+    except COMPOSITION_ERRORS as error:
+        raise UserError(explain(error, CONF)) from None
+
+
+def freeze(config: DictConfig) -> Settings:
+    """The composed configuration as checked settings: the only way from one to the other.
+
+    Raises:
+        UserError: a setting is unknown or impossible. One sentence says which, and what to do.
+    """
+    own = OmegaConf.create({key: value for key, value in config.items() if key != "hydra"})
+    if {"min_count", "path"} <= {*own.dataset}:
+        from ban.data.corpus import measure_text
+
+        own.dataset.update(measure_text(own.dataset))  # before other settings refer to the numbers
+    plain = cast("dict[str, Any]", OmegaConf.to_container(own, resolve=True))
+    return check(validated(Settings, _with_sources(plain)))
+
+
+def _with_sources(value: Any) -> Any:
+    """Moves targets to where they are now, and adds to every other module's target the hash of its source.
+
+    Editing a class of the user's therefore changes the signature of all that names it.
+    """
+    if isinstance(value, list):
+        return [_with_sources(item) for item in cast("list[Any]", value)]
+    if not isinstance(value, Mapping):
+        return value
+    node = {key: _with_sources(item) for key, item in cast("Node", value).items()}
+    target = node.get("_target_")
+    if isinstance(target, str):
+        for old, new in MOVED_TARGETS.items():
+            if target.startswith(old):
+                node["_target_"] = new + target.removeprefix(old)
+        if target.partition(".")[0] not in ("ban", "torch"):
+            node["source_sha256"] = _source_hash(target)
+    return node
+
+
+def _source_hash(target: str) -> str:
+    module = target.rpartition(".")[0]
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None:
+        raise UserError(
+            f"_target_: {target} names the module '{module}', which cannot be imported from here: is it in PYTHONPATH?"
+        )
+    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()

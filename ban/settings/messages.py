@@ -1,0 +1,94 @@
+"""Errors of Hydra, OmegaConf and the settings' types as one sentence that says what to do."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from ban.settings.schema import KINDS, RENAMED
+
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
+
+
+def explain(error: Exception, conf: Path) -> str:
+    """What Hydra or OmegaConf refuse. `conf` is the folder of the YAML files."""
+    text = str(error).strip()
+    if isinstance(error, yaml.YAMLError):
+        return f"a file is not YAML: {' '.join(text.split())}."
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        return f"there is no {group} '{name}': choose one of {', '.join(sorted(error.options))}."
+    if isinstance(error, OverrideParseException):
+        return _explain_syntax(error.override or "", text)
+    if unknown := re.match(r"Could not override '([^']+)'", text):
+        return _explain_unknown(unknown[1], conf)
+    if wrong := re.match(r"Error merging override (\S+)", text):
+        return f"{wrong[1]} is not possible: {str(error.__cause__).splitlines()[0]}."
+    if ambiguous := re.match(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{ambiguous[1]} names several values: sweep over them with `ban -m {ambiguous[1]}`."
+    return ": ".join(line.strip().rstrip(":") for line in text.splitlines()[:2])
+
+
+def _explain_syntax(override: str, text: str) -> str:
+    if reason := re.search(r"while evaluating '.*': (.*)", text):
+        return f"'{override}' cannot be read: {reason[1]}."
+    if "=" not in override:
+        return f"'{override}' is not KEY=VALUE. A list has no spaces: method=ban,dkpp."
+    return (
+        f"'{override}' cannot be read. Lists have no spaces (method=ban,dkpp), brackets are closed, and values with "
+        "special characters are quoted twice, for the shell and for Hydra (KEY='\"a, b\"')."
+    )
+
+
+def _explain_unknown(key: str, conf: Path) -> str:
+    GlobalHydra.instance().clear()  # the failed command's, if it got that far
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        known = _keys(OmegaConf.to_container(compose("config"), resolve=False))
+    known += [folder.name for folder in conf.iterdir() if folder.is_dir()]
+    if key in known:
+        return f"{key} has no such option yet: add it with +{key}.OPTION=VALUE."
+    parent, _, name = key.rpartition(".")
+    renamed = f"{parent}.{RENAMED.get(name)}"
+    if close := [renamed] if renamed in known else difflib.get_close_matches(key, known, n=1):
+        return f"there is no setting '{key}': did you mean '{close[0]}'?"
+    siblings = [name for name in known if name.rpartition(".")[0] == parent] or [n for n in known if "." not in n]
+    return f"there is no setting '{key}': choose one of {', '.join(dict.fromkeys(siblings))}."
+
+
+def _keys(tree: Any, prefix: str = "") -> list[str]:
+    if not isinstance(tree, Mapping):
+        return []
+    items = cast("Mapping[str, Any]", tree).items()
+    return [name for key, value in items for name in (f"{prefix}{key}", *_keys(value, f"{prefix}{key}."))]
+
+
+def explain_invalid(error: ValidationError, prefix: str = "") -> str:
+    """The first setting that its type refuses. `prefix` is what the checked part is called."""
+    first = error.errors(include_url=False)[0]
+    path = [str(step) for step in first["loc"] if str(step) not in KINDS and not str(step)[:1].isupper()]
+    where = ".".join([*filter(None, [prefix]), *path])
+    parent, _, key = where.rpartition(".")
+    match first["type"]:
+        case "unknown_key":
+            name = ".".join(filter(None, [where, str(first["ctx"]["key"])]))  # pyright: ignore[reportTypedDictNotRequiredAccess]
+            return f"there is no setting '{name}': {first['msg']}"
+        case "missing":
+            return f"{parent or 'the configuration'} has no {key}: its YAML file needs a line `{key}: …`."
+        case "union_tag_invalid" | "union_tag_not_found":
+            return f"{where}.kind must be one of {', '.join(KINDS)}."
+        case "no_target" | "no_rate" | "broken_target":
+            return f"{where} {first['msg']}."
+        case "dataclass_type" | "mapping_type":
+            return f"{where}={first['input']} names no settings: it must be a group of settings."
+        case _:
+            wanted = re.sub(r"^Input should (be )?", r"must \1", first["msg"]).replace("'", "")
+            return f"{where} is {first['input']}; it {wanted}."
