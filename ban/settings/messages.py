@@ -56,8 +56,8 @@ def _explain_unknown(key: str, conf: Path) -> str:
     known += [folder.name for folder in conf.iterdir() if folder.is_dir()]
     if key in known:
         return f"{key} has no such option yet: add it with +{key}.OPTION=VALUE."
-    parent, _, name = key.rpartition(".")
-    renamed = f"{parent}.{RENAMED.get(name)}"
+    parent = key.rpartition(".")[0]
+    renamed = ".".join(RENAMED.get(step, step) for step in key.split("."))
     if close := [renamed] if renamed in known else difflib.get_close_matches(key, known, n=1):
         return f"there is no setting '{key}': did you mean '{close[0]}'?"
     siblings = [name for name in known if name.rpartition(".")[0] == parent] or [n for n in known if "." not in n]
@@ -82,13 +82,23 @@ def explain_invalid(error: ValidationError, prefix: str = "") -> str:
             name = ".".join(filter(None, [where, str(first["ctx"]["key"])]))  # pyright: ignore[reportTypedDictNotRequiredAccess]
             return f"there is no setting '{name}': {first['msg']}"
         case "missing":
+            key = "_target_" if key == "constructor" else key
             return f"{parent or 'the configuration'} has no {key}: its YAML file needs a line `{key}: …`."
         case "union_tag_invalid" | "union_tag_not_found":
             return f"{where}.kind must be one of {', '.join(KINDS)}."
         case "no_target" | "no_rate" | "broken_target":
             return f"{where} {first['msg']}."
-        case "dataclass_type" | "mapping_type":
-            return f"{where}={first['input']} names no settings: it must be a group of settings."
+        case "dataclass_type":
+            chosen = f"+{key}@{where}={first['input']}" if parent else f"{key}={first['input']}"
+            return f"{where} is {first['input']}, but it must hold settings: choose a file with {chosen}."
+        case "mapping_type" | "dict_type":
+            return f"{where} is {first['input']}; it must be a mapping, for example {{_target_: …}}."
         case _:
-            wanted = re.sub(r"^Input should (be )?", r"must \1", first["msg"]).replace("'", "")
-            return f"{where} is {first['input']}; it {wanted}."
+            wanted = re.sub(r"^Input should (be )?(a valid (?=integer|number))?", _must_be, first["msg"])
+            return f"{where} is {first['input']}; it {wanted.replace(chr(39), '')}."
+
+
+def _must_be(found: re.Match[str]) -> str:
+    """The beginning of pydantic's sentence as the end of ours."""
+    article = {"i": "an ", "n": "a "}[found.string[found.end()]] if found[2] else ""
+    return f"must {found[1] or ''}{article}"
