@@ -90,16 +90,16 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
         flip_a_bit(latest)
     else:
         latest.write_bytes(latest.read_bytes()[:1000])
-    assert f"damaged and not used: {latest.name}" in ends_as_undisturbed(tmp_path, undisturbed)
+    assert f"ignored damaged checkpoints: {latest.name}" in ends_as_undisturbed(tmp_path, undisturbed)
     log = (tmp_path / "outputs" / "logs" / f"{STUDENT}.log").read_text()
-    assert f"damaged and not used: {latest.name}" in log
-    assert re.search(r"started .*, [1-9]\d?% done before\n.*damaged", log)
+    assert f"ignored damaged checkpoints: {latest.name}" in log
+    assert re.search(r"started .*, resumed at [1-9]\d?%\n.*damaged", log)
 
 
 def test_without_any_whole_checkpoint_the_stage_begins_anew(undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     for checkpoint in interrupted(tmp_path, *LONG).glob("checkpoint-*"):
         flip_a_bit(checkpoint)
-    assert "damaged and not used" in ends_as_undisturbed(tmp_path, undisturbed)
+    assert "ignored damaged checkpoints" in ends_as_undisturbed(tmp_path, undisturbed)
 
 
 def test_a_checkpoint_that_is_a_program_is_not_run(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_checkpoint_that_is_a_program_is_not_run(tmp_path: Path) -> None:
     with Store(tmp_path).claim(TEACHER) as work:
         assert work is not None
         work.write_checkpoint(1, lambda path: torch.save(Evil(), path))
-    with pytest.raises(UserError, match="was written by another version of ban"):
+    with pytest.raises(UserError, match="another version of ban wrote"):
         run(lineage(settings)[0], host(settings), quiet, Signals())
     assert not (tmp_path / "evil").exists()
 

@@ -124,7 +124,7 @@ def test_two_commands_that_want_the_same_teacher_train_it_once(undisturbed: dict
     outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert len(list((tmp_path / "outputs" / "stages").iterdir())) == 3
-    assert sum("seed 0: waits for another process that trains it" in output for output in outputs) == 1
+    assert sum("seed 0: waiting for another process that trains it" in output for output in outputs) == 1
     teacher = next(iter(undisturbed))
     assert weights(tmp_path / "outputs", teacher) == undisturbed[teacher]
 

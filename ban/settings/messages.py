@@ -4,7 +4,8 @@ import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from types import UnionType
+from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -14,9 +15,17 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from ban.settings.schema import KINDS, RENAMED
+from ban.settings.schema import (
+    KINDS,
+    RENAMED,
+    LocalLauncherSettings,
+    Part,
+    Settings,
+    SlurmLauncherSettings,
+    keys_of,
+)
 
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 
 
 def explain(error: Exception, conf: Path) -> str:
@@ -35,6 +44,8 @@ def explain(error: Exception, conf: Path) -> str:
         return f"{wrong[1]} is not possible: {str(error.__cause__).splitlines()[0]}."
     if ambiguous := re.match(r"Ambiguous value for argument '([^']+)'", text):
         return f"{ambiguous[1]} names several values: sweep over them with `ban -m {ambiguous[1]}`."
+    if text.startswith("Config group override must be a string"):
+        return "a file of settings is chosen by its name, for example recipe=wrn."
     return ": ".join(line.strip().rstrip(":") for line in text.splitlines()[:2])
 
 
@@ -52,7 +63,7 @@ def _explain_syntax(override: str, text: str) -> str:
 def _explain_unknown(key: str, conf: Path) -> str:
     GlobalHydra.instance().clear()  # the failed command's, if it got that far
     with initialize_config_dir(str(conf), version_base="1.3"):
-        known = _keys(OmegaConf.to_container(compose("config"), resolve=False))
+        known = [*KNOWN, *_keys(OmegaConf.to_container(compose("config"), resolve=False))]
     known += [folder.name for folder in conf.iterdir() if folder.is_dir()]
     if key in known:
         return f"{key} has no such option yet: add it with +{key}.OPTION=VALUE."
@@ -62,6 +73,24 @@ def _explain_unknown(key: str, conf: Path) -> str:
         return f"there is no setting '{key}': did you mean '{close[0]}'?"
     siblings = [name for name in known if name.rpartition(".")[0] == parent] or [n for n in known if "." not in n]
     return f"there is no setting '{key}': choose one of {', '.join(dict.fromkeys(siblings))}."
+
+
+def _keys_of_type(hint: Any, prefix: str) -> list[str]:
+    """The keys of every closed part that a type consists of, with their paths."""
+    if isinstance(hint, type) and issubclass(hint, Part):
+        hints = get_type_hints(hint, include_extras=True)
+        keys = {f"{prefix}{key}": hints[name] for key, name in keys_of(hint).items()}
+        return [name for key, inner in keys.items() for name in (key, *_keys_of_type(inner, f"{key}."))]
+    if get_origin(hint) in (Annotated, Union, UnionType):
+        return [name for inner in get_args(hint) for name in _keys_of_type(inner, prefix)]
+    return []
+
+
+KNOWN = [
+    *_keys_of_type(Settings, ""),
+    *_keys_of_type(LocalLauncherSettings | SlurmLauncherSettings, "hydra.launcher."),
+]
+"""The keys of all closed parts, with their paths."""
 
 
 def _keys(tree: Any, prefix: str = "") -> list[str]:
@@ -94,11 +123,11 @@ def explain_invalid(error: ValidationError, prefix: str = "") -> str:
         case "mapping_type" | "dict_type":
             return f"{where} is {first['input']}; it must be a mapping, for example {{_target_: …}}."
         case _:
-            wanted = re.sub(r"^Input should (be )?(a valid (?=integer|number))?", _must_be, first["msg"])
+            wanted = re.sub(r"^Input should (be )?(a valid (?=integer|number|string|boolean))?", _must_be, first["msg"])
             return f"{where} is {first['input']}; it {wanted.replace(chr(39), '')}."
 
 
 def _must_be(found: re.Match[str]) -> str:
     """The beginning of pydantic's sentence as the end of ours."""
-    article = {"i": "an ", "n": "a "}[found.string[found.end()]] if found[2] else ""
+    article = ("an " if found.string[found.end()] == "i" else "a ") if found[2] else ""
     return f"must {found[1] or ''}{article}"
