@@ -68,7 +68,7 @@ def _train(config: DictConfig) -> None:
         raise SystemExit("ban: hydra/launcher=slurm submits sweeps: say `ban -m …`, also for a single job.")
     from ban.launch.execute import InProcess, execute  # torch: not before there is work
 
-    execute([job], InProcess())
+    execute([job], InProcess)
 
 
 def _config_folder(words: Sequence[str]) -> tuple[Path | None, list[str]]:
@@ -111,10 +111,11 @@ def _table(words: Sequence[str], overrides: Sequence[str], folder: Path | None) 
 def _status(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:
     from ban.commands.status import status
     from ban.launch.journal import Journal
+    from ban.store.store import Store
 
     if words:
         raise UserError(COMMANDS["status"].use)
-    status(Journal(compose_settings(overrides, folder).machine.outputs))
+    status(Journal(Store(compose_settings(overrides, folder).machine.outputs)))
 
 
 def _stages(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:

@@ -17,10 +17,13 @@ from ban.interfaces import TeacherContext
 from ban.plan.lineage import lineage
 from ban.plan.stage import Stage
 from ban.settings.compose import compose_settings
+from ban.settings.schema import Settings
+from ban.store.store import Store
 from ban.teachers import Frozen
 from ban.training import build
-from ban.training.machine import Machine, Signals
-from ban.training.stage import run
+from ban.training.device import Device
+from ban.training.signals import Signals
+from ban.training.stage import Host, run
 
 DIGITS = ("dataset=digits", "model=small_conv", "recipe=digits", "machine.threads=1", "machine.device=cpu")
 """A training of about a second."""
@@ -55,10 +58,15 @@ def plan(*overrides: str, kind: str = "images") -> list[Stage]:
     return lineage(compose_settings([*KINDS[kind], *overrides]))
 
 
+def host(settings: Settings) -> Host:
+    """This process, with the settings' machine and store."""
+    return Host(settings.machine, Device.of(settings.machine), Store(settings.machine.outputs))
+
+
 def digits_of(*overrides: str) -> Images:
     """The data of a plan's last stage."""
     settings = compose_settings([*DIGITS, *overrides])
-    return build.data(lineage(settings)[-1], Machine.of(settings.machine), torch.device("cpu"))  # pyright: ignore
+    return build.data(lineage(settings)[-1], settings.machine, torch.device("cpu"))  # pyright: ignore
 
 
 def frozen(*networks: nn.Module, **options: Any) -> Frozen:
@@ -76,8 +84,7 @@ def train(tmp_path: Path) -> Train:
 
     def trained(*overrides: str, kind: str = "images") -> list[dict[str, Any]]:
         settings = compose_settings([*KINDS[kind], f"machine.outputs={tmp_path}", *overrides])
-        machine = Machine.of(settings.machine)
-        return [run(stage, machine, quiet, Signals()) for stage in lineage(settings)]
+        return [run(stage, host(settings), quiet, Signals()) for stage in lineage(settings)]
 
     return trained
 

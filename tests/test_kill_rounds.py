@@ -53,7 +53,7 @@ def kill_something(outputs: Path, sweeps: list[subprocess.Popen[str]], choose: r
 
 def training(outputs: Path) -> list[int]:
     """The processes of the stages that are being trained."""
-    journal = Journal(outputs)
+    journal = Journal(Store(outputs))
     notes = [note for note in journal.notes() if note.state == "running" and journal.store.is_claimed(note.signature)]
     return [note.process for note in notes]
 
@@ -77,7 +77,7 @@ def test_whatever_is_killed_each_stage_is_published_once(
     ban("stages", "verify", cwd=tmp_path)
     assert not store.unfinished()
     for signature in undisturbed:
-        published = Journal(outputs).log(signature).read_text().count(" test error")
+        published = Journal(Store(outputs)).log(signature).read_text().count(" test error")
         assert published <= 1  # 0: killed between publishing and writing its line
     KILLED.update(killed)
     print(f"{len(killed)} kills in this round; in all {dict(KILLED)}")  # with -s

@@ -24,15 +24,13 @@ from ban.schedules import Plateau
 from ban.settings.compose import compose_settings
 from ban.training import build
 
-NOT_OPTIONS = [*build.DESCRIPTION, "metric"]
-
 # Words
 
 
 def text(**options: object) -> Text:
     dataset = plan(kind="language")[0].dataset
     given = {"batch_size": 5, "unroll": 35, "steps_per_epoch": None, "device": torch.device("cpu")}
-    return build.build(dataset | options, without=NOT_OPTIONS, data_dir=Path(), download=False, **given)
+    return build.build(dataset.constructor_arguments | options, data_dir=Path(), download=False, **given)
 
 
 def test_an_epoch_reads_every_row_in_order_and_predicts_the_next_word() -> None:
@@ -151,7 +149,7 @@ class TestPennTreebank:
     def load(self, folder: Path, mirror: Path | None = None, **files: str) -> Text:
         sums = {name: hashlib.sha256(line.encode()).hexdigest() for name, line in (self.lines | files).items()}
         mirrors = [] if mirror is None else [(folder / "nowhere").as_uri(), mirror.as_uri()]
-        dataset = compose_settings(["model=lstm"])["dataset"]
+        dataset = compose_settings(["model=lstm"]).dataset.constructor_arguments
         sizes = {
             "classes": 4,
             "characters": 7,
@@ -164,9 +162,7 @@ class TestPennTreebank:
         }
         given = {"batch_size": 1, "unroll": 2, "steps_per_epoch": None, "device": torch.device("cpu")}
         checksum = {"checksum": self.parts.checksum}
-        return build.build(
-            dataset | sizes | checksum, without=NOT_OPTIONS, data_dir=folder, download=mirror is not None, **given
-        )
+        return build.build(dataset | sizes | checksum, data_dir=folder, download=mirror is not None, **given)
 
     def put(self, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -203,8 +199,7 @@ def network(model: str) -> torch.nn.Module:
     """On the Penn Treebank, without memory."""
     stage = plan_of(model)
     with torch.device("meta"):
-        spelling = torch.zeros(stage.dataset["classes"], stage.dataset["word_length"], dtype=torch.long)
-        return build.network(stage, spelling=spelling)
+        return build.network(stage, spelling=build.zero_spelling(stage, torch.device("meta")))
 
 
 def plan_of(model: str):
@@ -354,8 +349,8 @@ def test_a_loss_summed_over_time_is_the_mean_at_35_times_the_rate(clip: str, tra
 
 def test_published_recipes_sum_over_time() -> None:
     for model in ("lstm", "cnn_lstm"):
-        recipe = compose_settings([f"model={model}"])["recipe"]
-        assert recipe["loss_scale"] == recipe["unroll"] == 35
+        recipe = compose_settings([f"model={model}"]).recipe
+        assert recipe.loss_scale == recipe.unroll == 35
 
 
 def test_the_best_validation_epoch_is_tested_and_teaches(train: Train, tmp_path: Path) -> None:

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import DIGITS, KINDS, ban, files, plan, start, wait_for, weights
+from conftest import DIGITS, KINDS, ban, files, host, plan, start, wait_for, weights
 
-from ban.events import Event
+from ban.events import Event, Started
 from ban.launch.devices import Slot
 from ban.launch.journal import Journal
 from ban.launch.pool import Pool
 from ban.settings.compose import compose_settings
-from ban.training.machine import Machine
+from ban.store.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -124,14 +124,14 @@ def test_two_commands_that_want_the_same_teacher_train_it_once(undisturbed: dict
     outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert len(list((tmp_path / "outputs" / "stages").iterdir())) == 3
-    assert sum("seed 0: waits for another process that trains it" in output for output in outputs) == 1
+    assert sum("seed 0: waiting for another process that trains it" in output for output in outputs) == 1
     teacher = next(iter(undisturbed))
     assert weights(tmp_path / "outputs", teacher) == undisturbed[teacher]
 
 
 def running(folder: Path) -> list[int]:
     """The processes that train a stage."""
-    return [note.process for note in Journal(folder / "outputs").notes() if note.state == "running"]
+    return [note.process for note in Journal(Store(folder / "outputs")).notes() if note.state == "running"]
 
 
 def wait_until_gone(processes: list[int]) -> None:
@@ -168,11 +168,11 @@ def test_a_stage_that_is_killed_is_reported_and_the_others_go_on(tmp_path: Path)
     victim = stages[0].signature
 
     def kill(event: Event) -> None:
-        if event.kind == "started" and event.signature == victim:
+        if isinstance(event, Started) and event.signature == victim:
             (child,) = (child for child in pool.running if child.stage.signature == victim)
             os.kill(child.process.pid or 0, signal.SIGKILL)
 
-    pool = Pool(stages, Machine.of(settings.machine), [Slot("cpu")] * 2, kill)
+    pool = Pool(stages, host(settings), [Slot("cpu")] * 2, kill)
     failures = pool.run()
     assert list(failures) == [victim, stages[1].signature]
     assert "SIGKILL" in failures[victim] and victim in failures[stages[1].signature]

@@ -12,12 +12,13 @@ from rich.prompt import Confirm
 from rich.table import Table
 
 from ban import metrics
-from ban.display import console, duration
+from ban.display import console
 from ban.errors import UserError
 from ban.launch.journal import Journal
 from ban.settings.schema import Settings
 from ban.store.archive import export_stage, import_stage
 from ban.store.store import Store
+from ban.wording import duration
 
 Result = Mapping[str, Any]
 
@@ -108,7 +109,7 @@ def _remove(store: Store, words: Sequence[str], yes: bool) -> None:
     """
     if not words:
         raise UserError("use: ban stages remove WORD …, or ban stages remove unfinished.")
-    journal = Journal(store.root)
+    journal = Journal(store)
     if [*words] == ["unfinished"]:
         folders = dict.fromkeys(store.unfinished(), "unfinished, and nobody trains it now")
         over = [note.signature for note in journal.notes() if note.state in ("stopped", "failed") and not note.job]

@@ -7,10 +7,11 @@ from contextlib import suppress
 
 from rich.table import Table
 
-from ban.display import console, duration
+from ban.display import console
 from ban.errors import UserError
 from ban.launch.journal import Journal, Note
 from ban.launch.slurm import queue
+from ban.wording import duration
 
 ORDER = ("running", "waiting", "stopped", "failed")
 

@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,7 +30,8 @@ MOVED_TARGETS = {
 
 def _optional_keys(part: type[Part]) -> dict[str, None]:
     """The settings that a file may leave out, so that the command line can set them without a `+`."""
-    return {field.name: None for field in fields(part) if field.default is None}
+    required = [field for field in fields(part) if field.default is MISSING and field.default_factory is MISSING]
+    return {field.name: None for field in fields(part) if field not in required}
 
 
 ConfigStore.instance().store("schema", {"recipe": _optional_keys(Recipe), "method": _optional_keys(Method)})

@@ -61,6 +61,12 @@ def _with_learning_rate(node: Node) -> Node:
     return node
 
 
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise PydanticCustomError("device", "must be auto, cpu, cuda or cuda:N")
+    return name
+
+
 Component = Annotated[Node, AfterValidator(_with_target)]
 """A class or function and its arguments."""
 Optimizer = Annotated[Component, AfterValidator(_with_learning_rate)]
@@ -243,6 +249,11 @@ class Dataset(Part):
         return self.input_shape is None
 
     @property
+    def views_per_batch(self) -> int:
+        """The number of inputs that a batch holds of each example."""
+        return 1
+
+    @property
     def bytes_per_prediction(self) -> int:
         """Of what is stored for one test example: the target, and the log-probability of every class."""
         return 4 * self.classes + 8
@@ -346,6 +357,11 @@ class ImageDataset(LabelledDataset):
     def input_shape(self) -> tuple[int, ...]:
         """See `Dataset`."""
         return tuple(self.shape)
+
+    @property
+    def views_per_batch(self) -> int:
+        """See `Dataset`."""
+        return self.views
 
     @property
     def description(self) -> str:
@@ -551,7 +567,7 @@ class Generation0(Part):
 class Machine(Part):
     """Where and how to run."""
 
-    device: Annotated[Text, Field(pattern=re.compile(r"^(auto|cpu|cuda(:\d+)?)$"))]
+    device: Annotated[Text, AfterValidator(_device)]
     threads: Positive | None = None
     """CPU threads of a training; None: all cores."""
     outputs: Folder
