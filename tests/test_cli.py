@@ -297,3 +297,13 @@ def test_a_users_own_network_can_be_a_teacher(own: Path) -> None:
 def test_the_command_knows_teachers_in_the_users_folder(sweep: list[str], own: Path, say: Say) -> None:
     plan = say("--config-dir", str(own), *sweep, *DIGITS, "teacher=own_conv", "dry_run=true")
     assert "Own-Conv" in plan and "Small-Conv" in plan
+
+
+def test_a_users_machine_has_values_of_its_own(own: Path) -> None:
+    (own / "local").mkdir()
+    (own / "local" / "default.yaml").write_text("# @package _global_\nmachine: {outputs: /scratch/me}\n")
+    (own / "local" / "slurm.yaml").write_text("partition: gpu\n")
+    assert compose_settings(DIGITS, own).machine.outputs == Path("/scratch/me")
+    assert compose_settings([*DIGITS, "machine.outputs=here"], own).machine.outputs == Path("here")
+    assert compose_config(["hydra/launcher=slurm"], own).hydra.launcher.partition == "gpu"
+    assert "partition" not in compose_config(DIGITS, own).hydra.launcher
