@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from ban import __version__
 from ban.errors import UserError
-from ban.settings.compose import CONF, compose_settings, freeze
+from ban.settings.compose import CONF, compose_settings, freeze, register_teachers
 from ban.settings.messages import COMPOSITION_ERRORS, explain
 
 
@@ -41,6 +41,7 @@ def main() -> None:
             )
         else:
             _sweep_experiments()
+            register_teachers(folder)
             _train()
     except UserError as error:
         raise SystemExit(f"ban: {error}") from None

@@ -161,7 +161,7 @@ def test_questions_about_the_command_are_answered(say: Say, tmp_path: Path) -> N
 def test_alone_it_explains_itself(tmp_path: Path) -> None:
     alone = ban(cwd=tmp_path).stdout
     assert alone == ban("--help", cwd=tmp_path).stdout
-    for word in ("experiment=demo", "ban table", "method: ban, ban_l, cwtm,", "ban -m"):
+    for word in ("experiment=demo", "ban table", "method: ban, ban_l, cwtm,", "teacher: ban_pre", "ban -m"):
         assert word in alone
     assert not files(tmp_path)
 
@@ -272,7 +272,7 @@ def test_every_experiment_composes_at_every_scale(experiment: str, scale: str) -
 
 @pytest.mark.parametrize("group", ["dataset", "model", "method", "recipe", "teacher", "machine"])
 def test_every_option_composes(group: str) -> None:
-    for path in (CONF / group).glob("*.yaml"):
+    for path in (CONF / ("model" if group == "teacher" else group)).glob("*.yaml"):  # every network can teach
         language = any(word in path.stem for word in ("lstm", "language", "ptb", "text"))
         table = any(word in path.stem for word in ("mlp", "tabular", "breast_cancer", "wine", "features"))
         companion = ["model=lstm"] if language else ["model=mlp_256"] if table else []
@@ -286,6 +286,33 @@ def test_names_in_the_files_are_their_file_names() -> None:
             assert yaml.safe_load(path.read_text())["name"] == path.stem
 
 
-def test_every_model_can_be_a_teacher() -> None:
-    models, teachers = ({path.stem for path in (CONF / group).glob("*.yaml")} for group in ("model", "teacher"))
-    assert teachers == models | {"same"}
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A user's settings, with a network of their own."""
+    folder = tmp_path / "own"
+    (folder / "model").mkdir(parents=True)
+    network = "defaults: [small_conv]\nname: own_conv\ntitle: Own-Conv\nwidth: 4\n"
+    (folder / "model" / "own_conv.yaml").write_text(network)
+    return folder
+
+
+def test_a_users_own_network_can_be_a_teacher(own: Path) -> None:
+    assert compose_settings([*DIGITS, "teacher=own_conv"], own).teacher.model.name == "own_conv"
+    with pytest.raises(UserError, match=r"there is no teacher 'own_conv': choose one of .*, same, "):
+        compose_settings([*DIGITS, "teacher=own_conv"])
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m"]])
+def test_the_command_knows_teachers_in_the_users_folder(sweep: list[str], own: Path, say: Say) -> None:
+    plan = say("--config-dir", str(own), *sweep, *DIGITS, "teacher=own_conv", "dry_run=true")
+    assert "Own-Conv" in plan and "Small-Conv" in plan
+
+
+def test_a_users_machine_has_values_of_its_own(own: Path) -> None:
+    (own / "local").mkdir()
+    (own / "local" / "default.yaml").write_text("# @package _global_\nmachine: {outputs: /scratch/me}\n")
+    (own / "local" / "slurm.yaml").write_text("partition: gpu\n")
+    assert compose_settings(DIGITS, own).machine.outputs == Path("/scratch/me")
+    assert compose_settings([*DIGITS, "machine.outputs=here"], own).machine.outputs == Path("here")
+    assert compose_config(["hydra/launcher=slurm"], own).hydra.launcher.partition == "gpu"
+    assert "partition" not in compose_config(DIGITS, own).hydra.launcher

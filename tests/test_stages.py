@@ -195,7 +195,7 @@ def test_another_signature_is_refused(signature: object, archive: Archive) -> No
 def test_somebody_elses_result_is_refused(archive: Archive) -> None:
     archive.edit("result.json", generation=3)
     archive.rewrite()
-    refused(archive, "its result is another stage's")
+    refused(archive, "its result belongs to another stage")
 
 
 @pytest.mark.parametrize("settings", [{"dataset": []}, {"models": 5}, {"method": {"_target_": 5}}])

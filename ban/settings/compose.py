@@ -37,6 +37,19 @@ def _optional_keys(part: type[Part]) -> dict[str, None]:
 ConfigStore.instance().store("schema", {"recipe": _optional_keys(Recipe), "method": _optional_keys(Method)})
 
 
+def register_teachers(folder: Path | None = None) -> None:
+    """Makes `teacher=NAME` a choice for every network in `model/`, of this package and of the user's `folder`.
+
+    Such a teacher is trained like `teacher=same`, but for its network.
+    """
+    store = ConfigStore.instance()
+    store.repo.pop("teacher", None)  # an earlier call may have had another folder
+    for conf in filter(None, (CONF, folder)):
+        for path in (conf / "model").glob("*.yaml"):
+            defaults = [{"/method@method": "labels"}, {"/model@model": path.stem}]
+            store.store(path.stem, {"defaults": defaults, "seed": "${seed}", "recipe": "${recipe}"}, group="teacher")
+
+
 def compose_settings(overrides: Sequence[str], folder: Path | None = None) -> Settings:
     """The settings of `ban OVERRIDES`, with the user's files in `folder`.
 
@@ -52,6 +65,7 @@ def compose_config(overrides: Sequence[str], folder: Path | None = None) -> Dict
     Raises:
         UserError: an override is unknown, or a file is invalid.
     """
+    register_teachers(folder)
     quoted = "" if folder is None else str(folder.resolve()).replace("'", r"\'")
     path = [f"hydra.searchpath=['{quoted}']"] if quoted else []
     try:

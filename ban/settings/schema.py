@@ -212,7 +212,7 @@ class Dataset(Part):
     files: Unsigned[Node | None] = None
     mirrors: Unsigned[Sequence[Text] | None] = None
     path: Unsigned[Text | None] = None
-    arguments: Node = field(default_factory=dict)
+    arguments: Node = field(default_factory=dict[str, Any])
     """More arguments of a user's own data set."""
 
     @classmethod
@@ -540,7 +540,7 @@ class Method(Part):
     pretrain: Unsigned[Pretraining | None] = None
     frozen_from_teacher: Unsigned[Sequence[Text]] = ()
     """Modules that the student takes from its teacher and does not train."""
-    data: Unsigned[Node] = field(default_factory=dict)
+    data: Unsigned[Node] = field(default_factory=dict[str, Any])
     """Changes to the data set."""
     reported_network: Unsigned[Text | None] = None
     """The network that is reported and teaches; None: the trained one, of a cohort their mean."""
@@ -557,7 +557,7 @@ class Generation0(Part):
 
     seed: Integer
     model: Network
-    models: Mapping[str, Network] = field(default_factory=dict)
+    models: Mapping[str, Network] = field(default_factory=dict[str, Network])
     """Networks of several teachers, in turn; none: `model`."""
     method: Method
     recipe: Recipe
