@@ -12,7 +12,7 @@ from ban.errors import UserError
 from ban.training.shape_check import check_shapes
 
 OWN = Path(__file__).parent / "own"
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 ARGUMENTS = ("--config-dir", "conf", "method=reverse", "model=linear", "dataset=halves", "recipe=digits")
 
 
@@ -102,8 +102,8 @@ def test_a_reported_network_that_nobody_publishes_is_named_before_anything_is_tr
         [check_shapes(stage) for stage in stages]
 
 
-def test_the_readme_shows_these_very_files() -> None:
-    text = README.read_text(encoding="utf-8")
+def test_the_documentation_shows_these_files() -> None:
+    text = PAGE.read_text(encoding="utf-8")
     assert f"PYTHONPATH=. ban {' '.join(ARGUMENTS)}" in text
     for path in OWN.rglob("*.*"):
         assert path.suffix == ".pyc" or path.read_text(encoding="utf-8").strip() in text, path.name

@@ -1,0 +1,179 @@
+"""README.md and docs/*.md: every command runs, every link leads somewhere, every named part exists."""
+
+import contextlib
+import pkgutil
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from ban.cli import COMMANDS, main
+from ban.launch import estimate
+from ban.settings import schema
+from ban.settings.compose import CONF, compose_settings
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OWN = Path(__file__).parent / "own"
+"""The files that docs/extending.md shows."""
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+NOT_RUN = {".": "changes the reader's shell"}
+"""First word of a command that is not run → why."""
+ABSENT = {"hydra/launcher=joblib": "a plugin of Hydra's that ban does not depend on"}
+"""Setting of a command that is not run → why."""
+TRAINED = ("model=small_conv", "dataset=digits", "recipe=digits", "machine=single_threaded", "machine.device=cpu")
+"""docs/reliability.md names the teacher of this lineage by the first characters of its signature."""
+QUICK = ("recipe.epochs=1", "recipe.steps_per_epoch=2", "machine.device=cpu")
+
+
+class Example(NamedTuple):
+    """Commands that a reader types one after another."""
+
+    place: str
+    commands: list[list[str]]
+
+
+def prose(text: str) -> str:
+    """The text with empty lines in the place of code blocks."""
+    return FENCE.sub(lambda block: "\n" * block[0].count("\n"), text)
+
+
+def examples(page: Path) -> Iterator[Example]:
+    """The shell blocks of a page, and each `ban …` and `make …` in its sentences."""
+    text = page.read_text(encoding="utf-8")
+    found = [(match.start(), match[2].replace("\\\n", " ")) for match in FENCE.finditer(text) if match[1] == "sh"]
+    found += [(match.start(), " ".join(match[1].split())) for match in re.finditer(r"`((?:ban|make) [^`]+)`", prose(text))]
+    for start, block in found:
+        commands = [words for line in block.splitlines() if (words := shlex.split(line, comments=True))]
+        if not re.search(r"…|\b[A-Z]{4,}\b(?!=)|^ban -m$", block) or "\n" in block:  # a pattern, or an option's name
+            yield Example(f"{page.name}:{text.count(chr(10), 0, start) + 1}", commands)
+
+
+EXAMPLES = [example for page in PAGES for example in examples(page)]
+
+
+def ban(folder: Path, *arguments: str) -> None:
+    """The command in this process, which has loaded torch already."""
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["ban", *arguments])
+        try:
+            main()
+        except SystemExit as end:
+            assert not end.code, f"{shlex.join(sys.argv)}: {end.code}"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a teacher and its student in its store."""
+    folder = tmp_path_factory.mktemp("trained")
+    ban(folder, *TRAINED)
+    return folder
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.place)
+def test_commands_run(example: Example, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(OWN, tmp_path, dirs_exist_ok=True)
+    shutil.copy(Path(__file__).parent / "text.txt", tmp_path / "corpus")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(estimate, "examples_per_second", lambda stage, device: 1.0)  # tests/test_estimate.py measures it
+    for words in example.commands:
+        run(words, tmp_path)
+
+
+def run(words: list[str], folder: Path) -> None:
+    """Runs one command: what trains only small networks on bundled data for a few steps, other trainings as dry run."""
+    while re.match(r"\w+=|srun$|-", words[0]):  # variables, and a launcher's own options
+        words = words[1:]
+    program, *arguments = [word.replace("=/", f"={folder}/") for word in words]
+    if program in NOT_RUN or ABSENT.keys() & {*arguments}:
+        return
+    if program == "make":
+        for command in recipe(arguments):
+            run(command, folder)
+        return
+    assert program == "ban", f"{program} is neither ban nor make; if it cannot be tested, add it to NOT_RUN"
+    if "remove" in arguments:
+        arguments.append("yes=true")  # the answer to its question
+    elif any("=" in word for word in arguments) and not COMMANDS.keys() & {*arguments}:
+        arguments += QUICK if is_small(arguments, folder) else ["dry_run=true"]
+    ban(folder, *arguments)
+
+
+def recipe(arguments: list[str]) -> list[list[str]]:
+    """The `ban` commands that `make` would run.
+
+    Raises:
+        subprocess.CalledProcessError: there is no such target.
+    """
+    make = ["make", "--dry-run", "BIN=bin", *arguments]
+    lines = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    script = "\n".join(line.replace("bin/ban", "echo ban") for line in lines if "bin/ban" in line)
+    echoed = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
+    return [shlex.split(line) for line in echoed.splitlines()]
+
+
+def is_small(arguments: list[str], folder: Path) -> bool:
+    """Whether the command is one job on data that need no download."""
+    if "-m" in arguments or "dry_run=true" in arguments or any(word.startswith("experiment=") for word in arguments):
+        return False
+    own = folder / "conf" if "--config-dir" in arguments else None
+    with contextlib.chdir(folder):
+        dataset = compose_settings([word for word in arguments if "=" in word], own).dataset
+    return dataset.train_size < 5000 or dataset.name == "text"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_named_files_exist(page: Path) -> None:
+    text = prose(page.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert target.startswith("https://") or file.exists(), target
+        assert target.startswith("https://") or not anchor or anchor in anchors(file), target
+    for path in re.findall(r"`((?:ban|conf|docs|tests)/[^`\s]*)`", text):
+        mine = path.startswith("conf/local/") or "NAME" in path  # files that a user writes
+        assert mine or any([*ROOT.glob(path), *OWN.glob(path)]), path
+
+
+def anchors(page: Path) -> set[str]:
+    """The names of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", prose(page.read_text(encoding="utf-8")), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+PARTS = {
+    "dataset": [*schema.KINDS.values()],
+    "machine": [schema.Machine],
+    "method": [schema.Method],
+    "recipe": [schema.Recipe],
+    "hydra.launcher": [schema.LocalLauncherSettings, schema.SlurmLauncherSettings],
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_classes_and_settings_exist(page: Path) -> None:
+    text = prose(page.read_text(encoding="utf-8"))
+    for name in re.findall(r"`(ban(?:\.\w+)+)`", text):
+        pkgutil.resolve_name(name)
+    for part, key in re.findall(rf"`\+?({'|'.join(PARTS)})\.(\w+)", text):
+        assert any(key in schema.keys_of(each) for each in PARTS[part]), f"{part}.{key}"
+
+
+def test_every_method_has_a_section_and_every_experiment_is_named() -> None:
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    headings = " ".join(re.findall(r"^### (.+)$", text, re.M))
+    assert [path.stem for path in (CONF / "method").glob("*.yaml") if f"`{path.stem}`" not in headings] == []
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    experiments = [path.stem for path in (CONF / "experiment").glob("*.yaml")]
+    assert [name for name in experiments if not re.search(rf"experiment={name}\b|`{name}`", text)] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
