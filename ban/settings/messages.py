@@ -74,7 +74,7 @@ def _keys(tree: Any, prefix: str = "") -> list[str]:
 def explain_invalid(error: ValidationError, prefix: str = "") -> str:
     """The first setting that its type refuses. `prefix` is what the checked part is called."""
     first = error.errors(include_url=False)[0]
-    path = [str(step) for step in first["loc"] if str(step) not in KINDS and not str(step)[:1].isupper()]
+    path = [str(step) for step in first["loc"] if str(step) not in KINDS]
     where = ".".join([*filter(None, [prefix]), *path])
     parent, _, key = where.rpartition(".")
     match first["type"]:
@@ -90,5 +90,5 @@ def explain_invalid(error: ValidationError, prefix: str = "") -> str:
         case "dataclass_type" | "mapping_type":
             return f"{where}={first['input']} names no settings: it must be a group of settings."
         case _:
-            wanted = re.sub(r"^Input should (be )?", r"must \1", first["msg"]).replace("'", "")
+            wanted = re.sub(r"^(?:Input|Value) should (be )?", r"must \1", first["msg"]).replace("'", "")
             return f"{where} is {first['input']}; it {wanted}."
