@@ -94,9 +94,9 @@ def test_verdicts_stand_in_a_fixed_order_and_one_pair_gives_none(tmp_path: Path)
     verdicts, compared = table.notes
     assert verdicts.endswith(
         "better than the teacher: BAN-1; worse than the teacher: BAN+L-1; not resolved: CWTM-1; "
-        "not known from one pair: DKPP-1."
+        "not resolvable from one pair: DKPP-1."
     )
-    assert compared == "DKPP-1 against BAN-1: +15.00 points, not known from one pair."
+    assert compared == "DKPP-1 against BAN-1: +15.00 points, not resolvable from one pair."
 
 
 def test_a_student_is_paired_with_the_teacher_it_descends_from(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_only_the_papers_own_experiment_is_judged(say: Say, override: str, tmp_p
         publish_predictions(Store(tmp_path / "outputs"), cifar100("model=wrn_28_1", f"seed={seed}", override)[1], seed)
     shown = say("table", "3", override)
     assert "20.00" in shown or "10.00" in shown
-    assert "✓" not in shown and "✗" not in shown and "not to be compared" in shown
+    assert "✓" not in shown and "✗" not in shown and "not comparable" in shown
 
 
 def test_a_shortened_regime_is_never_judged_by_the_paper(say: Say, tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_shortened_regime_is_never_judged_by_the_paper(say: Say, tmp_path: Pat
             Store(tmp_path / "outputs"), cifar100("model=wrn_28_1", f"seed={seed}", "scale=budget")[0], seed
         )
     shown = say("table", "3", "scale=budget")
-    assert "✓" not in shown and "✗" not in shown and "not to be compared" in shown
+    assert "✓" not in shown and "✗" not in shown and "not comparable" in shown
     assert "2500 training" in shown
 
 
@@ -224,11 +224,13 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 def test_every_cell_of_an_experiment_is_planned_by_its_sweep(experiment: str, tmp_path: Path) -> None:
     jobs = planned_jobs(experiment, [])
     layout = jobs[0].table or TableLayout()
-    shown = compare(union(lineage(job) for job in jobs), Store(tmp_path), layout)
+    tables = compare(union(lineage(job) for job in jobs), Store(tmp_path), layout)
+    shown = [table for table in tables if table.model in (layout.rows or [table.model])]
     unplanned = {(table.model, row.heading) for table in shown for row in table.rows if not row.planned}
     assert unplanned == ({("pre_resnet_1001", "BAN")} if experiment == "table5" else set())
     if layout.number:
-        assert [table.model for table in shown] == [*paper_numbers(layout.number)]
+        assert {table.model for table in shown} == {*paper_numbers(layout.number)}
+        assert not layout.rows or [*layout.rows] == [*paper_numbers(layout.number)]
         columns = {(heading, split) for heading in layout.cells for split in layout.splits}
         assert {column for row in paper_numbers(layout.number).values() for column in row} == columns
 
@@ -250,6 +252,12 @@ def test_a_column_may_be_another_networks_student(say: Say, tmp_path: Path) -> N
     }
     assert frame["difference"].dropna().tolist() == [-20.0, -20.0]
     assert frame["paper"].dropna().size == 12
+
+
+def test_a_paper_table_without_any_of_its_rows_is_refused(say: Say, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        say("table", "3", "model=wrn_16_1", "teacher=wrn_16_2")
+    assert "table 3 has rows for wrn_28_1, wrn_28_2, wrn_28_5, wrn_28_10 only" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

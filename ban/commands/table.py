@@ -1,4 +1,4 @@
-"""`ban table`: an experiment's cells from the store, planned but not run."""
+"""`ban table`: results of an experiment, with the paper's numbers for its tables, or of the whole store."""
 
 from collections.abc import Sequence
 from pathlib import Path

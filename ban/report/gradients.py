@@ -27,6 +27,7 @@ HEADINGS = {
     "cwtm_effective_share": "part of a batch that counts for CWTM",
 }
 """Diagnostics of `curves.jsonl` → the headings of their rows."""
+NOTE = "Mean over the last epoch's diagnosed steps ± 95 % interval over seeds. Defined in ban/training/diagnostics.py."
 
 Diagnostics = Mapping[str, float]
 
@@ -41,15 +42,12 @@ def show_gradients(store: Store, outputs: Path) -> None:
             first = results.stored(families[0])[0]
             title = f"{first['model_title']}. {first['regime_title']}"
             rows = [_texts(name, columns) for name in HEADINGS]
-            notes = [
-                "Means over the last epoch's diagnosed steps ± 95 % interval over seeds; defined in ban/diagnostics.py."
-            ]
-            sections.append(Section(title, rows, notes))
+            sections.append(Section(title, rows, [NOTE]))
             present("Diagnostics", sections[-1])
             records += [{"regime": title, "stage": name, **last} for name, each in columns.items() for last in each]
     if not sections:
         console.print(
-            "No stored stage has diagnostics: say recipe.diagnosed_steps=1, or another number of steps an epoch."
+            "No stored stage has diagnostics: train with recipe.diagnosed_steps=N, the number of steps per epoch."
         )
         return
     write(records, sections, outputs, "diagnostics")

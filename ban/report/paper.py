@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ban import metrics
+from ban.errors import UserError
 from ban.report import render
 from ban.report.results import Interval
 from ban.report.tables import Row, Table
@@ -35,11 +36,17 @@ def paper_numbers(number: int) -> dict[str, dict[Column, float]]:
 def show_paper_table(tables: Sequence[Table], layout: TableLayout, as_published: bool, outputs: Path) -> None:
     """Shows and writes networks by columns as in the paper: mean, interval and n, and the paper's number.
 
-    `as_published` says that recipe, data, networks and methods are the paper's. Its numbers are single runs, so then
-    they are judged by the 95 % prediction interval of one more run of ours.
+    `as_published` says that recipe, data, networks and methods are the paper's. Its numbers are single runs, so they
+    are then judged by the 95 % prediction interval of one more run of ours.
+
+    Raises:
+        UserError: none of the tables is of a network that has a row.
     """
     assert layout.number is not None
-    published = paper_numbers(layout.number)
+    rows, published = layout.rows or [table.model for table in tables], paper_numbers(layout.number)
+    tables = sorted((table for table in tables if table.model in rows), key=lambda table: rows.index(table.model))
+    if not tables:
+        raise UserError(f"table {layout.number} has rows for {', '.join(rows)} only: leave model and teacher out.")
     lines: list[dict[str, str]] = []
     records: list[dict[str, Any]] = []
     for table in tables:
@@ -61,10 +68,10 @@ def show_paper_table(tables: Sequence[Table], layout: TableLayout, as_published:
 
 def _notes(as_published: bool) -> list[str]:
     return [
-        "Measured mean ± 95 % interval (n seeds), and in brackets the paper's single run.",
+        "Mean ± 95 % interval (number of seeds) [the paper's single run].",
         "✓ / ✗: the paper's number is inside / outside the 95 % prediction interval of our runs (n ≥ 3)."
         if as_published
-        else "Not the paper's recipe and data size: its numbers stand beside ours, they are not to be compared.",
+        else "Recipe, data, networks or methods differ from the paper's, so its numbers are not comparable.",
     ]
 
 

@@ -29,7 +29,7 @@ class Section(NamedTuple):
 def show(tables: Sequence[Table], outputs: Path, name: str = "last") -> None:
     """Shows and writes comparison tables."""
     if not tables:
-        console.print("No finished stage here yet.")
+        console.print("No stage of this table is finished yet.")
         return
     sections: list[Section] = []
     for table in tables:
@@ -118,6 +118,6 @@ def write(records: Sequence[Mapping[str, Any]], sections: Sequence[Section], out
         Path(f"{target}.tex").write_text("\n".join(latex), encoding="utf-8")
         pd.DataFrame(records).to_csv(f"{target}.csv", index=False)
     except OSError as error:  # of a store that this user may only read
-        console.print(f"Not written to {target.parent}: {error.strerror}.")
+        console.print(f"The table was not written to {target.parent}: {error.strerror}.")
         return
     console.print(f"Written: {target}.md, .csv, .tex")

@@ -38,11 +38,11 @@ class Interval:
 
     @property
     def resolved(self) -> bool:
-        """Whether the interval leaves zero out."""
+        """Whether the interval excludes zero."""
         return bool(self.half_width) and abs(self.mean) > (self.half_width or 0)
 
     def predicts(self, value: float) -> bool | None:
-        """Whether a single further run could well give `value`: the 95 % prediction interval, from three runs on."""
+        """Whether `value` is inside the 95 % prediction interval of one more run; None for fewer than three runs."""
         if self.half_width is None or self.count < 3:
             return None
         return bool(abs(value - self.mean) <= self.half_width * math.sqrt(self.count + 1))

@@ -65,7 +65,9 @@ def show_systems(store: Store, outputs: Path) -> None:
         present("Systems", sections[-1])
         records += [_record(system) for system in systems]
     if not sections:
-        console.print("No finished system with a label-trained network beside it yet.")
+        console.print(
+            "No finished system has a finished label-trained network to compare it with: train method=labels too."
+        )
         return
     write(records, sections, outputs, "methods")
 
@@ -141,7 +143,7 @@ def _record(system: System) -> dict[str, Any]:
 
 
 def _notes(systems: Sequence[System]) -> list[str]:
-    notes = ["Differences to the label-trained network of the same seed ± 95 % interval; * where it leaves zero out."]
+    notes = ["Gain: difference to the label-trained network of the same seed ± 95 % interval; *: it excludes zero."]
     cited = dict.fromkeys(f"{s.heading}: {s.published.source}" for s in systems if s.published)
-    others = "Published gains are of other networks, data, recipes and perhaps settings."
+    others = "Published gains were measured with other networks, data and recipes, and perhaps other settings."
     return [*notes, f"{others} {'; '.join(cited)}."] if cited else notes

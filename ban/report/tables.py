@@ -50,13 +50,9 @@ class Table(NamedTuple):
 def compare(stages: Iterable[Stage], store: Store, layout: TableLayout | None = None) -> list[Table]:
     """A table for each network and regime among the stages of a plan, with all stored seeds of their families.
 
-    `layout` selects the networks and the rows.
+    `layout` selects the rows.
     """
-    layout = layout or TableLayout()
-    tables = _tables([stage.identity() for stage in stages], Results(store), layout)
-    if not layout.rows:
-        return tables
-    return sorted((t for t in tables if t.model in layout.rows), key=lambda table: layout.rows.index(table.model))
+    return _tables([stage.identity() for stage in stages], Results(store), layout or TableLayout())
 
 
 def everything(store: Store) -> list[Table]:
@@ -136,9 +132,8 @@ class _Group:
         found: list[str] = []
         for member in filter(self.has_network_of, self.members):
             first = self.generation_0(member)
-            if (member["method"], member["generation"], member["replica"]) == wanted and (
-                first is None or first["model"] == teacher
-            ):
+            same_teacher = first is None or first["model"] == teacher
+            if same_teacher and (member["method"], member["generation"], member["replica"]) == wanted:
                 found.append(member["family"])
         return found if len(found) == 1 else []
 
@@ -206,9 +201,8 @@ def _all_rows(group: _Group) -> dict[str, Families]:
             families = [each["family"] for each in reversed(line[:-1])]  # the teacher is not a member
             prefix = "" if member["method"] == "ban" else f"{member['method_title']} "
             rows.append((f"{prefix}Ens*{len(families)}", families))
-    return dict(
-        zip(distinct([(heading, families[-1]) for heading, families in rows]), (f for _, f in rows), strict=True)
-    )
+    headings = distinct([(heading, families[-1]) for heading, families in rows])
+    return {heading: families for heading, (_, families) in zip(headings, rows, strict=True)}
 
 
 def _heading(member: Identity, group: _Group) -> str:
@@ -231,7 +225,7 @@ def distinct(named: Sequence[tuple[str, str]]) -> list[str]:
 
 def _verdicts(rows: Iterable[Row]) -> list[str]:
     """Which paired differences to the teacher are resolved."""
-    verdicts = ("better than the teacher", "worse than the teacher", "not resolved", "not known from one pair")
+    verdicts = ("better than the teacher", "worse than the teacher", "not resolved", "not resolvable from one pair")
     groups: dict[str, list[str]] = {verdict: [] for verdict in verdicts}
     for row in rows:
         if row.gain:
@@ -242,7 +236,7 @@ def _verdicts(rows: Iterable[Row]) -> list[str]:
 
 def _verdict(difference: Interval) -> str:
     if not difference.resolved:
-        return "not known from one pair" if difference.half_width is None else "not resolved"
+        return "not resolvable from one pair" if difference.half_width is None else "not resolved"
     return "better than the teacher" if difference.mean < 0 else "worse than the teacher"
 
 

@@ -585,7 +585,7 @@ class TableLayout(Part):
     number: Positive | None = None
     """The table of Furlanello et al. 2018 whose numbers are shown too."""
     rows: Sequence[Text] = ()
-    """The models that have a row of the paper's table, in order; none: all."""
+    """The models that have a row in the paper's table, in order; none: all."""
     cells: Mapping[Text, Cells] = field(default_factory=dict)
     """Heading → networks; none: every stage, and the ensembles of its generations."""
     exceptions: Mapping[Text, Mapping[Text, Cells]] = field(default_factory=dict)
