@@ -254,10 +254,9 @@ def test_a_column_may_be_another_networks_student(say: Say, tmp_path: Path) -> N
     assert frame["paper"].dropna().size == 12
 
 
-def test_a_paper_table_without_any_of_its_rows_is_refused(say: Say, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
+def test_a_paper_table_without_any_of_its_rows_is_refused(say: Say) -> None:
+    with pytest.raises(SystemExit, match="table 3 has rows for wrn_28_1, wrn_28_2, wrn_28_5, wrn_28_10 only"):
         say("table", "3", "model=wrn_16_1", "teacher=wrn_16_2")
-    assert "table 3 has rows for wrn_28_1, wrn_28_2, wrn_28_5, wrn_28_10 only" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
