@@ -258,11 +258,11 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 def test_every_experiment_composes_at_every_scale(experiment: str, scale: str) -> None:
     given = [f"experiment={experiment}", f"scale={scale}"]
     sweeper = compose_config([f"experiment={experiment}"]).hydra.sweeper
-    if scale == "digits" and scale not in sweeper["at"]:
+    if scale == "digits" and scale not in sweeper["by_scale"]:
         with pytest.raises(UserError, match="has no stand-in on digits"):
-            expand(sweeper["sweeps"], given, sweeper["at"])
+            expand(sweeper["sweeps"], given, sweeper["by_scale"])
         return
-    jobs = expand(sweeper["sweeps"], [*given, "seed=0"], sweeper["at"])
+    jobs = expand(sweeper["sweeps"], [*given, "seed=0"], sweeper["by_scale"])
     for job in jobs[:: max(1, len(jobs) // 4)]:  # some of each product
         settings = compose_settings(job)
         assert scale != "digits" or settings.dataset.name.startswith("digits")

@@ -103,7 +103,7 @@ def _keys(tree: Any, prefix: str = "") -> list[str]:
 def explain_invalid(error: ValidationError, prefix: str = "") -> str:
     """The first setting that its type refuses. `prefix` is what the checked part is called."""
     first = error.errors(include_url=False)[0]
-    path = [str(step) for step in first["loc"] if str(step) not in KINDS and not str(step)[:1].isupper()]
+    path = [str(step) for step in first["loc"] if str(step) not in KINDS]
     where = ".".join([*filter(None, [prefix]), *path])
     parent, _, key = where.rpartition(".")
     match first["type"]:
@@ -123,7 +123,9 @@ def explain_invalid(error: ValidationError, prefix: str = "") -> str:
         case "mapping_type" | "dict_type":
             return f"{where} is {first['input']}; it must be a mapping, for example {{_target_: …}}."
         case _:
-            wanted = re.sub(r"^Input should (be )?(a valid (?=integer|number|string|boolean))?", _must_be, first["msg"])
+            wanted = re.sub(
+                r"^(?:Input|Value) should (be )?(a valid (?=integer|number|string|boolean))?", _must_be, first["msg"]
+            )
             return f"{where} is {first['input']}; it {wanted.replace(chr(39), '')}."
 
 

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast, get_type_hints
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Lt, MinLen
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
@@ -548,6 +548,69 @@ class Method(Part):
     until: ClassVar[None] = None
 
 
+# Tables
+
+
+def _split(cells: Any) -> Any:
+    """A mapping as a list of one; one with a list of generations or replicas as a list of mappings."""
+    nodes: list[Any] = [cells]
+    if isinstance(cells, Sequence) and not isinstance(cells, str):
+        nodes = [*cast("Sequence[Any]", cells)]
+    for key in ("generation", "replica"):
+        nodes = [each for node in nodes for each in _split_by(key, node)]
+    return nodes
+
+
+def _split_by(key: str, node: Any) -> list[Any]:
+    values = cast("Node", node).get(key) if isinstance(node, Mapping) else None
+    return [{**node, key: value} for value in cast("list[Any]", values)] if isinstance(values, list) else [node]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell(Part):
+    """A trained network in a row of a table, in all seeds that are stored."""
+
+    method: Text
+    generation: NonNegative = 0
+    replica: NonNegative = 0
+    model: Text | None = None
+    """None: the model of the row."""
+    teacher: Text | None = None
+    """The model of the generation 0 that it descends from; None: the model of the row."""
+
+
+Cells = Annotated[Sequence[Cell], BeforeValidator(_split), MinLen(1)]
+"""One network, or several whose probabilities are averaged.
+
+In YAML a mapping, or a list of mappings; `{method: ban, generation: [1, 2]}` stands for two networks.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Part):
+    """A paired difference that is shown below a table."""
+
+    cell: Cells
+    control: Cells
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableLayout(Part):
+    """What a table shows; without it, all that the experiment trains."""
+
+    number: Positive | None = None
+    """The table of Furlanello et al. 2018 whose numbers are shown too."""
+    rows: Sequence[Text] = ()
+    """The models that have a row in the paper's table, in order; none: all."""
+    cells: Mapping[Text, Cells] = field(default_factory=dict[str, Sequence[Cell]])
+    """Heading → networks; none: every stage, and the ensembles of its generations."""
+    exceptions: Mapping[Text, Mapping[Text, Cells]] = field(default_factory=dict[str, Mapping[str, Sequence[Cell]]])
+    """Model → headings with other networks."""
+    splits: Mapping[Literal["validation", "test"], Text] = field(default_factory=lambda: {"test": ""})
+    """The splits that are columns of the paper's table → what is added to their headings."""
+    compare: Sequence[Comparison] = ()
+
+
 # The whole
 
 
@@ -590,8 +653,7 @@ class Settings(Part):
     replica: NonNegative
     dry_run: Flag
     yes: Flag
-    table: Node | None = None
-    """The cells of an experiment's result table."""
+    table: TableLayout | None = None
     dataset: AnyDataset
     model: Network
     method: Method
