@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from ban import __version__
 from ban.errors import UserError
 from ban.settings.compose import CONF, compose_settings, freeze, register_teachers
+from ban.settings.hydra_versions import VERSION_BASE
 from ban.settings.messages import COMPOSITION_ERRORS, explain
 
 
@@ -59,7 +60,7 @@ def _sweep_experiments() -> None:
             return
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+@hydra.main(**VERSION_BASE, config_path=str(CONF), config_name="config")
 def _train(config: DictConfig) -> None:
     try:
         job = freeze(config)

@@ -3,13 +3,13 @@
 import shutil
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import DIGITS, Say, ban, files
 
+from ban import __version__
 from ban.errors import UserError
 from ban.settings.compose import CONF, compose_config, compose_settings
 from ban.settings.sweeps import expand
@@ -151,7 +151,7 @@ def test_without_a_gpu_the_papers_experiment_says_its_cost_and_trains_nothing(sa
 def test_questions_about_the_command_are_answered(say: Say, tmp_path: Path) -> None:
     own = str(shutil.copytree(Path(__file__).parent / "own" / "conf", tmp_path / "it's mine"))
     model = ("model=linear", "model._target_=ban.models.MLP")
-    assert say("--version") == f"ban {version('ban')}\n"
+    assert say("--version") == f"ban {__version__}\n"
     assert "ban stages export SIGNATURE FILE" in say("stages", "--help")
     assert say("-c", "job", "--package", "seed") == "0\n"  # Hydra's, and not -cd
     for words in (["--config-dir", own, "table"], [f"--config-dir={own}", "table"], ["table", "-cd", own]):

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from ban.settings.hydra_versions import VERSION_BASE
 from ban.settings.schema import (
     KINDS,
     RENAMED,
@@ -62,7 +63,7 @@ def _explain_syntax(override: str, text: str) -> str:
 
 def _explain_unknown(key: str, conf: Path) -> str:
     GlobalHydra.instance().clear()  # the failed command's, if it got that far
-    with initialize_config_dir(str(conf), version_base="1.3"):
+    with initialize_config_dir(str(conf), **VERSION_BASE):
         known = [*KNOWN, *_keys(OmegaConf.to_container(compose("config"), resolve=False))]
     known += [folder.name for folder in conf.iterdir() if folder.is_dir()]
     if key in known:
