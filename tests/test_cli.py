@@ -107,7 +107,7 @@ def test_a_method_without_teacher_has_no_generations() -> None:
         ([*DIGITS, "machine.device=cuda:99"], "CUDA device"),
         ([*DIGITS, "method=munge", "method.data.munge.swap_probability=1.5"], "it must be from 0 to 1"),
         (["-m", "experiment=table1,table2"], "experiment takes one name"),
-        (["table", "--all"], "`ban table --help` says how to use it"),
+        (["table", "--all"], "`ban table --help` shows its use"),
         (["status", "now"], "use: ban status"),
         (["doctor", "ptb"], "use: ban doctor"),
         (["stages", "show"], "use: ban stages show SIGNATURE"),

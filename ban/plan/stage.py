@@ -10,7 +10,9 @@ from typing import Any, Literal, cast
 
 from ban.plan import signature
 from ban.plan.identity import Identity
-from ban.settings.schema import Dataset, Method, Network, Pretraining, Recipe, plain
+from ban.settings.datasets import Dataset
+from ban.settings.part import plain
+from ban.settings.schema import Method, Network, Pretraining, Recipe
 
 
 @dataclass(frozen=True)

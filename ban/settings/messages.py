@@ -15,18 +15,18 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from ban.settings.datasets import KINDS
 from ban.settings.hydra_versions import VERSION_BASE
-from ban.settings.schema import (
-    KINDS,
-    RENAMED,
-    LocalLauncherSettings,
-    Part,
-    Settings,
-    SlurmLauncherSettings,
-    keys_of,
-)
+from ban.settings.part import RENAMED, Part, keys_of
+from ban.settings.schema import LocalLauncherSettings, Settings, SlurmLauncherSettings
 
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
+GROUP_VALUE = "Config group override must be a string"
+
+
+def is_composition_error(error: Exception) -> bool:
+    """Whether Hydra, OmegaConf or PyYAML refuse a setting, so that the error is not one of this program."""
+    known = isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError)
+    return known or str(error).startswith(GROUP_VALUE)
 
 
 def explain(error: Exception, conf: Path) -> str:
@@ -45,7 +45,7 @@ def explain(error: Exception, conf: Path) -> str:
         return f"{wrong[1]} is not possible: {str(error.__cause__).splitlines()[0]}."
     if ambiguous := re.match(r"Ambiguous value for argument '([^']+)'", text):
         return f"{ambiguous[1]} names several values: sweep over them with `ban -m {ambiguous[1]}`."
-    if text.startswith("Config group override must be a string"):
+    if text.startswith(GROUP_VALUE):
         return "a file of settings is chosen by its name, for example recipe=wrn."
     return ": ".join(line.strip().rstrip(":") for line in text.splitlines()[:2])
 
