@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import DIGITS, Say, ban, files
+from helpers import DIGITS, Say, ban, files
 
 from ban import __version__
 from ban.errors import UserError
@@ -270,12 +270,20 @@ def test_every_experiment_composes_at_every_scale(experiment: str, scale: str) -
             assert settings.recipe.epochs == 1 and settings.dataset.train_size <= 500
 
 
+def kind_of(path: Path) -> str:
+    """The kind of data that a file of settings is for, which it may inherit from another file."""
+    node = yaml.safe_load(path.read_text())
+    if "kind" in node or "unroll" in node:
+        return node.get("kind", "language")
+    base = next((name for name in node.get("defaults", ()) if isinstance(name, str) and name != "_self_"), None)
+    return "images" if base is None else kind_of(path.with_stem(base))
+
+
 @pytest.mark.parametrize("group", ["dataset", "model", "method", "recipe", "teacher", "machine"])
 def test_every_option_composes(group: str) -> None:
     for path in (CONF / ("model" if group == "teacher" else group)).glob("*.yaml"):  # every network can teach
-        language = any(word in path.stem for word in ("lstm", "language", "ptb", "text"))
-        table = any(word in path.stem for word in ("mlp", "tabular", "breast_cancer", "wine", "features"))
-        companion = ["model=lstm"] if language else ["model=mlp_256"] if table else []
+        kind = kind_of(path)
+        companion = {"language": ["model=lstm"], "tabular": ["model=mlp_256"], "images": []}[kind]
         companion += ["recipe=digits"] if path.stem == "digits" and group == "dataset" else []
         compose_settings([*companion, f"{group}={path.stem}"])
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import DIGITS, Say, files
+from helpers import DIGITS, Say, files
 
 from ban.errors import UserError
 from ban.plan.lineage import lineage

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import DIGITS, ban, command, environment, plan, start, wait_for, weights
+from helpers import DIGITS, ban, command, environment, plan, start, wait_for, weights, weights_after
 from one_node_slurm import INSTALLED, one_node_slurm
 
 pytestmark = [
@@ -32,9 +32,8 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    ban(*LONG, cwd=folder)
-    return {stage.signature: weights(folder / "outputs", stage.signature) for stage in LONG_PLAN}
+    signatures = [stage.signature for stage in LONG_PLAN]
+    return weights_after(tmp_path_factory.mktemp("undisturbed"), LONG, signatures)
 
 
 class Submitted:

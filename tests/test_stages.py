@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import DIGITS, Say, files, flip_a_bit, host, plan, quiet
+from helpers import DIGITS, Say, files, flip_a_bit, host, plan, quiet
 
 from ban.errors import UserError
 from ban.launch.journal import Journal, Note

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import Say, plan
-from helpers import publish
+from helpers import Say, plan, publish
 
 from ban.plan.stage import Stage
 from ban.report.gradients import HEADINGS

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Say, Train, plan
-from helpers import cifar100, publish, publish_predictions
+from helpers import Say, Train, cifar100, plan, publish, publish_predictions
 from pydantic import TypeAdapter
 from scipy import stats
 
