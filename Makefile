@@ -2,63 +2,70 @@
 PYTHON ?= python3
 SCALE ?= paper
 YES ?=
-BIN := .venv/bin
-STAMP := .venv/.installed
+VENV ?= .venv
+REQUIREMENTS ?=
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
 RUN_YES := $(if $(filter 1 true yes,$(YES)),yes=true)
 
 .DEFAULT_GOAL := help
 TABLES := $(addprefix reproduce-table,1 2 3 4 5 6)
-.PHONY: help install demo demo-noise demo-language compare-methods test test-long check format clean $(TABLES)
+.PHONY: help install demo demo-noise demo-language compare-methods test test-hydra-next test-long check format clean $(TABLES)
 
-help:  ## this list
+help:  ## list the targets
 	@grep -hE '^(# )?[a-zA-Z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^# //; s/:[^#]*## */\t/' | expand -t 22
 
-install: $(STAMP)  ## .venv with ban and what its development needs
+install: $(STAMP)  ## install ban and its development tools into .venv
 
-$(STAMP): pyproject.toml ban/launch/hydra_plugins/ban.py  # which is copied when ban is installed
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
-		{ echo "ban needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.12 …"; exit 1; }
-	$(PYTHON) -m venv .venv
+# Installing copies the Hydra plugins and records the version.
+$(STAMP): pyproject.toml ban/__init__.py ban/launch/hydra_plugins/ban.py
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' || \
+		{ echo "ban needs Python 3.11 to 3.14: make PYTHON=python3.12 …"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable . --group dev
+	$(BIN)/python -m pip install --quiet --editable . --group dev $(REQUIREMENTS)
 	@touch $@
 
-demo: install  ## a teacher and three born-again generations on digits, minutes on a CPU
+demo: install  ## train a teacher and three born-again generations on digits: minutes on a CPU
 	$(BIN)/ban experiment=demo
 
-demo-noise: install  ## the same with a fifth of the training labels wrong: the effect at its largest
+demo-noise: install  ## the demo with a fifth of the training labels wrong, which shows the largest effect
 	$(BIN)/ban experiment=demo_noise
 
-demo-language: install  ## a born-again language model on the English of Python's own help
+demo-language: install  ## train born-again language models on the text of Python's own documentation
 	$(BIN)/ban experiment=demo_language
 
-test: check  ## the whole test suite (and the checks); a third worker, because many tests wait
-	$(BIN)/pytest -n 3 --dist worksteal
+test: check  ## run the checks and the test suite
+	$(BIN)/pytest -n 3 --dist worksteal  # 3 workers on 2 cores: many tests wait
 
-test-long: install  ## competing sweeps, killed at random in twenty rounds: half a minute each or more
+test-hydra-next:  ## run the test suite on the pre-release of Hydra 1.4, installed into .venv-hydra-next
+	$(MAKE) test VENV=.venv-hydra-next REQUIREMENTS="'hydra-core>=1.4.0rc1'"
+
+test-long: install  ## run competing sweeps that are killed at random: 20 rounds of at least half a minute
 	$(BIN)/pytest -m long -s
 
-check: install  ## style, types and floors
+check: install  ## check format, style, spelling, types and the layers of imports
 	$(BIN)/ruff format --check ban tests
 	$(BIN)/ruff check ban tests
+	$(BIN)/codespell
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
-format: install  ## rewrite the code in the house's style
+format: install  ## format the code and fix its style
 	$(BIN)/ruff format ban tests
 	$(BIN)/ruff check --fix ban tests
 
-# reproduce-tableN:  ## an experiment of the paper, N = 1 … 6; SCALE=paper|budget|smoke, YES=1 to go ahead without a GPU
+# reproduce-tableN:  ## run an experiment of the paper, N = 1 … 6; SCALE=paper|budget|smoke; YES=1 starts without asking
 $(TABLES): reproduce-table%: install
 	$(BIN)/ban -m experiment=table$* scale=$(SCALE) $(RUN_YES)
 	$(BIN)/ban table $* scale=$(SCALE)
 
-SYSTEMS := born_again model_compression logit_regression hinton fitnets fsp pi_model temporal_ensembling mean_teacher \
-	deep_mutual_learning tolerant_teacher
+EXPERIMENTS := $(basename $(notdir $(wildcard conf/experiment/*.yaml)))
+METHODS := $(filter-out demo% table%,$(EXPERIMENTS))
 
-compare-methods: install  ## every system beside the labels alone; SCALE=paper|budget|digits|smoke
-	@for system in $(SYSTEMS); do $(BIN)/ban experiment=$$system scale=$(SCALE) $(RUN_YES) || exit 1; done
+compare-methods: install  ## compare every method with training on labels alone; SCALE=paper|budget|digits|smoke
+	@for experiment in $(METHODS); do $(BIN)/ban experiment=$$experiment scale=$(SCALE) $(RUN_YES) || exit 1; done
 	$(BIN)/ban table methods
 
-clean:  ## remove .venv and caches (never outputs or data)
-	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache
+clean:  ## remove the environments and caches, but neither outputs nor data
+	rm -rf .venv .venv-hydra-next .pytest_cache .ruff_cache .import_linter_cache

@@ -1,3 +1,3 @@
 """Born-again neural networks: a student identical to its teacher, taught by it, generation after generation."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -3,13 +3,13 @@
 import shutil
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import DIGITS, Say, ban, files
+from helpers import DIGITS, Say, ban, files
 
+from ban import __version__
 from ban.errors import UserError
 from ban.settings.compose import CONF, compose_config, compose_settings
 from ban.settings.sweeps import expand
@@ -107,7 +107,7 @@ def test_a_method_without_teacher_has_no_generations() -> None:
         ([*DIGITS, "machine.device=cuda:99"], "CUDA device"),
         ([*DIGITS, "method=munge", "method.data.munge.swap_probability=1.5"], "it must be from 0 to 1"),
         (["-m", "experiment=table1,table2"], "experiment takes one name"),
-        (["table", "--all"], "`ban table --help` says how to use it"),
+        (["table", "--all"], "`ban table --help` shows its use"),
         (["status", "now"], "use: ban status"),
         (["doctor", "ptb"], "use: ban doctor"),
         (["stages", "show"], "use: ban stages show SIGNATURE"),
@@ -151,7 +151,7 @@ def test_without_a_gpu_the_papers_experiment_says_its_cost_and_trains_nothing(sa
 def test_questions_about_the_command_are_answered(say: Say, tmp_path: Path) -> None:
     own = str(shutil.copytree(Path(__file__).parent / "own" / "conf", tmp_path / "it's mine"))
     model = ("model=linear", "model._target_=ban.models.MLP")
-    assert say("--version") == f"ban {version('ban')}\n"
+    assert say("--version") == f"ban {__version__}\n"
     assert "ban stages export SIGNATURE FILE" in say("stages", "--help")
     assert say("-c", "job", "--package", "seed") == "0\n"  # Hydra's, and not -cd
     for words in (["--config-dir", own, "table"], [f"--config-dir={own}", "table"], ["table", "-cd", own]):
@@ -258,11 +258,11 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 def test_every_experiment_composes_at_every_scale(experiment: str, scale: str) -> None:
     given = [f"experiment={experiment}", f"scale={scale}"]
     sweeper = compose_config([f"experiment={experiment}"]).hydra.sweeper
-    if scale == "digits" and scale not in sweeper["at"]:
+    if scale == "digits" and scale not in sweeper["by_scale"]:
         with pytest.raises(UserError, match="has no stand-in on digits"):
-            expand(sweeper["sweeps"], given, sweeper["at"])
+            expand(sweeper["sweeps"], given, sweeper["by_scale"])
         return
-    jobs = expand(sweeper["sweeps"], [*given, "seed=0"], sweeper["at"])
+    jobs = expand(sweeper["sweeps"], [*given, "seed=0"], sweeper["by_scale"])
     for job in jobs[:: max(1, len(jobs) // 4)]:  # some of each product
         settings = compose_settings(job)
         assert scale != "digits" or settings.dataset.name.startswith("digits")
@@ -270,12 +270,20 @@ def test_every_experiment_composes_at_every_scale(experiment: str, scale: str) -
             assert settings.recipe.epochs == 1 and settings.dataset.train_size <= 500
 
 
+def kind_of(path: Path) -> str:
+    """The kind of data that a file of settings is for, which it may inherit from another file."""
+    node = yaml.safe_load(path.read_text())
+    if "kind" in node or "unroll" in node:
+        return node.get("kind", "language")
+    base = next((name for name in node.get("defaults", ()) if isinstance(name, str) and name != "_self_"), None)
+    return "images" if base is None else kind_of(path.with_stem(base))
+
+
 @pytest.mark.parametrize("group", ["dataset", "model", "method", "recipe", "teacher", "machine"])
 def test_every_option_composes(group: str) -> None:
     for path in (CONF / ("model" if group == "teacher" else group)).glob("*.yaml"):  # every network can teach
-        language = any(word in path.stem for word in ("lstm", "language", "ptb", "text"))
-        table = any(word in path.stem for word in ("mlp", "tabular", "breast_cancer", "wine", "features"))
-        companion = ["model=lstm"] if language else ["model=mlp_256"] if table else []
+        kind = kind_of(path)
+        companion = {"language": ["model=lstm"], "tabular": ["model=mlp_256"], "images": []}[kind]
         companion += ["recipe=digits"] if path.stem == "digits" and group == "dataset" else []
         compose_settings([*companion, f"{group}={path.stem}"])
 

@@ -1,9 +1,10 @@
 """What a plan would cost, and whether this machine has what it needs."""
 
+import time
 from pathlib import Path
 
 import pytest
-from conftest import DIGITS, KINDS, Say, Train, files, plan
+from helpers import DIGITS, KINDS, Say, Train, files, plan
 
 from ban.launch.estimate import disk, estimate, examples_per_second
 from ban.launch.pool import by_longest_path, longest_paths
@@ -21,13 +22,15 @@ def test_the_disk_is_what_a_training_leaves(kind: str, train: Train, tmp_path: P
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_few_steps_tell_the_speed(kind: str, train: Train) -> None:
+def test_a_few_steps_give_the_speed(kind: str, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    for clock in ("monotonic", "perf_counter"):
+        monkeypatch.setattr(time, clock, time.process_time)  # which other processes on this machine do not change
     epochs = ("recipe.epochs=200",) if kind != "language" else ("recipe.epochs=4",)
     device = Device.of(compose_settings(KINDS[kind]).machine)
     result = train("method=labels", *epochs, kind=kind)[-1]
     real = next(value for name, value in result.items() if name.endswith("_per_second"))
     (stage,) = plan("method=labels", *epochs, kind=kind)
-    assert real / 4 < examples_per_second(stage, device) < 4 * real  # the machine may be busy
+    assert real / 3 < examples_per_second(stage, device) < 3 * real
 
 
 def test_a_plan_takes_the_time_of_all_and_at_least_that_of_its_longest_chain() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DIGITS, Say, ban, files, flip_a_bit, host, plan, quiet, start, wait_for, weights
+from helpers import DIGITS, Say, ban, files, flip_a_bit, host, plan, quiet, start, wait_for, weights, weights_after
 
 from ban.errors import UserError
 from ban.events import Event, Started
@@ -30,9 +30,7 @@ TEACHER, STUDENT = (stage.signature for stage in plan(*OPTIONS))
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    ban(*LONG, cwd=folder)
-    return {signature: weights(folder / "outputs", signature) for signature in (TEACHER, STUDENT)}
+    return weights_after(tmp_path_factory.mktemp("undisturbed"), LONG, (TEACHER, STUDENT))
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import Train, digits_of, plan
+from helpers import Train, digits_of, plan
 
 from ban.data.munge import Munge, munge
 from ban.data.splits import Labelled

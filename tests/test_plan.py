@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from conftest import plan
+from helpers import plan
 
 from ban.plan.lineage import union
 from ban.plan.stage import Stage

@@ -1,7 +1,6 @@
 """Real processes, really killed: they go on, and end where an uninterrupted run ends, bit for bit."""
 
 import functools
-import json
 import os
 import signal
 import time
@@ -9,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import DIGITS, KINDS, ban, files, host, plan, start, wait_for, weights
+from helpers import DIGITS, KINDS, ban, curves, files, host, plan, start, wait_for, weights
 
 from ban.events import Event, Started
 from ban.launch.devices import Slot
@@ -64,10 +63,10 @@ def longer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {folder_of_stage.name: weights(folder / "outputs", folder_of_stage.name)}
 
 
-def curves(folder: Path, signature: str) -> list[dict[str, float]]:
-    """What each epoch recorded, but for the time it took."""
-    lines = (folder / "outputs" / "stages" / signature / "curves.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+def untimed_curves(folder: Path, signature: str) -> list[dict[str, float]]:
+    """The records of a stage's epochs, without the time that they took."""
+    records = curves(folder / "outputs", signature)
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
 
 
 def found(folder: Path, signatures: dict[str, bytes]) -> dict[str, bytes]:
@@ -89,7 +88,7 @@ def test_killed_in_the_middle_of_a_student_it_ends_with_the_same_weights(
     ban(*arguments, cwd=tmp_path)
     assert found(tmp_path, undisturbed) == undisturbed
     for signature in undisturbed:
-        assert curves(tmp_path, signature) == curves(folders_of_undisturbed(kind), signature)
+        assert untimed_curves(tmp_path, signature) == untimed_curves(folders_of_undisturbed(kind), signature)
     assert not list((tmp_path / "outputs" / "work").glob("*/"))
 
 

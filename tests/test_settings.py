@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import DIGITS, Say, files
+from helpers import DIGITS, Say, files
 
 from ban.errors import UserError
 from ban.plan.lineage import lineage
 from ban.settings.compose import CONF, compose_settings
-from ban.settings.schema import RENAMED
+from ban.settings.part import RENAMED
 from ban.training.shape_check import check_shapes
 
 MISSPELT = {

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import DIGITS, ban, command, environment, plan, start, wait_for, weights
+from helpers import DIGITS, ban, command, environment, plan, start, wait_for, weights, weights_after
 from one_node_slurm import INSTALLED, one_node_slurm
 
 pytestmark = [
@@ -32,9 +32,8 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    ban(*LONG, cwd=folder)
-    return {stage.signature: weights(folder / "outputs", stage.signature) for stage in LONG_PLAN}
+    signatures = [stage.signature for stage in LONG_PLAN]
+    return weights_after(tmp_path_factory.mktemp("undisturbed"), LONG, signatures)
 
 
 class Submitted:
@@ -216,7 +215,7 @@ def test_two_sweeps_submit_what_they_share_once_and_status_sees_both(slurm: dict
     assert outputs.count("Submitted 2 jobs, 1 of them by another command") == 1
     assert len(list((tmp_path / "outputs" / "stages").iterdir())) == 3
     after = ban("status", cwd=tmp_path).stdout
-    assert "nothing is under way; 3 finished" in after
+    assert "nothing is running or queued; 3 finished" in after
 
 
 def test_a_queued_job_runs_the_code_and_the_settings_of_its_submission(slurm: dict[str, str], tmp_path: Path) -> None:

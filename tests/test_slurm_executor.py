@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import plan
+from helpers import plan
 
 from ban.errors import UserError
 from ban.launch import slurm

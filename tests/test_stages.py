@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import DIGITS, Say, files, flip_a_bit, host, plan, quiet
+from helpers import DIGITS, Say, files, flip_a_bit, host, plan, quiet
 
 from ban.errors import UserError
 from ban.launch.journal import Journal, Note
@@ -209,7 +209,7 @@ def test_a_description_that_is_none_is_refused(settings: dict[str, object], arch
 def test_a_result_without_what_tables_need_is_refused(name: str, archive: Archive) -> None:
     archive.edit("result.json", **{name: None})
     archive.rewrite()
-    refused(archive, f"its result has no {name}")
+    refused(archive, f"its result has no valid {name}")
 
 
 def test_a_text_that_could_steer_a_terminal_is_refused(archive: Archive) -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import LANGUAGE, Train, digits_of, plan
+from helpers import LANGUAGE, Train, digits_of, plan
 from torch import nn
 
 from ban import losses

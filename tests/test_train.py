@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from conftest import DIGITS, KINDS, LANGUAGE, Train, frozen, host, plan, quiet, weights
+from helpers import DIGITS, KINDS, LANGUAGE, Train, curves, frozen, host, plan, quiet, weights
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -51,14 +51,9 @@ NEEDS = {
 TRACES: dict[str, list[float]] = json.loads((Path(__file__).parent / "traces.json").read_text())
 
 
-def curves(outputs: Path, result: dict) -> list[dict[str, float]]:
-    lines = (outputs / "stages" / result["signature"] / "curves.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
 def trace(outputs: Path, result: dict) -> list[float]:
     terms = METHODS[result["method"]]["terms"]
-    return [sum(record[term] for term in terms) for record in curves(outputs, result)]
+    return [sum(record[term] for term in terms) for record in curves(outputs, result["signature"])]
 
 
 FIVE_STEPS = ("recipe.epochs=5", "recipe.steps_per_epoch=1")
@@ -87,7 +82,7 @@ def test_the_first_losses_of_other_networks_are_what_they_were(model: str, train
 def test_the_loss_falls_and_every_term_is_logged(method: str, kind: str, train: Train, tmp_path: Path) -> None:
     stages = train(f"method={method}", *LEARNED[kind], *NEEDS.get(method, ()), kind=kind)
     for result in stages:
-        records = curves(tmp_path, result)
+        records = curves(tmp_path, result["signature"])
         terms = json.loads((tmp_path / "stages" / result["signature"] / "stage.json").read_text())["method"]["terms"]
         assert {*terms} <= {*records[0]}
         first, last = (

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import command, environment, plan
+from helpers import command, environment, plan
 
 from ban.errors import UserError
 from ban.training.shape_check import check_shapes

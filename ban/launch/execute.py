@@ -15,7 +15,8 @@ from ban.launch.journal import Journal, JournalReport, report_failures
 from ban.launch.pool import Failures, Pool, by_longest_path
 from ban.plan.lineage import lineage, union
 from ban.plan.stage import Stage
-from ban.report import tables
+from ban.report.render import show
+from ban.report.tables import compare
 from ban.settings.schema import LocalLauncherSettings, Settings
 from ban.store.store import Store
 from ban.training.device import Device, cores
@@ -93,7 +94,7 @@ def _execute(jobs: Sequence[Settings], make_executor: Callable[[Settings], Execu
         failures = executor.train(missing, journal, display)
     if failures is None:
         return {}
-    tables.show(tables.compare(stages, store, first.table), store.root)
+    show(compare(stages, store, first.table), store.root)
     return {signature: f"{display.rows[signature].name}: {reason}" for signature, reason in failures.items()}
 
 

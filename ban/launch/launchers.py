@@ -10,7 +10,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from ban.settings.checks import validated
-from ban.settings.schema import LocalLauncherSettings, Part, Settings, SlurmLauncherSettings
+from ban.settings.part import Part
+from ban.settings.schema import LocalLauncherSettings, Settings, SlurmLauncherSettings
 from ban.settings.sweeps import settings_of
 
 LauncherSettings = TypeVar("LauncherSettings", bound=Part)

@@ -21,8 +21,9 @@ from ban.events import Event, Failed, Finished, Report, Waiting
 from ban.launch.devices import Slot
 from ban.launch.journal import Journal, JournalReport, report_failures
 from ban.plan.stage import Stage
+from ban.store.result import outcome
 from ban.training.signals import Signals
-from ban.training.stage import Host, outcome, run
+from ban.training.stage import Host, run
 
 Failures = dict[str, str]
 """Signature → reason."""
@@ -124,7 +125,7 @@ class Pool:
             except UserError as error:
                 self._fail(stage, str(error))
             else:
-                self.report(Finished(stage.signature, outcome(stage, result)))
+                self.report(Finished(stage.signature, outcome(result)))
         elif self.store.is_claimed(stage.signature):
             self.report(Waiting(stage.signature))
         else:

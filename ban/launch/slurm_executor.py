@@ -25,10 +25,11 @@ from ban.launch.pool import Failures
 from ban.launch.slurm import cancel, max_array_size, partition, queue
 from ban.plan.stage import Stage
 from ban.settings.schema import Machine, Settings, SlurmLauncherSettings
+from ban.store.result import outcome
 from ban.store.store import Store
 from ban.training.device import Device
 from ban.training.signals import Signals
-from ban.training.stage import Host, outcome, run
+from ban.training.stage import Host, run
 from ban.wording import plural
 
 PREEMPTION = signal.SIGUSR2
@@ -174,7 +175,7 @@ class Slurm:
 
     def _follow(self, missing: Sequence[Stage], jobs: Mapping[str, str], report: Report, signals: Signals) -> Failures:
         """Reports the jobs' notes until every job has ended."""
-        unfinished, failures = {stage.signature: stage for stage in missing}, Failures()
+        unfinished, failures = {stage.signature for stage in missing}, Failures()
         alive, asked, gone = set(jobs.values()), time.monotonic(), set[str]()
         while unfinished:
             signals.check()
@@ -183,17 +184,17 @@ class Slurm:
                 alive, asked = set(_states(alive)), time.monotonic()
                 lost = {name for name in unfinished if jobs[name] not in alive}
                 ended, gone = gone & lost, lost  # missing twice, because a shared file system may show a result late
-            for signature, stage in list(unfinished.items()):
+            for signature in list(unfinished):
                 if self.journal.store.has(signature):
                     result = self.journal.store.result(signature)
-                    report(Finished(signature, outcome(stage, result)))
+                    report(Finished(signature, outcome(result)))
                 elif signature in ended:
                     failures[signature] = self._why(signature, jobs[signature])
                     report(Failed(signature, failures[signature]))
                 else:
                     self._report_progress(signature, report)
                     continue
-                del unfinished[signature]
+                unfinished.remove(signature)
             time.sleep(POLL_SECONDS)
         return failures
 

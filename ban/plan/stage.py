@@ -9,7 +9,10 @@ from functools import cached_property
 from typing import Any, Literal, cast
 
 from ban.plan import signature
-from ban.settings.schema import Dataset, Method, Network, Pretraining, Recipe, plain
+from ban.plan.identity import Identity
+from ban.settings.datasets import Dataset
+from ban.settings.part import plain
+from ban.settings.schema import Method, Network, Pretraining, Recipe
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,7 @@ class Stage:
             f"recipe {recipe.name}: {epochs}, batch {recipe.batch_size}{unroll}, {recipe.precision}"
         )
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Identity:
         """What tables and lists need to know; a part of `result.json`."""
         teachers = [parent.stage for parent in self.taught_by]
         return {
@@ -228,7 +231,7 @@ class Stage:
 
     def describe(self) -> dict[str, Any]:
         """All settings, for `stage.json`."""
-        return self.identity() | self._settings | self._parents("signature")
+        return {**self.identity(), **self._settings, **self._parents("signature")}
 
     @property
     def targets(self) -> set[str]:

@@ -13,8 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from ban.errors import UserError
 from ban.settings.checks import check, validated
-from ban.settings.messages import COMPOSITION_ERRORS, explain
-from ban.settings.schema import Method, Node, Part, Recipe, Settings
+from ban.settings.hydra_versions import VERSION_BASE
+from ban.settings.messages import explain, is_composition_error
+from ban.settings.part import Node, Part
+from ban.settings.schema import Method, Recipe, Settings
 
 _INSTALLED = Path(__file__).parents[1] / "conf"
 CONF = _INSTALLED if _INSTALLED.exists() else Path(__file__).parents[2] / "conf"
@@ -69,9 +71,11 @@ def compose_config(overrides: Sequence[str], folder: Path | None = None) -> Dict
     quoted = "" if folder is None else str(folder.resolve()).replace("'", r"\'")
     path = [f"hydra.searchpath=['{quoted}']"] if quoted else []
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with initialize_config_dir(str(CONF), **VERSION_BASE):
             return compose("config", [*path, *overrides], return_hydra_config=True)
-    except COMPOSITION_ERRORS as error:
+    except Exception as error:
+        if not is_composition_error(error):
+            raise
         raise UserError(explain(error, CONF)) from None
 
 

@@ -15,17 +15,18 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from ban.settings.schema import (
-    KINDS,
-    RENAMED,
-    LocalLauncherSettings,
-    Part,
-    Settings,
-    SlurmLauncherSettings,
-    keys_of,
-)
+from ban.settings.datasets import KINDS
+from ban.settings.hydra_versions import VERSION_BASE
+from ban.settings.part import RENAMED, Part, keys_of
+from ban.settings.schema import LocalLauncherSettings, Settings, SlurmLauncherSettings
 
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
+GROUP_VALUE = "Config group override must be a string"
+
+
+def is_composition_error(error: Exception) -> bool:
+    """Whether Hydra, OmegaConf or PyYAML refuse a setting, so that the error is not one of this program."""
+    known = isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError)
+    return known or str(error).startswith(GROUP_VALUE)
 
 
 def explain(error: Exception, conf: Path) -> str:
@@ -44,7 +45,7 @@ def explain(error: Exception, conf: Path) -> str:
         return f"{wrong[1]} is not possible: {str(error.__cause__).splitlines()[0]}."
     if ambiguous := re.match(r"Ambiguous value for argument '([^']+)'", text):
         return f"{ambiguous[1]} names several values: sweep over them with `ban -m {ambiguous[1]}`."
-    if text.startswith("Config group override must be a string"):
+    if text.startswith(GROUP_VALUE):
         return "a file of settings is chosen by its name, for example recipe=wrn."
     return ": ".join(line.strip().rstrip(":") for line in text.splitlines()[:2])
 
@@ -62,7 +63,7 @@ def _explain_syntax(override: str, text: str) -> str:
 
 def _explain_unknown(key: str, conf: Path) -> str:
     GlobalHydra.instance().clear()  # the failed command's, if it got that far
-    with initialize_config_dir(str(conf), version_base="1.3"):
+    with initialize_config_dir(str(conf), **VERSION_BASE):
         known = [*KNOWN, *_keys(OmegaConf.to_container(compose("config"), resolve=False))]
     known += [folder.name for folder in conf.iterdir() if folder.is_dir()]
     if key in known:
@@ -103,7 +104,7 @@ def _keys(tree: Any, prefix: str = "") -> list[str]:
 def explain_invalid(error: ValidationError, prefix: str = "") -> str:
     """The first setting that its type refuses. `prefix` is what the checked part is called."""
     first = error.errors(include_url=False)[0]
-    path = [str(step) for step in first["loc"] if str(step) not in KINDS and not str(step)[:1].isupper()]
+    path = [str(step) for step in first["loc"] if str(step) not in KINDS]
     where = ".".join([*filter(None, [prefix]), *path])
     parent, _, key = where.rpartition(".")
     match first["type"]:
@@ -123,7 +124,9 @@ def explain_invalid(error: ValidationError, prefix: str = "") -> str:
         case "mapping_type" | "dict_type":
             return f"{where} is {first['input']}; it must be a mapping, for example {{_target_: …}}."
         case _:
-            wanted = re.sub(r"^Input should (be )?(a valid (?=integer|number|string|boolean))?", _must_be, first["msg"])
+            wanted = re.sub(
+                r"^(?:Input|Value) should (be )?(a valid (?=integer|number|string|boolean))?", _must_be, first["msg"]
+            )
             return f"{where} is {first['input']}; it {wanted.replace(chr(39), '')}."
 
 

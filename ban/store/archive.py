@@ -14,8 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic import TypeAdapter, ValidationError
+
 from ban.errors import UserError
 from ban.plan.signature import signature_of
+from ban.store.result import Result
 from ban.store.store import RESULT, SUMS, Store, Work, read_sums
 
 DESCRIPTION = "stage.json"
@@ -102,20 +105,20 @@ def _verified(archive: zipfile.ZipFile) -> dict[str, Any]:
     return description
 
 
-def _check_result(result: dict[str, Any]) -> None:
+def _check_result(content: dict[str, Any]) -> None:
     """Checks the fields that lists and tables read.
 
     Raises:
         ValueError: one is missing, or of another type.
     """
-    number = int | float
-    wanted = {"parameters": number, "seconds": number, "threads": number, "device_name": str, "finished": str}
-    wanted |= {"versions": dict, "parents": list, "teachers": list}
+    try:
+        result = TypeAdapter(Result).validate_python(content, strict=True)
+    except ValidationError as error:
+        raise ValueError(f"its result has no valid {error.errors()[0]['loc'][0]}") from None
     if not result["prepares"]:
-        wanted |= {f"{split}_{result['metric']}": number for split in ("test", "train")} | {"networks": dict}
-    for name, kind in wanted.items():
-        if not isinstance(result.get(name), kind):
-            raise ValueError(f"its result has no {name}")
+        for name in (f"test_{result['metric']}", f"train_{result['metric']}", "networks"):
+            if name not in result:
+                raise ValueError(f"its result has no valid {name}")
 
 
 def _check_files(archive: zipfile.ZipFile) -> None:

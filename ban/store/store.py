@@ -21,6 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ban.errors import UserError
+from ban.store.result import Result
 
 FORMAT = 1
 """Raised when the layout of stores changes."""
@@ -129,7 +130,7 @@ class Store:
         self.check_format()
         return (self.folder(signature) / RESULT).exists()
 
-    def result(self, signature: str) -> dict[str, Any]:
+    def result(self, signature: str) -> Result:
         """The result of a finished stage.
 
         Raises:
@@ -146,7 +147,7 @@ class Store:
         self.check_format()
         return [path.parent.name for path in sorted(self.stages.glob(f"*/{RESULT}"))]
 
-    def results(self) -> list[dict[str, Any]]:
+    def results(self) -> list[Result]:
         """The results of all finished stages."""
         return [self.result(signature) for signature in self.finished()]
 

@@ -14,7 +14,8 @@ from ban.errors import UserError
 from ban.interfaces import Batch, Data, Step, Teacher, TeacherContext, Term
 from ban.plan.stage import Inheritance, Parent, Stage
 from ban.schedules import Constant
-from ban.settings.schema import LabelledDataset, Machine, TextDataset
+from ban.settings.datasets import LabelledDataset, TextDataset
+from ban.settings.schema import Machine
 from ban.streams import stream
 from ban.training.device import Device
 from ban.training.loop import reseed

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ import ban
 from ban import metrics
 from ban.interfaces import Data
 from ban.plan.stage import Stage
+from ban.store.result import Result
 from ban.training import evaluation
 from ban.training.device import Device
 from ban.training.loop import Training, TrainingState
@@ -23,11 +24,11 @@ Predict = Callable[[nn.Module, Iterable[str]], dict[str, metrics.Predictions]]
 """Returns a network's predictions for the named splits."""
 
 
-def result(stage: Stage, training: Training, device: Device, measured: Mapping[str, Any]) -> dict[str, Any]:
+def result(stage: Stage, training: Training, device: Device, measured: Mapping[str, Any]) -> Result:
     """The content of `result.json`. `measured` holds the metrics."""
     state, data = training.state, training.data
     networks = [learner.network for learner in training.step.learners]
-    return {
+    fields = {
         **stage.identity(),
         "parameters": sum(parameter.numel() for network in networks for parameter in network.parameters()),
         "seconds": round(state.seconds, 3),
@@ -40,6 +41,7 @@ def result(stage: Stage, training: Training, device: Device, measured: Mapping[s
         "versions": {"ban": ban.__version__, "torch": torch.__version__, "commit": _commit()},
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    return cast("Result", fields)  # the names of metrics are made of strings
 
 
 def measure(

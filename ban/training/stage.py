@@ -19,6 +19,7 @@ from ban.events import Finished, Report, Started, Stopped, Waiting
 from ban.interfaces import Progress
 from ban.plan.stage import Parent, Stage
 from ban.settings.schema import Machine
+from ban.store.result import Result, outcome
 from ban.store.store import Store, Work
 from ban.training import build, checkpoint, evaluation
 from ban.training.device import Device
@@ -36,7 +37,7 @@ class Host(NamedTuple):
     store: Store
 
 
-def run(stage: Stage, host: Host, report: Report, signals: Signals) -> dict[str, Any]:
+def run(stage: Stage, host: Host, report: Report, signals: Signals) -> Result:
     """The stage's result: from the store, or by training it.
 
     Raises:
@@ -55,16 +56,8 @@ def run(stage: Stage, host: Host, report: Report, signals: Signals) -> dict[str,
             if work is not None:
                 _train(stage, host, work, report, signals)
     stored = store.result(stage.signature)
-    report(Finished(stage.signature, outcome(stage, stored)))
+    report(Finished(stage.signature, outcome(stored)))
     return stored
-
-
-def outcome(stage: Stage, stored: Mapping[str, Any]) -> str:
-    """A finished stage's result in a few words."""
-    if stage.is_pretraining:
-        return "pre-training finished"
-    metric = stage.dataset.metric
-    return metrics.describe("test", metric, stored[f"test_{metric}"])
 
 
 def _train(stage: Stage, host: Host, work: Work, report: Report, signals: Signals) -> None:
