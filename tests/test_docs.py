@@ -7,16 +7,21 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from ban.cli import COMMANDS, main
-from ban.launch import estimate
-from ban.settings import schema
+from ban.launch import overview
+from ban.launch.estimate import Estimate
+from ban.plan.lineage import lineage
+from ban.settings import datasets, schema
 from ban.settings.compose import CONF, compose_settings
+from ban.settings.part import keys_of
+from ban.store.store import Store
+from ban.training.shape_check import StageCost
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -27,8 +32,9 @@ NOT_RUN = {".": "changes the reader's shell"}
 """First word of a command that is not run → why."""
 ABSENT = {"hydra/launcher=joblib": "a plugin of Hydra's that ban does not depend on"}
 """Setting of a command that is not run → why."""
-TRAINED = ("model=small_conv", "dataset=digits", "recipe=digits", "machine=single_threaded", "machine.device=cpu")
-"""docs/reliability.md names the teacher of this lineage by the first characters of its signature."""
+DIGITS = ("model=small_conv", "dataset=digits", "recipe=digits", "machine=single_threaded")
+SIGNATURE = "3f8d"
+"""The beginning of the signature of the first command's teacher, which some examples use."""
 QUICK = ("recipe.epochs=1", "recipe.steps_per_epoch=2", "machine.device=cpu")
 
 
@@ -62,6 +68,9 @@ def ban(folder: Path, *arguments: str) -> None:
     """The command in this process, which has loaded torch already."""
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["ban", *arguments])
+        # Large networks take seconds to build and minutes to time; other tests do both.
+        patch.setattr(overview, "check_shapes", lambda stage: StageCost(0, 0))
+        patch.setattr(overview, "estimate", lambda *_: Estimate(0, 0, 0, 0, 0))
         try:
             main()
         except SystemExit as end:
@@ -72,7 +81,7 @@ def ban(folder: Path, *arguments: str) -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a teacher and its student in its store."""
     folder = tmp_path_factory.mktemp("trained")
-    ban(folder, *TRAINED)
+    ban(folder, *DIGITS, *QUICK)
     return folder
 
 
@@ -82,7 +91,6 @@ def test_commands_run(example: Example, trained: Path, tmp_path: Path, monkeypat
     shutil.copytree(OWN, tmp_path, dirs_exist_ok=True)
     shutil.copy(Path(__file__).parent / "text.txt", tmp_path / "corpus")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(estimate, "examples_per_second", lambda stage, device: 1.0)  # tests/test_estimate.py measures it
     for words in example.commands:
         run(words, tmp_path)
 
@@ -92,6 +100,7 @@ def run(words: list[str], folder: Path) -> None:
     while re.match(r"\w+=|srun$|-", words[0]):  # variables, and a launcher's own options
         words = words[1:]
     program, *arguments = [word.replace("=/", f"={folder}/") for word in words]
+    arguments = [teacher_in(folder) if word == SIGNATURE else word for word in arguments]
     if program in NOT_RUN or ABSENT.keys() & {*arguments}:
         return
     if program == "make":
@@ -104,6 +113,15 @@ def run(words: list[str], folder: Path) -> None:
     elif any("=" in word for word in arguments) and not COMMANDS.keys() & {*arguments}:
         arguments += QUICK if is_small(arguments, folder) else ["dry_run=true"]
     ban(folder, *arguments)
+
+
+def teacher_in(folder: Path) -> str:
+    """The signature of the stored teacher."""
+    return next(result["signature"] for result in Store(folder / "outputs").results() if not result["generation"])
+
+
+def test_the_signature_in_the_examples_is_real() -> None:
+    assert lineage(compose_settings(DIGITS))[0].signature.startswith(SIGNATURE)
 
 
 def recipe(arguments: list[str]) -> list[list[str]]:
@@ -119,9 +137,14 @@ def recipe(arguments: list[str]) -> list[list[str]]:
     return [shlex.split(line) for line in echoed.splitlines()]
 
 
+def is_sweep(arguments: Sequence[str]) -> bool:
+    """Whether the command may have several jobs."""
+    return "-m" in arguments or any(word.startswith("experiment=") for word in arguments)
+
+
 def is_small(arguments: list[str], folder: Path) -> bool:
     """Whether the command is one job on data that need no download."""
-    if "-m" in arguments or "dry_run=true" in arguments or any(word.startswith("experiment=") for word in arguments):
+    if is_sweep(arguments) or "dry_run=true" in arguments:
         return False
     own = folder / "conf" if "--config-dir" in arguments else None
     with contextlib.chdir(folder):
@@ -149,7 +172,7 @@ def anchors(page: Path) -> set[str]:
 
 
 PARTS = {
-    "dataset": [*schema.KINDS.values()],
+    "dataset": [*datasets.KINDS.values()],
     "machine": [schema.Machine],
     "method": [schema.Method],
     "recipe": [schema.Recipe],
@@ -163,7 +186,7 @@ def test_named_classes_and_settings_exist(page: Path) -> None:
     for name in re.findall(r"`(ban(?:\.\w+)+)`", text):
         pkgutil.resolve_name(name)
     for part, key in re.findall(rf"`\+?({'|'.join(PARTS)})\.(\w+)", text):
-        assert any(key in schema.keys_of(each) for each in PARTS[part]), f"{part}.{key}"
+        assert any(key in keys_of(each) for each in PARTS[part]), f"{part}.{key}"
 
 
 def test_every_method_has_a_section_and_every_experiment_is_named() -> None:
