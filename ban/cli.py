@@ -14,45 +14,49 @@ from omegaconf import DictConfig
 
 from ban import __version__
 from ban.errors import UserError
-from ban.settings.compose import CONF, compose_settings, freeze
+from ban.settings.compose import CONF, compose_settings, freeze, register_teachers
 from ban.settings.hydra_versions import VERSION_BASE
-from ban.settings.messages import COMPOSITION_ERRORS, explain
+from ban.settings.messages import explain, is_composition_error
 
 
 def main() -> None:
     """The console script.
 
     Raises:
-        SystemExit: with one sentence, when the request cannot be met.
+        SystemExit: with one sentence, if the command is refused or fails.
     """
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors arrive here instead of being printed
-    words = sys.argv[1:]
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises errors instead of printing them
     try:
-        if not words:
-            sys.argv.append("--help")
-        folder, rest = _config_folder(words)
-        first = rest[0] if rest else ""
-        if first in COMMANDS:
-            _command(first, rest[1:], folder)
-        elif words == ["--version"]:
-            print(f"ban {__version__}")
-        elif first and not first.startswith("-") and "=" not in first:
-            raise UserError(
-                f"'{first}' is neither a sub-command ({', '.join(COMMANDS)}) nor KEY=VALUE; see ban --help."
-            )
-        else:
-            _sweep_experiments()
-            _train()
+        _run(sys.argv[1:])
     except UserError as error:
         raise SystemExit(f"ban: {error}") from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except COMPOSITION_ERRORS as error:
+    except Exception as error:
+        if not is_composition_error(error):
+            raise
         raise SystemExit(f"ban: {explain(error, CONF)}") from None
 
 
+def _run(words: Sequence[str]) -> None:
+    if not words:
+        sys.argv.append("--help")
+    folder, rest = _config_folder(words)
+    first = rest[0] if rest else ""
+    if first in COMMANDS:
+        _command(first, rest[1:], folder)
+    elif words == ["--version"]:
+        print(f"ban {__version__}")
+    elif first and not first.startswith("-") and "=" not in first:
+        raise UserError(f"'{first}' is neither a sub-command ({', '.join(COMMANDS)}) nor KEY=VALUE; see ban --help.")
+    else:
+        _sweep_experiments()
+        register_teachers(folder)
+        _train()
+
+
 def _sweep_experiments() -> None:
-    """Experiments are sweeps: Hydra 1.4 must know it from the command line, before it reads the experiment's file."""
+    """Sets the sweep mode on the command line: Hydra 1.4 refuses an experiment's file that sets it."""
     for place, word in enumerate(sys.argv):
         if word.startswith("experiment="):
             sys.argv.insert(place, "hydra.mode=MULTIRUN")
@@ -63,24 +67,25 @@ def _sweep_experiments() -> None:
 def _train(config: DictConfig) -> None:
     try:
         job = freeze(config)
-    except UserError as error:  # Hydra prints a line of its own for exceptions
+    except UserError as error:  # Hydra would print a line of its own
         raise SystemExit(f"ban: {error}") from None
-    if HydraConfig.get().runtime.choices["hydra/launcher"] == "slurm" and HydraConfig.get().mode == RunMode.RUN:
-        raise SystemExit("ban: hydra/launcher=slurm submits sweeps: say `ban -m …`, also for a single job.")
-    from ban.launch.execute import InProcess, execute  # torch: not before there is work
+    launcher = HydraConfig.get().launcher._target_
+    if launcher.endswith("SlurmLauncher") and HydraConfig.get().mode == RunMode.RUN:
+        raise SystemExit("ban: hydra/launcher=slurm submits sweeps: use `ban -m …`, also for a single job.")
+    from ban.launch.execute import InProcess, execute  # imports torch, which only trainings need
 
-    execute([job], InProcess())
+    execute([job], InProcess)
 
 
 def _config_folder(words: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """Where the user's own settings are, by Hydra's option, and the other words.
+    """The folder of Hydra's option --config-dir, and the other words.
 
     Raises:
-        UserError: it is no folder.
+        UserError: there is no such folder.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config-dir", type=Path)
-    try:  # -cd is Hydra's short form; as an option of this parser it would take Hydra's -c for its abbreviation
+    try:  # -cd is its short form; this parser would take Hydra's -c for an abbreviation of it
         known, rest = parser.parse_known_args(["--config-dir" if word == "-cd" else word for word in words])
     except argparse.ArgumentError as error:
         raise UserError(f"{error}.") from None
@@ -90,14 +95,14 @@ def _config_folder(words: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 
 def _command(name: str, arguments: Sequence[str], folder: Path | None) -> None:
-    """A sub-command with its own words, and with settings from the user's folder too, if there is one."""
+    """Runs a sub-command with its words and settings, and with the settings in the user's folder."""
     act, use = COMMANDS[name]
     if {"-h", "--help"} & set(arguments):
         print(use)
         return
     words = [word for word in arguments if "=" not in word]
     if any(word.startswith("-") for word in words):
-        raise UserError(f"ban {name} has no option but --config-dir; `ban {name} --help` says how to use it.")
+        raise UserError(f"ban {name} has no option but --config-dir; `ban {name} --help` shows its use.")
     act(words, [word for word in arguments if "=" in word], folder)
 
 
@@ -112,10 +117,11 @@ def _table(words: Sequence[str], overrides: Sequence[str], folder: Path | None) 
 def _status(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:
     from ban.commands.status import status
     from ban.launch.journal import Journal
+    from ban.store.store import Store
 
     if words:
         raise UserError(COMMANDS["status"].use)
-    status(Journal(compose_settings(overrides, folder).machine.outputs))
+    status(Journal(Store(compose_settings(overrides, folder).machine.outputs)))
 
 
 def _stages(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:
@@ -137,7 +143,7 @@ class Command(NamedTuple):
     """A sub-command."""
 
     act: Callable[[Sequence[str], Sequence[str], Path | None], None]
-    """Takes its own words, and settings."""
+    """Arguments: the words, the settings, and the user's folder of settings."""
     use: str
 
 
@@ -148,14 +154,16 @@ COMMANDS = {
     "status": Command(_status, "use: ban status [machine.outputs=DIR]."),
     "stages": Command(
         _stages,
-        """use: ban stages [list] [WORD …]        the finished stages whose description has all the words
-     ban stages show SIGNATURE         all about one; its first characters are enough
+        """use: ban stages [list] [WORD …]        list the finished stages whose description contains all words
+     ban stages show SIGNATURE         show one stage; the first characters of its signature are enough
      ban stages verify [WORD …]        compare every file with its checksum
-     ban stages remove WORD …          those that no other stage learned from, after a question; yes=true answers it
-     ban stages remove unfinished      the checkpoints of trainings that nobody goes on with now
-     ban stages export SIGNATURE FILE  one stage as one file
-     ban stages import FILE            into the store
-machine.outputs=DIR names another store.""",
+     ban stages remove WORD …          remove stages that have no students; asks first, unless yes=true
+     ban stages remove unfinished      remove the checkpoints of trainings that no process continues
+     ban stages export SIGNATURE FILE  write a stage to one file
+     ban stages import FILE            add an exported stage to the store
+machine.outputs=DIR selects another store.""",
     ),
-    "doctor": Command(_doctor, "use: ban doctor [KEY=VALUE …], with the settings of a command that is to be run here."),
+    "doctor": Command(
+        _doctor, "use: ban doctor [KEY=VALUE …], with the settings of a command that you want to run here."
+    ),
 }

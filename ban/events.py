@@ -1,15 +1,55 @@
-"""What a running stage tells the display: small, picklable, and without torch."""
+"""What the process that trains a stage reports to others: small, picklable, and without torch."""
 
-from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 
-class Event(NamedTuple):
-    """Something happened to a stage."""
+class Waiting(NamedTuple):
+    """Another process trains the stage; reported twice a second until it is finished."""
 
     signature: str
-    kind: Literal["waiting", "started", "step", "epoch", "finished", "stopped", "failed"]
-    values: Mapping[str, float | str]
 
 
+class Started(NamedTuple):
+    """A training started, or resumed from a checkpoint."""
+
+    signature: str
+    fraction: float
+    """The finished fraction of the training, in [0, 1]."""
+    device: str = ""
+    warning: str = ""
+
+
+class Running(NamedTuple):
+    """A training made progress."""
+
+    signature: str
+    fraction: float
+    detail: str
+    """Speed, losses and errors."""
+    device: str = ""
+
+
+class Stopped(NamedTuple):
+    """A signal stopped the training after a checkpoint was saved."""
+
+    signature: str
+    fraction: float
+
+
+class Finished(NamedTuple):
+    """The stage is in the store."""
+
+    signature: str
+    outcome: str
+
+
+class Failed(NamedTuple):
+    """The stage cannot be trained."""
+
+    signature: str
+    reason: str
+
+
+Event = Waiting | Started | Running | Stopped | Finished | Failed
 Report = Callable[[Event], None]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import DIGITS, Say, ban, files
+from helpers import DIGITS, Say, ban, files
 
 from ban import __version__
 from ban.errors import UserError
@@ -23,37 +23,40 @@ QUICK = (*DIGITS, "recipe.epochs=10")
         ("modle=wrn_28_10", "there is no setting 'modle': did you mean 'model'?"),
         ("model=wrn_28_11", "there is no model 'wrn_28_11': choose one of ban_pre"),
         ("recipe.epoch=3", "there is no setting 'recipe.epoch': did you mean 'recipe.epochs'?"),
-        ("recipe.epochs=many", "recipe.epochs=many does not fit"),
-        ("recipe.epochs=0", "recipe.epochs is 0; it must be a whole number, 1 or more"),
-        ("seed=1.5", "seed=1.5 does not fit"),
+        ("recipe.epochs=many", "recipe.epochs is many; it must be an integer."),
+        ("recipe.epochs=0", "recipe.epochs is 0; it must be greater than or equal to 1."),
+        ("seed=1.5", "seed is 1.5; it must be an integer."),
         ("seed=0,1", "sweep over them with `ban -m seed=0,1`"),
-        ("generations=-1", "generations is -1; it must be a whole number, 0 or more"),
+        ("generations=-1", "generations is -1; it must be greater than or equal to 0."),
         ("dataset.train_size=all", "dataset.train_size is all"),
-        ("recipe.optimizer.lr=fast", "recipe.optimizer.lr is fast"),
-        ("recipe.precision=fp8", "choose fp32 or bf16"),
-        ("machine.device=tpu", "choose auto, cpu, cuda or cuda:N"),
+        ("recipe.optimizer.lr=fast", "recipe.optimizer has the learning rate lr=fast; it must be above 0"),
+        ("recipe.precision=fp8", "recipe.precision is fp8; it must be fp32 or bf16."),
+        ("machine.device=tpu", "machine.device is tpu; it must be auto, cpu, cuda or cuda:N."),
         ("+recipe@teacher.recipe=lstm", "teacher.recipe=lstm is not for images"),
-        ("+recipe.clip_norm=0", "recipe.clip_norm is 0.0; it must be a number above 0"),
-        ("+recipe.loss_scale=-1", "recipe.loss_scale is -1.0"),
+        ("+recipe.clip_norm=0", "recipe.clip_norm is 0; it must be greater than 0."),
+        ("+recipe.loss_scale=-1", "recipe.loss_scale is -1; it must be greater than 0."),
         ("xyz.abc=1", "there is no setting 'xyz.abc'"),
         ("+recipe.steps_per_epoch=0", "recipe.steps_per_epoch is 0"),
-        ("dataset.label_noise=20", "from 0 to below 1"),
+        ("dataset.label_noise=20", "dataset.label_noise is 20; it must be less than 1."),
         ("teacher.recipe=wrn", "+recipe@teacher.recipe=wrn"),
         ("recipe.schedule={step: 3}", "add it with +recipe.schedule.OPTION=VALUE"),
         ("model=lstm_small", "model=lstm_small does not read images"),
         ("recipe=lstm", "recipe=lstm is not for images"),
         ("dataset=ptb", "model=small_conv does not read language"),
-        ("dataset=wine", "model=small_conv does not read tables, as dataset=wine wants: choose model=mlp_256"),
+        (
+            "dataset=wine",
+            "model=small_conv does not read tabular data, which dataset=wine consists of: choose model=mlp_256",
+        ),
         ("model=mlp_16", "model=mlp_16 does not read images"),
-        ("recipe.select=best", "choose best_validation, or null"),
+        ("recipe.select=best", "recipe.select is best; it must be best_validation."),
         ("recipe.select=best_validation", "needs a validation set"),
         ("recipe.schedule._target_=ban.schedules.Plateau", "needs recipe.select=best_validation"),
         ("recipe.beta1={_target_: ban.schedules.GaussianRampDown}", "recipe.beta1=null, or choose torch.optim.Adam"),
-        ("recipe.beta1={start: 0.9}", "it must be a schedule"),
-        ("recipe.beta1=0.5", "recipe.beta1 is 0.5; it must be a schedule"),
+        ("recipe.beta1={start: 0.9}", "recipe.beta1 has no _target_"),
+        ("recipe.beta1=0.5", "recipe.beta1 is 0.5; it must be a mapping"),
         ("recipe=wrn", "recipe.batch_size=128 is larger than the training set of 100 examples"),
         ("dataset.labelled=20", "recipe.batch_size=32 is larger than the training set of 20 examples"),
-        ("dataset.whitening=pca", "choose zca, or null for none"),
+        ("dataset.whitening=pca", "dataset.whitening is pca; it must be zca."),
         ("+method.terms.x.weight=1", "method.terms.x has no _target_"),
     ],
 )
@@ -67,9 +70,15 @@ def test_a_wrong_setting_is_one_sentence_with_the_choices(override: str, message
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model=lstm", "method=munge"], "asks for munge, which there is not of language"),
-        (["model=mlp_16", "method=pi_model"], "asks for shared_flip, views, which there is not of tables"),
-        (["model=mlp_16", "recipe=lstm"], "recipe=lstm is not for tables: choose one like table, budget_table"),
+        (["model=lstm", "method=munge"], "method=munge needs munge, which language data do not support"),
+        (
+            ["model=mlp_16", "method=pi_model"],
+            "method=pi_model needs shared_flip, views, which tabular data do not support",
+        ),
+        (
+            ["model=mlp_16", "recipe=lstm"],
+            "recipe=lstm is not for tabular data: choose one like tabular, budget_tabular",
+        ),
     ],
 )
 def test_what_a_kind_of_data_does_not_have_is_refused(overrides: list[str], message: str) -> None:
@@ -79,7 +88,7 @@ def test_what_a_kind_of_data_does_not_have_is_refused(overrides: list[str], mess
 
 
 def test_a_method_without_teacher_has_no_generations() -> None:
-    with pytest.raises(UserError, match="learns from no trained network"):
+    with pytest.raises(UserError, match="method=labels has no trained teacher, so there is no generation 3"):
         compose_settings([*DIGITS, "method=labels", "generations=3"])
 
 
@@ -88,7 +97,7 @@ def test_a_method_without_teacher_has_no_generations() -> None:
     [
         (["modle=x"], "did you mean 'model'?"),
         (["model=wrn_28_11"], "choose one of"),
-        (["generations=-1"], "0 or more"),
+        (["generations=-1"], "greater than or equal to 0"),
         (["tabel"], "neither a sub-command (table, status, stages, doctor) nor"),
         (["table", "7"], "there is no experiment 'table7'"),
         (["table", "1", "2"], "takes one name"),
@@ -98,14 +107,14 @@ def test_a_method_without_teacher_has_no_generations() -> None:
         ([*DIGITS, "machine.device=cuda:99"], "CUDA device"),
         ([*DIGITS, "method=munge", "method.data.munge.swap_probability=1.5"], "it must be from 0 to 1"),
         (["-m", "experiment=table1,table2"], "experiment takes one name"),
-        (["table", "--all"], "`ban table --help` says how to use it"),
+        (["table", "--all"], "`ban table --help` shows its use"),
         (["status", "now"], "use: ban status"),
         (["doctor", "ptb"], "use: ban doctor"),
         (["stages", "show"], "use: ban stages show SIGNATURE"),
         (["stages", "export", "a"], "use: ban stages export SIGNATURE FILE"),
         (["stages", "import", "missing.ban"], "missing.ban cannot be read: No such file"),
         (["-m", *DIGITS, "seed=range(0)"], "the sweep is empty"),
-        (["-m", *DIGITS, "method=ban,", "dkpp"], "'method=ban,' cannot be read: a list has no spaces"),
+        (["-m", *DIGITS, "method=ban,", "dkpp"], "'method=ban,' cannot be read. Lists have no spaces"),
         (["-m", *DIGITS, "seed=rnage(3)"], "'seed=rnage(3)' cannot be read: Unknown function 'rnage'"),
         ([*DIGITS, "~method.terms.teacher.weight"], "method.terms.teacher has no weight: its YAML file needs"),
         ([*DIGITS, "~model.title"], "model has no title: its YAML file needs a line `title: …`"),
@@ -113,7 +122,7 @@ def test_a_method_without_teacher_has_no_generations() -> None:
         (["--config-dir=missing", "status"], "there is no folder missing for --config-dir"),
         (["--config-dir", ".", "tabel"], "neither a sub-command"),
         (["status", "-cd"], "expected one argument"),
-        (["-m", *DIGITS, "seed=0,1.5"], "does not fit"),
+        (["-m", *DIGITS, "seed=0,1.5"], "seed is 1.5; it must be an integer"),
         (["-m", *DIGITS, "hydra.launcher.stages_per_device=0"], "stages_per_device is 0"),
         (["-m", *DIGITS, "model=small_conv,big_conv"], "there is no model 'big_conv'"),
     ],
@@ -133,7 +142,7 @@ def test_a_refusal_is_one_line_and_a_status(tmp_path: Path) -> None:
 
 def test_without_a_gpu_the_papers_experiment_says_its_cost_and_trains_nothing(say: Say, tmp_path: Path) -> None:
     arguments = ["model=densenet_80_80", "method=dkpp", "generations=3", "machine.device=cpu"]
-    with pytest.raises(SystemExit, match=r"4 stages to train would take at least \d+ days on this CPU") as refusal:
+    with pytest.raises(SystemExit, match=r"training 4 stages would take at least \d+ days on this CPU") as refusal:
         say(*arguments)
     assert "yes=true" in str(refusal.value) and "scale=smoke" in str(refusal.value)
     assert not files(tmp_path)
@@ -152,7 +161,7 @@ def test_questions_about_the_command_are_answered(say: Say, tmp_path: Path) -> N
 def test_alone_it_explains_itself(tmp_path: Path) -> None:
     alone = ban(cwd=tmp_path).stdout
     assert alone == ban("--help", cwd=tmp_path).stdout
-    for word in ("experiment=demo", "ban table", "method: ban, ban_l, cwtm,", "ban -m"):
+    for word in ("experiment=demo", "ban table", "method: ban, ban_l, cwtm,", "teacher: ban_pre", "ban -m"):
         assert word in alone
     assert not files(tmp_path)
 
@@ -169,7 +178,7 @@ def test_a_dry_run_prints_the_plan_and_trains_nothing(say: Say, tmp_path: Path) 
     arguments = ["model=densenet_80_80", "method=dkpp", "generations=3", "dry_run=true"]
     plan = say(*arguments)
     assert plan.count("22.50 M") == 4
-    for word in ("Teacher", "DKPP-3", "4 stages, 0 in the store, 4 to be trained", "50000 training", "200 epochs"):
+    for word in ("Teacher", "DKPP-3", "4 stages, 0 in the store, 4 to train", "50000 training", "200 epochs"):
         assert word in plan
     assert not files(tmp_path)
 
@@ -249,11 +258,11 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 def test_every_experiment_composes_at_every_scale(experiment: str, scale: str) -> None:
     given = [f"experiment={experiment}", f"scale={scale}"]
     sweeper = compose_config([f"experiment={experiment}"]).hydra.sweeper
-    if scale == "digits" and scale not in sweeper["at"]:
+    if scale == "digits" and scale not in sweeper["by_scale"]:
         with pytest.raises(UserError, match="has no stand-in on digits"):
-            expand(sweeper["sweeps"], given, sweeper["at"])
+            expand(sweeper["sweeps"], given, sweeper["by_scale"])
         return
-    jobs = expand(sweeper["sweeps"], [*given, "seed=0"], sweeper["at"])
+    jobs = expand(sweeper["sweeps"], [*given, "seed=0"], sweeper["by_scale"])
     for job in jobs[:: max(1, len(jobs) // 4)]:  # some of each product
         settings = compose_settings(job)
         assert scale != "digits" or settings.dataset.name.startswith("digits")
@@ -261,12 +270,20 @@ def test_every_experiment_composes_at_every_scale(experiment: str, scale: str) -
             assert settings.recipe.epochs == 1 and settings.dataset.train_size <= 500
 
 
+def kind_of(path: Path) -> str:
+    """The kind of data that a file of settings is for, which it may inherit from another file."""
+    node = yaml.safe_load(path.read_text())
+    if "kind" in node or "unroll" in node:
+        return node.get("kind", "language")
+    base = next((name for name in node.get("defaults", ()) if isinstance(name, str) and name != "_self_"), None)
+    return "images" if base is None else kind_of(path.with_stem(base))
+
+
 @pytest.mark.parametrize("group", ["dataset", "model", "method", "recipe", "teacher", "machine"])
 def test_every_option_composes(group: str) -> None:
-    for path in (CONF / group).glob("*.yaml"):
-        language = any(word in path.stem for word in ("lstm", "language", "ptb", "text"))
-        table = any(word in path.stem for word in ("mlp", "tabular", "breast_cancer", "wine", "features"))
-        companion = ["model=lstm"] if language else ["model=mlp_256"] if table else []
+    for path in (CONF / ("model" if group == "teacher" else group)).glob("*.yaml"):  # every network can teach
+        kind = kind_of(path)
+        companion = {"language": ["model=lstm"], "tabular": ["model=mlp_256"], "images": []}[kind]
         companion += ["recipe=digits"] if path.stem == "digits" and group == "dataset" else []
         compose_settings([*companion, f"{group}={path.stem}"])
 
@@ -277,6 +294,33 @@ def test_names_in_the_files_are_their_file_names() -> None:
             assert yaml.safe_load(path.read_text())["name"] == path.stem
 
 
-def test_every_model_can_be_a_teacher() -> None:
-    models, teachers = ({path.stem for path in (CONF / group).glob("*.yaml")} for group in ("model", "teacher"))
-    assert teachers == models | {"same"}
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A user's settings, with a network of their own."""
+    folder = tmp_path / "own"
+    (folder / "model").mkdir(parents=True)
+    network = "defaults: [small_conv]\nname: own_conv\ntitle: Own-Conv\nwidth: 4\n"
+    (folder / "model" / "own_conv.yaml").write_text(network)
+    return folder
+
+
+def test_a_users_own_network_can_be_a_teacher(own: Path) -> None:
+    assert compose_settings([*DIGITS, "teacher=own_conv"], own).teacher.model.name == "own_conv"
+    with pytest.raises(UserError, match=r"there is no teacher 'own_conv': choose one of .*, same, "):
+        compose_settings([*DIGITS, "teacher=own_conv"])
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m"]])
+def test_the_command_knows_teachers_in_the_users_folder(sweep: list[str], own: Path, say: Say) -> None:
+    plan = say("--config-dir", str(own), *sweep, *DIGITS, "teacher=own_conv", "dry_run=true")
+    assert "Own-Conv" in plan and "Small-Conv" in plan
+
+
+def test_a_users_machine_has_values_of_its_own(own: Path) -> None:
+    (own / "local").mkdir()
+    (own / "local" / "default.yaml").write_text("# @package _global_\nmachine: {outputs: /scratch/me}\n")
+    (own / "local" / "slurm.yaml").write_text("partition: gpu\n")
+    assert compose_settings(DIGITS, own).machine.outputs == Path("/scratch/me")
+    assert compose_settings([*DIGITS, "machine.outputs=here"], own).machine.outputs == Path("here")
+    assert compose_config(["hydra/launcher=slurm"], own).hydra.launcher.partition == "gpu"
+    assert "partition" not in compose_config(DIGITS, own).hydra.launcher

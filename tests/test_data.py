@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import DIGITS, Say, Train, plan
+from helpers import DIGITS, Say, Train, plan
 from torchvision.datasets import CIFAR10
 from torchvision.transforms import functional as transforms
 

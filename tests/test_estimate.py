@@ -1,14 +1,15 @@
 """What a plan would cost, and whether this machine has what it needs."""
 
+import time
 from pathlib import Path
 
 import pytest
-from conftest import DIGITS, KINDS, Say, Train, files, plan
+from helpers import DIGITS, KINDS, Say, Train, files, plan
 
 from ban.launch.estimate import disk, estimate, examples_per_second
 from ban.launch.pool import by_longest_path, longest_paths
 from ban.settings.compose import compose_settings
-from ban.training.machine import Machine
+from ban.training.device import Device
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -21,19 +22,21 @@ def test_the_disk_is_what_a_training_leaves(kind: str, train: Train, tmp_path: P
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_few_steps_tell_the_speed(kind: str, train: Train) -> None:
+def test_a_few_steps_give_the_speed(kind: str, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    for clock in ("monotonic", "perf_counter"):
+        monkeypatch.setattr(time, clock, time.process_time)  # which other processes on this machine do not change
     epochs = ("recipe.epochs=200",) if kind != "language" else ("recipe.epochs=4",)
-    machine = Machine.of(compose_settings(KINDS[kind]).machine)
+    device = Device.of(compose_settings(KINDS[kind]).machine)
     result = train("method=labels", *epochs, kind=kind)[-1]
     real = next(value for name, value in result.items() if name.endswith("_per_second"))
     (stage,) = plan("method=labels", *epochs, kind=kind)
-    assert real / 4 < examples_per_second(stage, machine) < 4 * real  # the machine may be busy
+    assert real / 3 < examples_per_second(stage, device) < 3 * real
 
 
 def test_a_plan_takes_the_time_of_all_and_at_least_that_of_its_longest_chain() -> None:
     stages = [*plan("generations=2"), *plan("seed=1", "method=labels")]
-    machine = Machine.of(compose_settings(DIGITS).machine)
-    found = estimate(stages, machine, lambda kinds: kinds)
+    device = Device.of(compose_settings(DIGITS).machine)
+    found = estimate(stages, device, lambda kinds: kinds)
     assert found.kinds == 2  # teachers and students
     assert 0.5 * found.seconds < found.longest < found.seconds
     assert found.kept == sum(disk(stage).kept for stage in stages)
@@ -52,14 +55,20 @@ def test_the_longest_chain_goes_first() -> None:
 def test_a_dry_run_of_a_sweep_shows_what_is_shared_and_what_it_costs(say: Say, tmp_path: Path) -> None:
     shown = " ".join(say("-m", *DIGITS, "method=ban,dkpp", "seed=0,1", "dry_run=true").split())
     assert "Teacher, Small-Conv × 2 ├── BAN-1, Small-Conv × 2 └── DKPP-1, Small-Conv × 2" in shown
-    assert "4 jobs ask for 8 trainings; what they share is trained once, which saves 2." in shown
-    assert "seconds on cpu (1 threads) for all" in shown and "Basis: a few steps timed here of 3 kinds" in shown
+    assert "4 jobs need 8 trainings; shared ones run once, which saves 2." in shown
+    assert "seconds on cpu (1 thread) for all stages" in shown and "a few timed steps of 3 kinds of training" in shown
     assert not files(tmp_path)
 
 
 def test_the_doctor_finds_what_is_there(say: Say) -> None:
     found = " ".join(say("doctor", *DIGITS).split())
-    for words in ("✓ locks work between processes", "✓ store", "✓ disk", "– CIFAR-100 not in data", "✓ CPU"):
+    for words in (
+        "✓ locks work between processes",
+        "✓ store",
+        "✓ disk",
+        "– CIFAR-100 missing or incomplete in data",
+        "✓ CPU",
+    ):
         assert words in found
 
 
@@ -68,5 +77,5 @@ def test_the_doctor_finds_what_is_there(say: Say) -> None:
 )
 def test_the_doctor_says_what_is_wrong(setting: str, what: str, say: Say, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SystemExit, match=rf"something is wrong: .*{what}"):
+    with pytest.raises(SystemExit, match=rf"problems with .*{what}"):
         say("doctor", *DIGITS, setting)

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DIGITS, Say, ban, files, flip_a_bit, plan, quiet, start, wait_for, weights
+from helpers import DIGITS, Say, ban, files, flip_a_bit, host, plan, quiet, start, wait_for, weights, weights_after
 
 from ban.errors import UserError
-from ban.events import Event
+from ban.events import Event, Started
 from ban.launch.devices import Slot
 from ban.launch.pool import Pool
 from ban.plan.lineage import lineage
 from ban.settings.compose import compose_settings
 from ban.store.store import Store
-from ban.training.machine import Machine, Signals
+from ban.training.signals import Signals
 from ban.training.stage import run
 
 pytestmark = pytest.mark.slow
@@ -30,9 +30,7 @@ TEACHER, STUDENT = (stage.signature for stage in plan(*OPTIONS))
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    ban(*LONG, cwd=folder)
-    return {signature: weights(folder / "outputs", signature) for signature in (TEACHER, STUDENT)}
+    return weights_after(tmp_path_factory.mktemp("undisturbed"), LONG, (TEACHER, STUDENT))
 
 
 @pytest.fixture
@@ -90,16 +88,16 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
         flip_a_bit(latest)
     else:
         latest.write_bytes(latest.read_bytes()[:1000])
-    assert f"damaged and not used: {latest.name}" in ends_as_undisturbed(tmp_path, undisturbed)
+    assert f"ignored damaged checkpoints: {latest.name}" in ends_as_undisturbed(tmp_path, undisturbed)
     log = (tmp_path / "outputs" / "logs" / f"{STUDENT}.log").read_text()
-    assert f"damaged and not used: {latest.name}" in log
-    assert re.search(r"started .*, [1-9]\d?% done before\n.*damaged", log)
+    assert f"ignored damaged checkpoints: {latest.name}" in log
+    assert re.search(r"started .*, resumed at [1-9]\d?%\n.*damaged", log)
 
 
 def test_without_any_whole_checkpoint_the_stage_begins_anew(undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     for checkpoint in interrupted(tmp_path, *LONG).glob("checkpoint-*"):
         flip_a_bit(checkpoint)
-    assert "damaged and not used" in ends_as_undisturbed(tmp_path, undisturbed)
+    assert "ignored damaged checkpoints" in ends_as_undisturbed(tmp_path, undisturbed)
 
 
 def test_a_checkpoint_that_is_a_program_is_not_run(tmp_path: Path) -> None:
@@ -111,8 +109,8 @@ def test_a_checkpoint_that_is_a_program_is_not_run(tmp_path: Path) -> None:
     with Store(tmp_path).claim(TEACHER) as work:
         assert work is not None
         work.write_checkpoint(1, lambda path: torch.save(Evil(), path))
-    with pytest.raises(UserError, match="was written by another version of ban"):
-        run(lineage(settings)[0], Machine.of(settings.machine), quiet, Signals())
+    with pytest.raises(UserError, match="another version of ban wrote"):
+        run(lineage(settings)[0], host(settings), quiet, Signals())
     assert not (tmp_path / "evil").exists()
 
 
@@ -162,11 +160,11 @@ def test_a_stage_that_hangs_is_ended_and_the_others_go_on(tmp_path: Path) -> Non
     stages = [*plan(*OPTIONS), *plan(*OPTIONS, "seed=1", "method=labels")]
 
     def hang(event: Event) -> None:
-        if event.kind == "started" and event.signature == TEACHER:
+        if isinstance(event, Started) and event.signature == TEACHER:
             (child,) = (child for child in pool.running if child.stage.signature == TEACHER)
             os.kill(child.process.pid or 0, signal.SIGSTOP)
 
-    pool = Pool(stages, Machine.of(settings.machine), [Slot("cpu")] * 2, hang, stall_timeout=3.0)
+    pool = Pool(stages, host(settings), [Slot("cpu")] * 2, hang, stall_timeout=3.0)
     failures = pool.run()
     assert [*failures] == [TEACHER, STUDENT] and "stall_timeout" in failures[TEACHER]
     assert Store(tmp_path).finished() == [stages[2].signature]
@@ -181,7 +179,7 @@ def test_an_error_of_the_sweep_itself_leaves_nobody_behind(broken: Exception, tm
         processes.extend(child.process for child in pool.running)
         raise broken
 
-    processes, pool = [], Pool(stages, Machine.of(settings.machine), [Slot("cpu")], fail)
+    processes, pool = [], Pool(stages, host(settings), [Slot("cpu")], fail)
     with pytest.raises(type(broken)):
         pool.run()
     assert processes and not any(process.is_alive() for process in processes)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ban, environment
+from helpers import ban, environment
 from hydra.utils import instantiate
 
 from ban.settings.hydra_versions import allow

@@ -1,7 +1,6 @@
 """Language models: texts, networks, the carried state, the loss convention, and honest perplexities."""
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import LANGUAGE, TEXT, Train, frozen, plan, weights
+from helpers import LANGUAGE, TEXT, Train, curves, frozen, plan, weights
 from safetensors.torch import load_file
 
 from ban.data import corpus
@@ -24,15 +23,13 @@ from ban.schedules import Plateau
 from ban.settings.compose import compose_settings
 from ban.training import build
 
-NOT_OPTIONS = [*build.DESCRIPTION, "metric"]
-
 # Words
 
 
 def text(**options: object) -> Text:
     dataset = plan(kind="language")[0].dataset
     given = {"batch_size": 5, "unroll": 35, "steps_per_epoch": None, "device": torch.device("cpu")}
-    return build.build(dataset | options, without=NOT_OPTIONS, data_dir=Path(), download=False, **given)
+    return build.build(dataset.constructor_arguments | options, data_dir=Path(), download=False, **given)
 
 
 def test_an_epoch_reads_every_row_in_order_and_predicts_the_next_word() -> None:
@@ -100,7 +97,7 @@ def test_what_is_wrong_with_a_text_is_said(files: dict[str, str | bytes], messag
     ("override", "message"),
     [
         ("dataset.path=2024", "dataset.path=2024 is neither a file nor a folder"),
-        ("dataset.min_count=many", "dataset.min_count is many; it must be a whole number"),
+        ("dataset.min_count=many", "dataset.min_count is many; it must be an integer"),
         ("dataset.classes=7", "dataset.classes is 7, but this text has 62"),
     ],
 )
@@ -137,8 +134,6 @@ def test_the_signature_of_a_text_is_its_content_not_its_place(tmp_path: Path) ->
     there = plan(f"dataset.path={elsewhere}", kind="language")[0]
     assert there.signature == plan(kind="language")[0].signature
     elsewhere.write_text(TEXT.read_text() + "one more line\n")
-    corpus.read.cache_clear()
-    corpus._measure.cache_clear()
     assert plan(f"dataset.path={elsewhere}", kind="language")[0].signature != there.signature
 
 
@@ -151,7 +146,7 @@ class TestPennTreebank:
     def load(self, folder: Path, mirror: Path | None = None, **files: str) -> Text:
         sums = {name: hashlib.sha256(line.encode()).hexdigest() for name, line in (self.lines | files).items()}
         mirrors = [] if mirror is None else [(folder / "nowhere").as_uri(), mirror.as_uri()]
-        dataset = compose_settings(["model=lstm"])["dataset"]
+        dataset = compose_settings(["model=lstm"]).dataset.constructor_arguments
         sizes = {
             "classes": 4,
             "characters": 7,
@@ -164,9 +159,7 @@ class TestPennTreebank:
         }
         given = {"batch_size": 1, "unroll": 2, "steps_per_epoch": None, "device": torch.device("cpu")}
         checksum = {"checksum": self.parts.checksum}
-        return build.build(
-            dataset | sizes | checksum, without=NOT_OPTIONS, data_dir=folder, download=mirror is not None, **given
-        )
+        return build.build(dataset | sizes | checksum, data_dir=folder, download=mirror is not None, **given)
 
     def put(self, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -203,8 +196,7 @@ def network(model: str) -> torch.nn.Module:
     """On the Penn Treebank, without memory."""
     stage = plan_of(model)
     with torch.device("meta"):
-        spelling = torch.zeros(stage.dataset["classes"], stage.dataset["word_length"], dtype=torch.long)
-        return build.network(stage, spelling=spelling)
+        return build.network(stage, spelling=build.zero_spelling(stage, torch.device("meta")))
 
 
 def plan_of(model: str):
@@ -319,11 +311,6 @@ def test_convolutions_wider_than_words_are_refused() -> None:
 # Training
 
 
-def curve(outputs: Path, result: dict) -> list[dict[str, float]]:
-    lines = (outputs / "stages" / result["signature"] / "curves.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
 def test_plateaus() -> None:
     def at(schedule: Plateau, *history: float) -> float:
         return schedule(Progress(len(history), 0, 10, 40, history))
@@ -354,22 +341,22 @@ def test_a_loss_summed_over_time_is_the_mean_at_35_times_the_rate(clip: str, tra
 
 def test_published_recipes_sum_over_time() -> None:
     for model in ("lstm", "cnn_lstm"):
-        recipe = compose_settings([f"model={model}"])["recipe"]
-        assert recipe["loss_scale"] == recipe["unroll"] == 35
+        recipe = compose_settings([f"model={model}"]).recipe
+        assert recipe.loss_scale == recipe.unroll == 35
 
 
 def test_the_best_validation_epoch_is_tested_and_teaches(train: Train, tmp_path: Path) -> None:
     schedule = ("recipe.schedule._target_=ban.schedules.Plateau", "+recipe.schedule.factor=0.25")
     overfit = ("recipe.epochs=20", "recipe.optimizer.lr=40", "model.dropout=0.0", "dataset.train_size=1000")
     result = train(*overfit, *schedule, kind="language")[0]
-    perplexities = [record["validation_perplexity"] for record in curve(tmp_path, result)]
+    perplexities = [record["validation_perplexity"] for record in curves(tmp_path, result["signature"])]
     best = int(np.argmin(perplexities))
     assert result["selected_epoch"] == best + 1 < 20, "the test needs a network that gets worse at the end"
     assert result["validation_perplexity"] == pytest.approx(perplexities[best], rel=1e-6)
     assert result["networks"]["last"]["validation_perplexity"] == pytest.approx(perplexities[-1], rel=1e-6)
     folder = tmp_path / "stages" / result["signature"]
     assert weights(tmp_path, result["signature"]) != (folder / "weights.last.safetensors").read_bytes()
-    rates = [record["rate"] for record in curve(tmp_path, result)]
+    rates = [record["rate"] for record in curves(tmp_path, result["signature"])]
     assert rates[0] == 1 and rates == sorted(rates, reverse=True) and rates[-1] < 1
 
 

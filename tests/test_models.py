@@ -15,6 +15,7 @@ from ban.models.conv_large import MeanOnlyNorm
 from ban.plan.lineage import lineage
 from ban.settings.compose import compose_settings
 from ban.training import build
+from ban.training.device import Device
 
 # Millions. CIFAR-10 and CIFAR-100; the paper prints 6.3, 16.1, 22.4, 50.4 and .38, 1.48, 9.16, 36.
 COUNTS = {
@@ -75,10 +76,9 @@ def test_students_that_share_the_first_and_the_last_layer(name: str) -> None:
     ]
     teacher, student = lineage(compose_settings(chosen))
     with torch.device("meta"):
-        [learner], _ = build.assemble(
-            student, lambda parent: build.network(parent.stage), torch.device("meta"), None, 2
-        )
-        trained = sum(p.numel() for group in build.optimizer(student, learner).param_groups for p in group["params"])
+        step = build.training_step(student, lambda parent: build.network(parent.stage), Device("meta"), None)
+        (learner,) = step.learners
+        trained = sum(p.numel() for group in learner.optimizer.param_groups for p in group["params"])
         shared = build.network(teacher)
     assert trained == round(SHARING[name] * 1e6)
     assert learner.network.get_submodule("stem").weight.shape == shared.get_submodule("stem").weight.shape

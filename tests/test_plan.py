@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from conftest import plan
+from helpers import plan
 
 from ban.plan.lineage import union
 from ban.plan.stage import Stage
+from ban.settings.schema import Term
 
 
 def signature(*overrides: str) -> str:
@@ -77,8 +78,8 @@ def test_the_class_name_counts_and_its_module_does_not() -> None:
     stage = plan()[-1]
 
     def targeting(target: str) -> str:
-        terms = {"teacher": {"_target_": target, "weight": 1.0}}
-        return replace(stage, method={**stage.method, "terms": terms}).signature
+        terms = {"teacher": Term(constructor={"_target_": target}, weight=1.0)}
+        return replace(stage, method=replace(stage.method, terms=terms)).signature
 
     assert targeting("ban.terms.Probabilities") == targeting("ban.elsewhere.Probabilities") == stage.signature
     assert targeting("ban.terms.Logits") != stage.signature

@@ -1,7 +1,6 @@
 """Real processes, really killed: they go on, and end where an uninterrupted run ends, bit for bit."""
 
 import functools
-import json
 import os
 import signal
 import time
@@ -9,14 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import DIGITS, KINDS, ban, files, plan, start, wait_for, weights
+from helpers import DIGITS, KINDS, ban, curves, files, host, plan, start, wait_for, weights
 
-from ban.events import Event
+from ban.events import Event, Started
 from ban.launch.devices import Slot
 from ban.launch.journal import Journal
 from ban.launch.pool import Pool
 from ban.settings.compose import compose_settings
-from ban.training.machine import Machine
+from ban.store.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -64,10 +63,10 @@ def longer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {folder_of_stage.name: weights(folder / "outputs", folder_of_stage.name)}
 
 
-def curves(folder: Path, signature: str) -> list[dict[str, float]]:
-    """What each epoch recorded, but for the time it took."""
-    lines = (folder / "outputs" / "stages" / signature / "curves.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+def untimed_curves(folder: Path, signature: str) -> list[dict[str, float]]:
+    """The records of a stage's epochs, without the time that they took."""
+    records = curves(folder / "outputs", signature)
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
 
 
 def found(folder: Path, signatures: dict[str, bytes]) -> dict[str, bytes]:
@@ -89,7 +88,7 @@ def test_killed_in_the_middle_of_a_student_it_ends_with_the_same_weights(
     ban(*arguments, cwd=tmp_path)
     assert found(tmp_path, undisturbed) == undisturbed
     for signature in undisturbed:
-        assert curves(tmp_path, signature) == curves(folders_of_undisturbed(kind), signature)
+        assert untimed_curves(tmp_path, signature) == untimed_curves(folders_of_undisturbed(kind), signature)
     assert not list((tmp_path / "outputs" / "work").glob("*/"))
 
 
@@ -124,14 +123,14 @@ def test_two_commands_that_want_the_same_teacher_train_it_once(undisturbed: dict
     outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert len(list((tmp_path / "outputs" / "stages").iterdir())) == 3
-    assert sum("seed 0: waits for another process that trains it" in output for output in outputs) == 1
+    assert sum("seed 0: waiting for another process that trains it" in output for output in outputs) == 1
     teacher = next(iter(undisturbed))
     assert weights(tmp_path / "outputs", teacher) == undisturbed[teacher]
 
 
 def running(folder: Path) -> list[int]:
     """The processes that train a stage."""
-    return [note.process for note in Journal(folder / "outputs").notes() if note.state == "running"]
+    return [note.process for note in Journal(Store(folder / "outputs")).notes() if note.state == "running"]
 
 
 def wait_until_gone(processes: list[int]) -> None:
@@ -168,11 +167,11 @@ def test_a_stage_that_is_killed_is_reported_and_the_others_go_on(tmp_path: Path)
     victim = stages[0].signature
 
     def kill(event: Event) -> None:
-        if event.kind == "started" and event.signature == victim:
+        if isinstance(event, Started) and event.signature == victim:
             (child,) = (child for child in pool.running if child.stage.signature == victim)
             os.kill(child.process.pid or 0, signal.SIGKILL)
 
-    pool = Pool(stages, Machine.of(settings.machine), [Slot("cpu")] * 2, kill)
+    pool = Pool(stages, host(settings), [Slot("cpu")] * 2, kill)
     failures = pool.run()
     assert list(failures) == [victim, stages[1].signature]
     assert "SIGKILL" in failures[victim] and victim in failures[stages[1].signature]

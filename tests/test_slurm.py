@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import DIGITS, ban, command, environment, plan, start, wait_for, weights
+from helpers import DIGITS, ban, command, environment, plan, start, wait_for, weights, weights_after
 from one_node_slurm import INSTALLED, one_node_slurm
 
 pytestmark = [
@@ -32,9 +32,8 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    ban(*LONG, cwd=folder)
-    return {stage.signature: weights(folder / "outputs", stage.signature) for stage in LONG_PLAN}
+    signatures = [stage.signature for stage in LONG_PLAN]
+    return weights_after(tmp_path_factory.mktemp("undisturbed"), LONG, signatures)
 
 
 class Submitted:
@@ -105,24 +104,24 @@ def test_a_sweep_trains_each_stage_once_as_a_local_one_does(slurm: dict[str, str
     ban(*SWEEP, cwd=here)
     output = Submitted(slurm, there, *SWEEP, "seed=range(3)").end()
     # Three teachers and two students of each; with MaxArraySize=3 an array has two jobs at most.
-    assert "9 jobs are submitted, in 5 arrays" in output and "CWTM-1" in output
+    assert "Submitted 9 jobs, in 5 arrays" in output and "CWTM-1" in output
     same = [folder.name for folder in (here / "outputs" / "stages").iterdir()]
     assert len(same) == 3 and len(list((there / "outputs" / "stages").iterdir())) == 9
     for signature in same:
         assert weights(there / "outputs", signature) == weights(here / "outputs", signature)
     again = Submitted(slurm, there, *SWEEP, "seed=range(3)").end()
-    assert "9 stages, 9 in the store, 0 to train" in again and "submitted" not in again
+    assert "9 stages, 9 in the store, 0 to train" in again and "Submitted" not in again
 
 
 def test_a_job_that_is_preempted_goes_on(slurm: dict[str, str], undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     submitted = Submitted(slurm, tmp_path, *LONG)
     for signature in undisturbed:  # the teacher, then the student
         submitted.ask("scancel", "--signal=USR2", submitted.job_of(signature))
-        submitted.begin_requeued_until(lambda signature=signature: "done before" in submitted.log_of(signature))
+        submitted.begin_requeued_until(lambda signature=signature: "resumed at" in submitted.log_of(signature))
     submitted.end()
     assert submitted.weights() == undisturbed
     for signature in undisturbed:
-        assert re.search(r"stopped; a checkpoint is saved\n.* done before", submitted.log_of(signature))
+        assert re.search(r"stopped; a checkpoint is saved\n.* resumed at", submitted.log_of(signature))
 
 
 def test_a_job_that_makes_room_for_an_urgent_one_goes_on(
@@ -132,7 +131,7 @@ def test_a_job_that_makes_room_for_an_urgent_one_goes_on(
     teacher, _ = undisturbed
     job = submitted.job_of(teacher)
     submitted.ask("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
-    submitted.begin_requeued_until(lambda: "done before" in submitted.log_of(teacher))
+    submitted.begin_requeued_until(lambda: "resumed at" in submitted.log_of(teacher))
     submitted.end()
     assert submitted.weights() == undisturbed
     assert submitted.log_of(teacher).count(f"job {job} of") == 2
@@ -143,7 +142,7 @@ def test_a_job_that_reaches_its_time_limit_goes_on_in_the_next(slurm: dict[str, 
     limits = ("hydra.launcher.minutes=1", "hydra.launcher.checkpoint_minutes=0.7")  # 18 seconds before the signal
     submitted = Submitted(slurm, tmp_path, "-m", *endless, *limits)
     (stage,) = plan(*endless)
-    submitted.begin_requeued_until(lambda: submitted.log_of(stage.signature).count("done before") == 1)
+    submitted.begin_requeued_until(lambda: submitted.log_of(stage.signature).count("resumed at") == 1)
     submitted.begin_requeued_until(lambda: submitted.log_of(stage.signature).count("a checkpoint is saved") == 2)
     submitted.process.send_signal(signal.SIGINT)
     submitted.end(expect=128 + signal.SIGINT)
@@ -170,7 +169,7 @@ def test_a_killed_job_fails_only_its_descendants(
     teacher, student = undisturbed
     submitted.ask("scancel", "--signal=KILL", submitted.job_of(teacher))
     output = submitted.end(expect=1)
-    assert "2 stages failed" in output and "ended without a result" in output and "was never begun" in output
+    assert "2 stages failed" in output and "ended without a result" in output and "never started" in output
     assert f"{student}.log" in output
     assert len(list((tmp_path / "outputs" / "stages").iterdir())) == 2
     again = Submitted(slurm, tmp_path, *LONG)
@@ -199,7 +198,7 @@ def test_ctrl_c_may_leave_the_jobs_alone(slurm: dict[str, str], tmp_path: Path) 
     submitted = Submitted(slurm, tmp_path, "-m", *arguments, "hydra.launcher.on_interrupt=leave")
     wait_for(tmp_path, "outputs/work/*/stage.json")
     submitted.process.send_signal(signal.SIGINT)
-    assert "The 1 jobs that this command submitted go on" in submitted.end(expect=128 + signal.SIGINT)
+    assert "This command leaves 1 job in the queue" in submitted.end(expect=128 + signal.SIGINT)
     wait_for(tmp_path, "outputs/stages/*/result.json")
 
 
@@ -212,11 +211,11 @@ def test_two_sweeps_submit_what_they_share_once_and_status_sees_both(slurm: dict
         ).stdout
     assert "BAN-1" in status or "DKPP-1" in status
     outputs = "".join(sweep.end() for sweep in sweeps)
-    assert outputs.count("2 jobs are submitted, in 2 arrays") == 1
-    assert outputs.count("2 jobs are submitted, 1 of them by another command") == 1
+    assert outputs.count("Submitted 2 jobs, in 2 arrays") == 1
+    assert outputs.count("Submitted 2 jobs, 1 of them by another command") == 1
     assert len(list((tmp_path / "outputs" / "stages").iterdir())) == 3
     after = ban("status", cwd=tmp_path).stdout
-    assert "nothing is under way; 3 finished" in after
+    assert "nothing is running or queued; 3 finished" in after
 
 
 def test_a_queued_job_runs_the_code_and_the_settings_of_its_submission(slurm: dict[str, str], tmp_path: Path) -> None:

@@ -4,14 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import plan
+from helpers import plan
 
 from ban.errors import UserError
 from ban.launch import slurm
 from ban.launch import slurm_executor as cluster
 from ban.launch.journal import Journal, Note
-from ban.launch.launchers import SlurmLauncher
-from ban.settings.compose import compose_config
+from ban.store.store import Store
 
 
 @pytest.mark.parametrize(
@@ -67,12 +66,10 @@ def test_a_job_that_comes_back_is_cancelled_again(
     monkeypatch.setattr(cluster.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(cluster.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
     monkeypatch.setattr(cluster, "queue", queue)
-    monkeypatch.setattr(cluster, "_scancel", queue.cancel)
+    monkeypatch.setattr(cluster, "cancel", queue.cancel)
     (stage,) = plan("method=labels")
-    options = SlurmLauncher(**compose_config(["hydra/launcher=slurm"]).hydra.launcher).options
-    engine = cluster.Slurm(options)
-    engine.journal = Journal(tmp_path)
-    engine.journal.write(Note.by_this_process(stage, "waiting", job="a"))
-    engine._cancel({stage.signature: "a"})
+    journal = Journal(Store(tmp_path))
+    journal.write(Note.by_this_process(stage, "waiting", job="a"))
+    cluster.cancel_and_wait({stage.signature: "a"}, journal)
     assert queue.cancelled == cancelled
-    assert (engine.journal.note(stage.signature) is not None) is left  # so that another command finds the job
+    assert (journal.note(stage.signature) is not None) is left  # so that another command finds the job

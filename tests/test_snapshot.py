@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import plan
+from helpers import plan
 
 from ban.launch import snapshot as code
 from ban.store.store import Store

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import DIGITS, Say, files, flip_a_bit, plan, quiet
+from helpers import DIGITS, Say, files, flip_a_bit, host, plan, quiet
 
 from ban.errors import UserError
 from ban.launch.journal import Journal, Note
@@ -15,7 +15,7 @@ from ban.plan.signature import signature_of
 from ban.settings.compose import compose_settings
 from ban.store.archive import export_stage, import_stage
 from ban.store.store import Store
-from ban.training.machine import Machine, Signals
+from ban.training.signals import Signals
 from ban.training.stage import run
 
 QUICK = ("recipe.epochs=5",)
@@ -27,7 +27,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outputs = tmp_path_factory.mktemp("trained")
     settings = compose_settings([*DIGITS, *QUICK, f"machine.outputs={outputs}"])
     for stage in lineage(settings):
-        run(stage, Machine.of(settings.machine), quiet, Signals())
+        run(stage, host(settings), quiet, Signals())
     return outputs
 
 
@@ -103,7 +103,7 @@ def test_unfinished_trainings_are_removed_only_if_nobody_goes_on_with_them(say: 
 
 
 def test_nothing_is_said_of_what_was_removed(say: Say, outputs: Path) -> None:
-    journal = Journal(outputs)
+    journal = Journal(Store(outputs))
     (stage,) = plan("method=labels", "seed=7")
     with journal.store.claim(stage.signature):
         pass
@@ -195,7 +195,7 @@ def test_another_signature_is_refused(signature: object, archive: Archive) -> No
 def test_somebody_elses_result_is_refused(archive: Archive) -> None:
     archive.edit("result.json", generation=3)
     archive.rewrite()
-    refused(archive, "its result is another stage's")
+    refused(archive, "its result belongs to another stage")
 
 
 @pytest.mark.parametrize("settings", [{"dataset": []}, {"models": 5}, {"method": {"_target_": 5}}])
@@ -209,7 +209,7 @@ def test_a_description_that_is_none_is_refused(settings: dict[str, object], arch
 def test_a_result_without_what_tables_need_is_refused(name: str, archive: Archive) -> None:
     archive.edit("result.json", **{name: None})
     archive.rewrite()
-    refused(archive, f"its result has no {name}")
+    refused(archive, f"its result has no valid {name}")
 
 
 def test_a_text_that_could_steer_a_terminal_is_refused(archive: Archive) -> None:
@@ -241,7 +241,7 @@ def test_weights_that_are_a_pickle_are_an_error_and_not_run(archive: Archive) ->
     assert import_stage(Store(outputs), archive.path) == TEACHER  # a whole stage, as far as anybody can say
     settings = compose_settings([*DIGITS, *QUICK, f"machine.outputs={outputs}"])
     with pytest.raises(UserError, match=r"weights\.safetensors does not fit Small-Conv"):
-        run(lineage(settings)[-1], Machine.of(settings.machine), quiet, Signals())
+        run(lineage(settings)[-1], host(settings), quiet, Signals())
     assert not (archive.folder / "evil").exists()
 
 

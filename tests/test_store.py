@@ -8,21 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import published
 
 from ban.errors import UserError
 from ban.store.store import Store
 
 CONTEXT = multiprocessing.get_context("fork")
-
-
-def published(root: Path) -> Store:
-    """A store with one stage."""
-    store = Store(root)
-    with store.claim("s") as work:
-        assert work is not None
-        work.write("weights.safetensors", lambda path: path.write_bytes(bytes(1000)))
-        work.publish({"value": 1})
-    return store
 
 
 def test_a_stage_appears_only_when_it_is_published(tmp_path: Path) -> None:

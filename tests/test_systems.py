@@ -5,33 +5,30 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import DIGITS, Say, plan
+from helpers import Say, plan, publish
 
-from ban.plan.lineage import lineage
 from ban.plan.stage import Stage
-from ban.settings.compose import compose_settings
+from ban.report.gradients import HEADINGS
 from ban.store.store import Store
 
 PARTLY = ("dataset.labelled=40",)
 
 
-def publish(store: Store, stage: Stage, error: float, **diagnosis: float) -> None:
-    with store.claim(stage.signature) as work:
-        assert work is not None
-        curves = {"epoch": 1} | {f"diagnosis.{name}": value for name, value in diagnosis.items()}
-        work.write("curves.jsonl", lambda path: path.write_text(json.dumps(curves)))
-        work.publish(stage.identity() | {"test_error_percent": error, "parameters": 7})
+def publish_error(store: Store, stage: Stage, error: float, **diagnosis: float) -> None:
+    curves = {"epoch": 1} | {f"diagnosis.{name}": value for name, value in diagnosis.items()}
+    files = {"curves.jsonl": lambda path: path.write_text(json.dumps(curves))}
+    publish(store, stage, files, test_error_percent=error)
 
 
 def test_each_system_stands_beside_the_labels_alone(say: Say, tmp_path: Path) -> None:
     store = Store(tmp_path / "outputs")
     for seed, (alone, taught) in enumerate([(20.0, 17.0), (22.0, 18.0), (21.0, 19.0)]):
         teacher, student = plan(f"seed={seed}", "method=dkpp", "teacher=wrn_10_1")
-        publish(store, teacher, 10.0)
-        publish(store, student, taught)
-        publish(store, plan(f"seed={seed}", "method=labels")[0], alone)
+        publish_error(store, teacher, 10.0)
+        publish_error(store, student, taught)
+        publish_error(store, plan(f"seed={seed}", "method=labels")[0], alone)
     say("table", "methods")
-    publish(store, plan("seed=9", "method=dkpp", "teacher=wrn_10_1")[1], 90.0)  # nobody to compare it with
+    publish_error(store, plan("seed=9", "method=dkpp", "teacher=wrn_10_1")[1], 90.0)  # nobody to compare it with
     (row,) = pd.read_csv(tmp_path / "outputs" / "tables" / "methods.csv").to_dict("records")
     assert (row["system"], row["baseline"], row["student"], row["gain"], row["n"]) == ("DKPP-1", 21.0, 18.0, -3.0, 3)
     assert row["gain_half_width"] == pytest.approx(4.302653 * 1 / 3**0.5)  # Student's t with two degrees of freedom
@@ -44,10 +41,10 @@ def test_systems_of_one_name_and_seeds_without_a_partner_are_told_apart(say: Say
     store = Store(tmp_path / "outputs")
     half = ("method.terms.label.weight=0.5", "method.terms.teacher.weight=0.5")
     for settings, error in (((), 15.0), (half, 17.0), (("generations=2",), 16.0)):
-        publish(store, plan("method=ban_l", *settings)[-1], error)
-    publish(store, plan("method=labels")[0], 20.0)
-    publish(store, plan("method=ban_l", "seed=1")[-1], 70.0)
-    publish(store, plan("method=dkpp", "teacher=wrn_10_1")[-1], 18.0)
+        publish_error(store, plan("method=ban_l", *settings)[-1], error)
+    publish_error(store, plan("method=labels")[0], 20.0)
+    publish_error(store, plan("method=ban_l", "seed=1")[-1], 70.0)
+    publish_error(store, plan("method=dkpp", "teacher=wrn_10_1")[-1], 18.0)
     say("table", "methods")
     frame = pd.read_csv(tmp_path / "outputs" / "tables" / "methods.csv").set_index("system")
     assert len(frame) == 4 and {*frame["gain"]} == {-5.0, -3.0, -4.0, -2.0} and {*frame["n"]} == {1}
@@ -64,35 +61,31 @@ def test_what_a_method_does_with_unlabelled_images_makes_no_regime_of_its_own(sa
     assert len({ours.signature, alone.signature, steps.signature}) == 3
     assert plan("method=labels", "dataset.labelled=50")[0].regime != alone.regime
     store = Store(tmp_path / "outputs")
-    publish(store, ours, 12.0)
-    publish(store, steps, 20.0)
-    publish(store, alone, 30.0)  # fewer steps
+    publish_error(store, ours, 12.0)
+    publish_error(store, steps, 20.0)
+    publish_error(store, alone, 30.0)  # fewer steps
     say("table", "methods")
     assert "-8.00" in (tmp_path / "outputs" / "tables" / "methods.md").read_text()
 
 
 def test_diagnostics_of_the_last_epoch(say: Say, tmp_path: Path) -> None:
-    settings = compose_settings([*DIGITS])
-    teacher, student = lineage(settings)
+    teacher, student = plan()
     store = Store(tmp_path / "outputs")
-    publish(store, teacher, 20.0)
-    from ban.report.systems import SHOWN
-
-    publish(store, student, 17.0, **{name: float(number) for number, name in enumerate(SHOWN)})
+    publish_error(store, teacher, 20.0)
+    publish_error(store, student, 17.0, **{name: float(number) for number, name in enumerate(HEADINGS)})
     say("table", "diagnostics")
     shown = (tmp_path / "outputs" / "tables" / "diagnostics.md").read_text()
     assert "| BAN-1" in shown and "Teacher" not in shown.partition("|")[2].partition("\n")[0]
     frame = pd.read_csv(tmp_path / "outputs" / "tables" / "diagnostics.csv")
-    assert frame.loc[0, [*SHOWN]].tolist() == [*range(len(SHOWN))]
+    assert frame.loc[0, [*HEADINGS]].tolist() == [*range(len(HEADINGS))]
 
 
-def test_every_diagnostic_of_the_table_is_recorded(tmp_path: Path) -> None:
+def test_every_diagnostic_of_the_table_is_recorded() -> None:
     import torch
 
-    from ban.report.systems import SHOWN
     from ban.training.diagnostics import report
 
-    assert {*SHOWN} <= {*report(torch.randn(4, 5), torch.randn(4, 5), torch.arange(4))}
+    assert {*HEADINGS} <= {*report(torch.randn(4, 5), torch.randn(4, 5), torch.arange(4))}
 
 
 def test_an_empty_store_says_so(say: Say) -> None:

@@ -1,21 +1,26 @@
 """Statistics against closed forms, and tables against what is in the store."""
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import DIGITS, Say
+from helpers import Say, Train, cifar100, plan, publish, publish_predictions
+from pydantic import TypeAdapter
 from scipy import stats
 
 from ban import metrics
 from ban.commands.table import planned_jobs
+from ban.errors import UserError
 from ban.plan.lineage import lineage, union
-from ban.report import tables
+from ban.plan.stage import Stage
+from ban.report.paper import paper_numbers
 from ban.report.results import Interval
-from ban.report.tables import Row, paper_numbers
+from ban.report.tables import Row, compare, everything
 from ban.settings.compose import CONF, compose_settings
+from ban.settings.schema import Cell, Comparison, TableLayout
+from ban.store.result import Result
 from ban.store.store import Store
 
 
@@ -34,15 +39,6 @@ def test_a_single_value_has_no_interval_and_resolves_nothing() -> None:
     assert interval.text() == "3.00" and not interval.resolved and interval.predicts(3.0) is None
 
 
-def test_verdicts_stand_in_a_fixed_order_and_one_pair_gives_none() -> None:
-    gains = {"A": [-1.0, -1.1], "B": [2.0, 2.1], "C": [-1.0, 1.0], "D": [5.0]}
-    (said,) = tables._verdicts([Row(name, gain=Interval.of(values)) for name, values in gains.items()])
-    assert said.endswith(
-        "better than the teacher: A; worse than the teacher: B; not resolved: C; not known from one pair: D."
-    )
-    assert tables._comparison("A", "B", Interval.of([1.0])).endswith("points, not known from one pair.")
-
-
 def test_prediction_interval() -> None:
     values = [16.0, 16.4, 16.8]
     width = stats.t.ppf(0.975, 2) * np.std(values, ddof=1) * np.sqrt(1 + 1 / 3)
@@ -56,9 +52,10 @@ def test_equal_differences_resolve_nothing() -> None:
 
 
 def test_the_papers_numbers() -> None:
-    assert paper_numbers(2)["DenseNet-80-80"]["DKPP"] == 16.84
-    assert paper_numbers(1)["Wide-ResNet-28-10"] == {"Teacher": 3.77, "BAN": 3.86}
-    assert "BAN-3" not in paper_numbers(2)["DenseNet-80-120"]
+    assert paper_numbers(2)["densenet_80_80"]["DKPP", "test"] == 16.84
+    assert paper_numbers(1)["wrn_28_10"] == {("Teacher", "test"): 3.77, ("BAN", "test"): 3.86}
+    assert paper_numbers(6)["lstm"]["BAN+L", "validation"] == 71.19
+    assert ("BAN-3", "test") not in paper_numbers(2)["densenet_80_120"]
 
 
 def test_an_ensemble_averages_probabilities() -> None:
@@ -76,60 +73,57 @@ def test_an_ensemble_of_language_models_averages_the_words_probabilities() -> No
     assert metrics.measure(members[0])["perplexity"] == pytest.approx(0.05**-0.5)
 
 
-def publish(store: Store, stage, error_of_ten: int) -> None:
-    """A finished stage with ten test examples, the first `error_of_ten` of them wrong."""
-    from safetensors.numpy import save_file
-
-    probabilities = np.full((10, 2), 0.1, np.float32)
-    probabilities[:, 0] = 0.9
-    probabilities[:error_of_ten] = [0.45, 0.55]
-    arrays = {"log_probabilities": np.log(probabilities), "targets": np.zeros(10, np.int64)}
-    with store.claim(stage.signature) as work:
-        assert work is not None
-        work.write("predictions.safetensors", lambda path: save_file(arrays, path))
-        error = {"test_error_percent": 10.0 * error_of_ten, "train_error_percent": 0.0, "parameters": 7}
-        work.publish(stage.identity() | error)
+def found(store: Store, *lineages: list[Stage], layout: TableLayout | None = None) -> dict[str, Row]:
+    (table,) = compare(union(lineages), store, layout)
+    return {row.heading: row for row in table.rows}
 
 
-def plans(*overrides: str) -> list:
-    return lineage(compose_settings(["dataset=cifar100", *overrides]))
-
-
-def digits(*overrides: str) -> list:
-    return lineage(compose_settings([*DIGITS, *overrides]))
-
-
-def found(store: Store, *lineages: list) -> dict[str, tables.Row]:
-    (table,) = tables.compare([stage for line in lineages for stage in line], store, None)
-    return {row.name: row for row in table.rows}
+def test_verdicts_stand_in_a_fixed_order_and_one_pair_gives_none(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    errors = {"ban": [40, 39, 40, 41], "ban_l": [60, 61, 60, 59], "cwtm": [40, 60, 45, 55], "dkpp": [55]}
+    lineages = {(method, seed): plan(f"method={method}", f"seed={seed}") for method in errors for seed in range(4)}
+    for seed in range(4):
+        publish(store, lineages["ban", seed][0], test_error_percent=50)
+    for method, values in errors.items():
+        for seed, error in enumerate(values):
+            publish(store, lineages[method, seed][1], test_error_percent=error)
+    cell, control = ([Cell(method=method, generation=1)] for method in ("dkpp", "ban"))
+    layout = TableLayout(compare=[Comparison(cell=cell, control=control)])
+    (table,) = compare(union(lineages.values()), store, layout)
+    verdicts, compared = table.notes
+    assert verdicts.endswith(
+        "better than the teacher: BAN-1; worse than the teacher: BAN+L-1; not resolved: CWTM-1; "
+        "not resolvable from one pair: DKPP-1."
+    )
+    assert compared == "DKPP-1 against BAN-1: +15.00 points, not resolvable from one pair."
 
 
 def test_a_student_is_paired_with_the_teacher_it_descends_from(tmp_path: Path) -> None:
     """Two teachers of one seed whose splits differ, and a student of each that is one image in ten better."""
     store = Store(tmp_path)
-    lineages = [digits("seed=5"), digits("seed=0", "teacher.seed=5")]
+    lineages = [plan("seed=5"), plan("seed=0", "teacher.seed=5")]
     for number, (teacher, student) in enumerate(lineages):
-        publish(store, teacher, 3 + 5 * number)
-        publish(store, student, 2 + 5 * number)
+        publish_predictions(store, teacher, 3 + 5 * number)
+        publish_predictions(store, student, 2 + 5 * number)
     gain = found(store, *lineages)["BAN-1"].gain
     assert gain is not None and (gain.mean, gain.count) == (-10.0, 2)
 
 
 def test_students_of_one_teacher_are_said_to_be(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    lineages = [digits(f"seed={seed}", "teacher.seed=9", "dataset.split_seed=0") for seed in range(3)]
-    publish(store, lineages[0][0], 3)
+    lineages = [plan(f"seed={seed}", "teacher.seed=9", "dataset.split_seed=0") for seed in range(3)]
+    publish_predictions(store, lineages[0][0], 3)
     for _, student in lineages:
-        publish(store, student, 2)
+        publish_predictions(store, student, 2)
     row = found(store, *lineages)["BAN-1"]
     assert (row.measured["test"].count, row.teachers) == (3, 1)
 
 
 def test_settings_under_one_label_are_kept_apart(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    light, heavy = (digits("method=ban_l", f"method.terms.label.weight={weight}") for weight in (0.5, 1))
+    light, heavy = (plan("method=ban_l", f"method.terms.label.weight={weight}") for weight in (0.5, 1))
     for error, stage in zip((5, 3, 4), (light[0], light[1], heavy[1]), strict=True):
-        publish(store, stage, error)
+        publish_predictions(store, stage, error)
     errors = {name: row.measured["test"].mean for name, row in found(store, light, heavy).items() if row.measured}
     assert errors == {
         "Teacher": 50.0,
@@ -139,28 +133,25 @@ def test_settings_under_one_label_are_kept_apart(tmp_path: Path) -> None:
 
 
 def test_networks_of_one_name_have_tables_of_their_own(tmp_path: Path) -> None:
-    lineages = [digits(f"model.width={width}") for width in (8, 16)]
-    assert len(tables.compare([stage for line in lineages for stage in line], Store(tmp_path), None)) == 2
+    lineages = [plan(f"model.width={width}") for width in (8, 16)]
+    assert len(compare(union(lineages), Store(tmp_path))) == 2
 
 
 def test_a_teacher_that_is_gone_is_missing_and_no_more(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    _, first, second = digits("generations=2")
-    publish(store, first, 3)
-    publish(store, second, 2)
-    (table,) = tables.everything(store)
-    assert [row.name for row in table.rows] == ["BAN-1", "BAN-2"]
+    _, first, second = plan("generations=2")
+    publish_predictions(store, first, 3)
+    publish_predictions(store, second, 2)
+    (table,) = everything(store)
+    assert [row.heading for row in table.rows] == ["BAN-1", "BAN-2"]
 
 
 def test_table_6_shows_both_splits_of_the_best_epochs_network(say: Say, tmp_path: Path) -> None:
     store = Store(tmp_path / "outputs")
     for seed in range(3):
-        lineage = plans("model=lstm", "dataset=ptb", "method=ban_l", f"seed={seed}")
-        for stage, perplexity in zip(lineage, (70.0, 68.0), strict=True):
-            with store.claim(stage.signature) as work:
-                assert work is not None
-                measured = {"validation_perplexity": perplexity + 3, "test_perplexity": perplexity + seed}
-                work.publish(stage.identity() | measured | {"parameters": 7})
+        stages = cifar100("model=lstm", "dataset=ptb", "method=ban_l", f"seed={seed}")
+        for stage, perplexity in zip(stages, (70.0, 68.0), strict=True):
+            publish(store, stage, validation_perplexity=perplexity + 3, test_perplexity=perplexity + seed)
     shown = say("table", "6")
     frame = pd.read_csv(tmp_path / "outputs" / "tables" / "table6.csv").set_index(["network", "column"])
     assert len(frame) == 8 and "perplexity" in shown
@@ -179,13 +170,15 @@ def test_table_2_holds_every_cell_of_the_paper_and_ours(say: Say, tmp_path: Path
     store = Store(tmp_path / "outputs")
     for seed in range(3):
         lineages = [
-            plans("model=densenet_80_120", f"seed={seed}", "generations=3"),
-            plans("model=densenet_80_120", f"seed={seed}", "replica=1"),
-            plans("model=densenet_80_120", f"seed={seed}", "method=cwtm"),
+            cifar100("model=densenet_80_120", f"seed={seed}", "generations=3"),
+            cifar100("model=densenet_80_120", f"seed={seed}", "replica=1"),
+            cifar100("model=densenet_80_120", f"seed={seed}", "method=cwtm"),
         ]
         for number, stage in enumerate({s.signature: s for line in lineages for s in line}.values()):
-            publish(store, stage, number + seed)
-    publish(store, plans("model=densenet_80_80", "scale=budget", "seed=9")[0], 9)  # another regime: not mixed in
+            publish_predictions(store, stage, number + seed)
+    publish_predictions(
+        store, cifar100("model=densenet_80_80", "scale=budget", "seed=9")[0], 9
+    )  # another regime: not mixed in
     shown = say("table", "2")
     frame = pd.read_csv(tmp_path / "outputs" / "tables" / "table2.csv").set_index(["network", "cell"])
     ours = frame.loc["DenseNet-80-120"]
@@ -207,17 +200,19 @@ def test_table_2_holds_every_cell_of_the_paper_and_ours(say: Say, tmp_path: Path
 @pytest.mark.parametrize("override", ["scale=budget", "model.dropout=0.1", "++method.terms.teacher.temperature=4"])
 def test_only_the_papers_own_experiment_is_judged(say: Say, override: str, tmp_path: Path) -> None:
     for seed in range(3):
-        publish(Store(tmp_path / "outputs"), plans("model=wrn_28_1", f"seed={seed}", override)[1], seed)
+        publish_predictions(Store(tmp_path / "outputs"), cifar100("model=wrn_28_1", f"seed={seed}", override)[1], seed)
     shown = say("table", "3", override)
     assert "20.00" in shown or "10.00" in shown
-    assert "✓" not in shown and "✗" not in shown and "not to be compared" in shown
+    assert "✓" not in shown and "✗" not in shown and "not comparable" in shown
 
 
 def test_a_shortened_regime_is_never_judged_by_the_paper(say: Say, tmp_path: Path) -> None:
     for seed in range(3):
-        publish(Store(tmp_path / "outputs"), plans("model=wrn_28_1", f"seed={seed}", "scale=budget")[0], seed)
+        publish_predictions(
+            Store(tmp_path / "outputs"), cifar100("model=wrn_28_1", f"seed={seed}", "scale=budget")[0], seed
+        )
     shown = say("table", "3", "scale=budget")
-    assert "✓" not in shown and "✗" not in shown and "not to be compared" in shown
+    assert "✓" not in shown and "✗" not in shown and "not comparable" in shown
     assert "2500 training" in shown
 
 
@@ -227,28 +222,25 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_cell_of_an_experiment_is_planned_by_its_sweep(experiment: str, tmp_path: Path) -> None:
     jobs = planned_jobs(experiment, [])
-    layout = jobs[0].table or {}
-    found = tables.compare(union(lineage(job) for job in jobs), Store(tmp_path), layout)
-    shown = [table for table in found if table.network in layout.get("rows", [table.network])]
-    unplanned = {(table.network, row.name) for table in shown for row in table.rows if not row.planned}
-    assert unplanned == ({("Pre-activation ResNet-1001", "BAN")} if experiment == "table5" else set())
-    if "rows" in layout:
-        assert [*layout["rows"]] == [*paper_numbers(layout["number"])]
-
-
-def test_the_paper_has_a_number_for_every_network_of_the_tables() -> None:
-    for number in (1, 2, 6):
-        titles = {job.model.title for job in planned_jobs(f"table{number}", [])}
-        assert titles == set(paper_numbers(number))
+    layout = jobs[0].table or TableLayout()
+    tables = compare(union(lineage(job) for job in jobs), Store(tmp_path), layout)
+    shown = [table for table in tables if table.model in (layout.rows or [table.model])]
+    unplanned = {(table.model, row.heading) for table in shown for row in table.rows if not row.planned}
+    assert unplanned == ({("pre_resnet_1001", "BAN")} if experiment == "table5" else set())
+    if layout.number:
+        assert {table.model for table in shown} == {*paper_numbers(layout.number)}
+        assert not layout.rows or [*layout.rows] == [*paper_numbers(layout.number)]
+        columns = {(heading, split) for heading in layout.cells for split in layout.splits}
+        assert {column for row in paper_numbers(layout.number).values() for column in row} == columns
 
 
 def test_a_column_may_be_another_networks_student(say: Say, tmp_path: Path) -> None:
     """Table 3: a DenseNet beside the Wide-ResNet that taught it."""
     store = Store(tmp_path / "outputs")
     for depth, (wide, dense) in enumerate({"1": (4, 2), "2": (5, 3)}.values(), start=1):
-        teacher, student = plans("model=densenet_90_60", f"teacher=wrn_28_{depth}")
-        publish(store, teacher, wide)
-        publish(store, student, dense)
+        teacher, student = cifar100("model=densenet_90_60", f"teacher=wrn_28_{depth}")
+        publish_predictions(store, teacher, wide)
+        publish_predictions(store, student, dense)
     say("table", "3")
     frame = pd.read_csv(tmp_path / "outputs" / "tables" / "table3.csv").set_index(["network", "column"])
     assert frame["test_error_percent"].dropna().to_dict() == {
@@ -261,7 +253,50 @@ def test_a_column_may_be_another_networks_student(say: Say, tmp_path: Path) -> N
     assert frame["paper"].dropna().size == 12
 
 
-def test_results_are_json(say: Say, tmp_path: Path) -> None:
-    say(*DIGITS, "recipe.epochs=3")
-    for path in tmp_path.glob("outputs/stages/*/*.json"):
-        json.loads(path.read_text())
+def test_a_paper_table_without_any_of_its_rows_is_refused(say: Say) -> None:
+    with pytest.raises(SystemExit, match="table 3 has rows for wrn_28_1, wrn_28_2, wrn_28_5, wrn_28_10 only"):
+        say("table", "3", "model=wrn_16_1", "teacher=wrn_16_2")
+
+
+@pytest.mark.parametrize(
+    ("layout", "sentence"),
+    [
+        ("{cels: {BAN-1: {method: ban}}}", "there is no setting 'table.cels': did you mean 'cells'?"),
+        ("{cells: {BAN-1: {methd: ban}}}", "there is no setting 'table.cells.BAN-1.0.methd': did you mean 'method'?"),
+        ("{cells: {BAN-1: BAN-1}}", "table.cells.BAN-1.0=BAN-1 names no settings: it must be a group of settings."),
+        ("{cells: {BAN-1: []}}", "table.cells.BAN-1 is []; it must have at least 1 item after validation, not 0."),
+        ("{cells: {X: {method: ban, generation: [1, -1]}}}", "table.cells.X.1.generation is -1; it must be greater"),
+        ("{compare: [{cell: {method: ban}, controls: {}}]}", "'table.compare.0.controls': did you mean 'control'?"),
+        ("{exceptions: {wrn_28_1: {BAN: {method: ban, replicas: 1}}}}", "'replica'?"),
+    ],
+)
+def test_a_misspelt_layout_is_refused(layout: str, sentence: str) -> None:
+    with pytest.raises(UserError) as refused:
+        compose_settings([f"table={layout}"])
+    assert sentence in str(refused.value)
+
+
+def test_a_list_of_generations_is_an_ensemble_of_cells() -> None:
+    cells = "{A: {method: ban, generation: [1, 2]}, B: [{method: ban, generation: 1}, {method: ban, generation: 2}]}"
+    settings = compose_settings([f"table={{cells: {cells}}}"])
+    assert settings.table and settings.table.cells["A"] == settings.table.cells["B"]
+    assert settings.table.cells["A"] == [Cell(method="ban", generation=1), Cell(method="ban", generation=2)]
+
+
+def test_a_cell_with_two_settings_of_its_method_means_neither(tmp_path: Path) -> None:
+    lineages = [plan("method=ban_l", f"method.terms.label.weight={weight}") for weight in (0.5, 1)]
+    layout = TableLayout(cells={"ours": [Cell(method="ban_l", generation=1)], "teacher": [Cell(method="labels")]})
+    rows = found(Store(tmp_path), *lineages, layout=layout)
+    assert not rows["ours"].planned and rows["teacher"].planned
+
+
+@pytest.mark.parametrize(
+    ("kind", "overrides"),
+    [("images", ()), ("language", ()), ("tabular", ()), ("images", ("method=fitnets", "model=wrn_10_1"))],
+)
+def test_a_result_has_the_fields_of_its_type(train: Train, kind: str, overrides: Sequence[str]) -> None:
+    results = train("recipe.epochs=2", "recipe.evaluate_every=1", *overrides, kind=kind)
+    for result in results:
+        TypeAdapter(Result).validate_python(result, strict=True)
+        assert {*result} <= Result.__required_keys__ | Result.__optional_keys__
+    assert {result["prepares"] for result in results} == {False, bool(overrides)}

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import LANGUAGE, Train, digits_of, plan
+from helpers import LANGUAGE, Train, digits_of, plan
 from torch import nn
 
 from ban import losses
@@ -18,8 +18,8 @@ from ban.schedules import GaussianRampDown, GaussianRamps, GaussianRampUp, Linea
 from ban.settings.compose import compose_settings
 from ban.teachers import AverageWeights, EpochAverage, Frozen, Peers, SecondView
 from ban.training import build
-from ban.training.loop import Learner, Objective
-from ban.training.machine import Machine
+from ban.training.shape_check import check_shapes
+from ban.training.step import Learner, Objective
 
 
 def step(outputs: list[torch.Tensor], *, turn: int = 0, number: int = 0, learners: list | None = None) -> Step:
@@ -130,14 +130,14 @@ class TestPeers:
 
     def test_one_network_has_no_peers(self) -> None:
         with pytest.raises(UserError, match=r"set method\.cohort"):
-            build.check_shapes(plan("method=deep_mutual_learning", "method.cohort=1")[0])
+            check_shapes(plan("method=deep_mutual_learning", "method.cohort=1")[0])
 
 
 @pytest.mark.parametrize("decay", [1.0, -0.1])
 @pytest.mark.parametrize("method", ["mean_teacher", "temporal_ensembling"])
 def test_a_decay_outside_of_its_range_is_refused(method: str, decay: float) -> None:
     with pytest.raises(UserError, match="at least 0 and below 1"):
-        build.check_shapes(plan(f"method={method}", f"method.teacher.decay={decay}")[0])
+        check_shapes(plan(f"method={method}", f"method.teacher.decay={decay}")[0])
 
 
 def test_ramps() -> None:
@@ -176,11 +176,11 @@ def test_published_learning_rates_by_step() -> None:
 def test_adams_first_beta_follows_its_schedule() -> None:
     """Three steps against Adam's equations, with bias correction by the current β₁, as in Laine and Aila's code."""
     network = nn.Linear(1, 1, bias=False)
-    learner = Learner(network, Objective({}, {}), 0.1)
-    learner.optimizer = torch.optim.Adam(network.parameters(), lr=0.1, betas=(0.9, 0.999), eps=1e-8)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.1, betas=(0.9, 0.999), eps=1e-8)
+    learner = Learner(network=network, objective=Objective({}, {}), optimizer=optimizer, peak_rate=0.1)
     weight, mean, square = network.weight.item(), 0.0, 0.0
     for count, (gradient, beta1) in enumerate([(1.0, 0.9), (-2.0, 0.7), (0.5, 0.5)], start=1):
-        learner.step(gradient * network.weight.sum(), 0.5, beta1)
+        learner.update(gradient * network.weight.sum(), 0.5, beta1)
         mean, square = beta1 * mean + (1 - beta1) * gradient, 0.999 * square + 0.001 * gradient**2
         weight -= 0.05 * (mean / (1 - beta1**count)) / (math.sqrt(square / (1 - 0.999**count)) + 1e-8)
         assert network.weight.item() == pytest.approx(weight, rel=1e-5)
@@ -206,9 +206,9 @@ class TestNormalisedLogits:
 
     def test_a_recurrent_teacher_reads_the_text_with_its_state_and_begins_anew(self) -> None:
         (stage,) = plan("method=labels", kind="language")
-        data = build.data(stage, Machine.of(compose_settings([*LANGUAGE]).machine), torch.device("cpu"))
+        data = build.data(stage, compose_settings([*LANGUAGE]).machine, torch.device("cpu"))
         network = build.network(stage).eval()
-        teacher = Frozen(TeacherContext([network], [], 100, stage.dataset["classes"], data), normalised=True)
+        teacher = Frozen(TeacherContext([network], [], 100, stage.dataset.classes, data), normalised=True)
         spoken, state = [], None
         for batch in data.evaluation("train"):
             output = network(batch.views[0], state)
@@ -278,10 +278,10 @@ class TestPartlyLabelled:
 def test_what_cannot_be_compared_is_said_before_anything_is_trained() -> None:
     for options, message in (
         (("method=fsp", "model=wrn_16_1", "teacher=wrn_16_2"), "the same number of channels in 'stage1.first'"),
-        (("method=fitnets", "method.begin.terms.hint.hint=stage1"), "is larger than the guided layer"),
-        (("method=fitnets", "method.begin.terms.hint.hint=stage9"), "the teacher has no feature 'stage9'"),
+        (("method=fitnets", "method.pretrain.terms.hint.hint=stage1"), "is larger than the guided layer"),
+        (("method=fitnets", "method.pretrain.terms.hint.hint=stage9"), "the teacher has no feature 'stage9'"),
         (("method=tolerant", "teacher.method.terms.tolerance.scores=11"), "2 to 10 scores, not 11"),
     ):
         with pytest.raises(UserError, match=message):
             for stage in plan(*options):
-                build.check_shapes(stage)
+                check_shapes(stage)

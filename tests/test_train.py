@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from conftest import DIGITS, KINDS, LANGUAGE, Train, frozen, plan, quiet, weights
+from helpers import DIGITS, KINDS, LANGUAGE, Train, curves, frozen, host, plan, quiet, weights
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -20,12 +20,13 @@ from ban.plan.stage import Parent, Stage
 from ban.settings.compose import CONF, compose_settings
 from ban.store.store import Store, sha256
 from ban.training import build
+from ban.training.device import Device
 from ban.training.loop import reseed
-from ban.training.machine import Machine, Signals
+from ban.training.signals import Signals
 from ban.training.stage import run
 
 METHODS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CONF / "method").glob("*.yaml"))}
-ON_TEXT = [name for name, node in METHODS.items() if not {"data", "begin"} & {*node}]
+ON_TEXT = [name for name, node in METHODS.items() if not {"data", "pretrain"} & {*node}]
 """Without views of images, or their features."""
 ON_ROWS = ["ban", "ban_l", "labels", "model_compression", "munge"]
 """Enough to see that rows of features go all the way."""
@@ -34,7 +35,9 @@ CONTRACT = [
     *((name, "language") for name in ON_TEXT),
     *((name, "tabular") for name in ON_ROWS),
 ]
-TAUGHT = [(name, kind) for name, kind in CONTRACT if METHODS[name].get("teachers") and "begin" not in METHODS[name]]
+TAUGHT = [
+    (name, kind) for name, kind in CONTRACT if METHODS[name].get("teacher_count") and "pretrain" not in METHODS[name]
+]
 every_method = pytest.mark.parametrize(("method", "kind"), CONTRACT)
 every_taught_method = pytest.mark.parametrize(("method", "kind"), TAUGHT)
 NEEDS = {
@@ -48,14 +51,9 @@ NEEDS = {
 TRACES: dict[str, list[float]] = json.loads((Path(__file__).parent / "traces.json").read_text())
 
 
-def curves(outputs: Path, result: dict) -> list[dict[str, float]]:
-    lines = (outputs / "stages" / result["signature"] / "curves.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
 def trace(outputs: Path, result: dict) -> list[float]:
     terms = METHODS[result["method"]]["terms"]
-    return [sum(record[term] for term in terms) for record in curves(outputs, result)]
+    return [sum(record[term] for term in terms) for record in curves(outputs, result["signature"])]
 
 
 FIVE_STEPS = ("recipe.epochs=5", "recipe.steps_per_epoch=1")
@@ -84,7 +82,7 @@ def test_the_first_losses_of_other_networks_are_what_they_were(model: str, train
 def test_the_loss_falls_and_every_term_is_logged(method: str, kind: str, train: Train, tmp_path: Path) -> None:
     stages = train(f"method={method}", *LEARNED[kind], *NEEDS.get(method, ()), kind=kind)
     for result in stages:
-        records = curves(tmp_path, result)
+        records = curves(tmp_path, result["signature"])
         terms = json.loads((tmp_path / "stages" / result["signature"] / "stage.json").read_text())["method"]["terms"]
         assert {*terms} <= {*records[0]}
         first, last = (
@@ -125,15 +123,14 @@ def test_adam_with_a_changing_momentum_resumes_bit_for_bit(recipe: str, method: 
 
 
 def _check_resume(stages: list[Stage], kind: str, tmp_path: Path) -> None:
-    machines = [
-        Machine.of(compose_settings([*KINDS[kind], f"machine.outputs={tmp_path / name}"]).machine)
-        for name in ("whole", "broken")
+    hosts = [
+        host(compose_settings([*KINDS[kind], f"machine.outputs={tmp_path / name}"])) for name in ("whole", "broken")
     ]
     for stage in stages:
-        run(stage, machines[0], quiet, Signals())
+        run(stage, hosts[0], quiet, Signals())
         with pytest.raises(Interrupted):
-            run(stage, machines[1], quiet, StopsAt(2 * stage.recipe.epochs + 1))
-        run(stage, machines[1], quiet, Signals())
+            run(stage, hosts[1], quiet, StopsAt(2 * stage.recipe.epochs + 1))
+        run(stage, hosts[1], quiet, Signals())
         for file in sorted((tmp_path / "whole" / "stages" / stage.signature).glob("weights*")):
             other = tmp_path / "broken" / "stages" / stage.signature / file.name
             assert file.read_bytes() == other.read_bytes(), file.name
@@ -171,7 +168,8 @@ def _check_gradients(stage: Stage) -> None:
     def load(parent: Parent) -> nn.Module:
         return networks.get(parent) or build.network(parent.stage)
 
-    learners, teacher = build.assemble(stage, load, torch.device("cpu"), None, 100)
+    step = build.training_step(stage, load, Device("cpu"), None)
+    learners, teacher = step.learners, step.teacher
     batch, start = build.zero_batch(stage, torch.device("cpu"), 8), Progress(1, 0, 1, 2)
     batch = batch._replace(views=tuple(torch.rand_like(v) if v.is_floating_point() else v for v in batch.views))
     for turn, learner in enumerate(learners):
@@ -297,7 +295,7 @@ def test_weights_are_byte_identical_for_identical_trainings(tmp_path: Path) -> N
     stage = plan("method=labels", *FIVE_STEPS)[0]
     for name in ("one", "two"):
         settings = compose_settings([*DIGITS, f"machine.outputs={tmp_path / name}"])
-        run(stage, Machine.of(settings.machine), quiet, Signals())
+        run(stage, host(settings), quiet, Signals())
     assert weights(tmp_path / "one", stage.signature) == weights(tmp_path / "two", stage.signature)
 
 
@@ -309,15 +307,15 @@ def test_half_precision_and_tensorboard(train: Train, tmp_path: Path) -> None:
 
 def test_without_a_compiler_it_warns_and_goes_on(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)
-    with pytest.warns(UserWarning, match="going on without"):
+    with pytest.warns(UserWarning, match="training continues without"):
         train("method=labels", "machine.compile=true", *FIVE_STEPS)
 
 
 def test_half_precision_without_its_instructions_is_refused_for_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Machine, "emulates_bf16", True)
+    monkeypatch.setattr(Device, "emulates_bf16", True)
     settings = compose_settings([*LANGUAGE, "recipe.precision=bf16"])
     with pytest.raises(SystemExit, match=r"use recipe\.precision=fp32"):
-        execute([settings], InProcess())
+        execute([settings], InProcess)
 
 
 @pytest.mark.gpu

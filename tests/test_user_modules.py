@@ -6,10 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import command, environment, plan
+from helpers import command, environment, plan
 
 from ban.errors import UserError
-from ban.training.build import check_shapes
+from ban.training.shape_check import check_shapes
 
 OWN = Path(__file__).parent / "own"
 README = Path(__file__).parents[1] / "README.md"
@@ -37,7 +37,7 @@ def test_a_users_own_parts_run_without_touching_the_project(tmp_path: Path) -> N
     assert all(result["test_error_percent"] < 20 for result in results)  # of three classes
     source = tmp_path / "mine.py"
     source.write_text(source.read_text().replace("q.exp() *", "2 * q.exp() *"))
-    run("2 stages, 0 in the store, 2 to be trained", "dry_run=true")  # an edited loss is another experiment
+    run("2 stages, 0 in the store, 2 to train", "dry_run=true")  # an edited loss is another experiment
 
 
 TERM = """
@@ -65,9 +65,9 @@ class Own(nn.Module):
 
 MISTAKES = {
     "term": {
-        "0.5": "the term label gives float: it must be a tensor",
-        "None": "the term label gives NoneType: it must be a tensor",
-        "output.logits.mean(0)": r"the term label gives a tensor of the shape \[10\]: it must be a tensor with",
+        "0.5": "the term label returns float, but it must return a scalar tensor",
+        "None": "the term label returns NoneType, but it must",
+        "output.logits.mean(0)": r"the term label returns a tensor of the shape \[10\], but it must",
         "output.logit.mean()": "own_.*.py, line 7, in forward: AttributeError: 'Output' object has no",
         r"int('a\nb')": r"own_.*.py, line 7, in forward: ValueError: invalid literal .*[^.]\.$",
     },
@@ -96,7 +96,9 @@ def test_a_mistake_is_named_before_anything_is_trained(
 
 def test_a_reported_network_that_nobody_publishes_is_named_before_anything_is_trained() -> None:
     stages = plan("method.reported_network=average")
-    with pytest.raises(UserError, match=r"method\.headline is average, but the training gives the networks 0: choose"):
+    with pytest.raises(
+        UserError, match=r"method\.reported_network is average, but the training gives the networks 0: choose"
+    ):
         [check_shapes(stage) for stage in stages]
 
 

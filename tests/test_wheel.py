@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import DIGITS
+from helpers import DIGITS
 
 from ban import __version__
 

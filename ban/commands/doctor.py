@@ -1,4 +1,4 @@
-"""`ban doctor`: whether this machine has what a plan needs."""
+"""`ban doctor`: checks that this machine has what a plan needs."""
 
 import os
 import platform
@@ -27,12 +27,13 @@ from ban.settings.compose import compose_settings
 from ban.settings.schema import Settings
 from ban.store.store import Store
 from ban.training import build
-from ban.training.machine import Machine, cores
+from ban.training.device import Device, cores
+from ban.wording import plural
 
 DATA = {"CIFAR-10": ["dataset=cifar10"], "CIFAR-100": ["dataset=cifar100"], "Penn Treebank": ["model=lstm"]}
-"""What is not embedded → the settings that ask for it."""
+"""Data set that must be downloaded → settings that use it."""
 PATIENCE = 60.0
-"""Seconds that the processes of an `srun` wait for each other."""
+"""Seconds for which the tasks of an `srun` wait for each other."""
 
 
 class Finding(NamedTuple):
@@ -53,7 +54,7 @@ def doctor(jobs: Sequence[Settings]) -> None:
     settings = jobs[0]
     store = Store(settings.machine.outputs)
     if int(os.environ.get("SLURM_PROCID", "0")):
-        _try_the_lock_of_the_first(store)
+        _try_lock_of_first_task(store)
         return
     found = [
         Finding("ban", "good", f"{ban.__version__}, Python {platform.python_version()}, torch {torch.__version__}")
@@ -64,7 +65,7 @@ def doctor(jobs: Sequence[Settings]) -> None:
         table.add_row({"good": "✓", "note": "–", "bad": "✗"}[finding.state], finding.what, finding.detail)
     console.print(table)
     if wrong := [finding.what for finding in found if finding.state == "bad"]:
-        raise UserError(f"something is wrong: {', '.join(wrong)}; see above what to do.")
+        raise UserError(f"problems with {', '.join(wrong)}: the lines above say what to do.")
 
 
 def _devices(settings: Settings) -> Iterator[Finding]:
@@ -76,13 +77,13 @@ def _devices(settings: Settings) -> Iterator[Finding]:
         built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
         yield Finding("GPU", "note", f"none ({built}): trainings run on the CPU")
     capability = torch.backends.cpu.get_cpu_capability()
-    bf16 = "emulated: use fp32" if capability in ("DEFAULT", "AVX2") else "there are instructions for it"
-    yield Finding("CPU", "good", f"{cores()} cores, {capability}; bf16: {bf16}")
-    compiler = "there is a C++ compiler" if shutil.which("c++") else "needs a C++ compiler"
+    bf16 = "emulated: use fp32" if capability in ("DEFAULT", "AVX2") else "supported"
+    yield Finding("CPU", "good", f"{plural(cores(), 'core')}, {capability}; bf16: {bf16}")
+    compiler = "a C++ compiler is installed" if shutil.which("c++") else "needs a C++ compiler"
     yield Finding("machine.compile", "good" if shutil.which("c++") else "note", compiler)
     try:
-        machine = Machine.of(settings.machine)
-        yield Finding("machine.device", "good", f"{machine.device}, {machine.threads} threads")
+        device = Device.of(settings.machine)
+        yield Finding("machine.device", "good", f"{device.name}, {plural(device.threads, 'thread')}")
     except UserError as error:
         yield Finding("machine.device", "bad", str(error))
 
@@ -91,19 +92,19 @@ def _store(store: Store) -> Iterator[Finding]:
     try:
         store.check_format()
         store.begin()
-        zero_batch = store.works / f"doctor.{os.getpid()}.part"
-        zero_batch.write_text("")
-        zero_batch.unlink()
+        probe = store.works / f"doctor.{os.getpid()}.part"
+        probe.write_text("")
+        probe.unlink()
     except (OSError, UserError) as error:
         reason = getattr(error, "strerror", None) or error
         yield Finding("store", "bad", f"{store.root} cannot be written ({reason}): choose another machine.outputs")
         return
-    yield Finding("store", "good", f"{store.root.resolve()}, {len(store.finished())} finished stages")
+    yield Finding("store", "good", f"{store.root.resolve()}, {plural(len(store.finished()), 'finished stage')}")
     yield _locks(store)
 
 
 def _locks(store: Store) -> Finding:
-    """A lock of the store that this process holds, seen from another process, and from other nodes under srun."""
+    """Whether another process, or under srun another node, sees a lock that this process holds."""
     path = _lock_path(store)
     with FileLock(path, fallback_to_soft=False):
         attempt = "import sys, filelock; filelock.FileLock(sys.argv[1], fallback_to_soft=False).acquire(timeout=0)"
@@ -112,17 +113,17 @@ def _locks(store: Store) -> Finding:
     path.unlink(missing_ok=True)
     if "Timeout" not in here.stderr:
         reason = (
-            "two processes could train the same stage: the file system has no locks, choose another machine.outputs"
+            "the file system has no locks, so two processes could train the same stage: choose another machine.outputs"
         )
         return Finding("locks", "bad", reason)
     if free := [host for host, got in there.items() if got != "held"]:
         return Finding(
             "locks",
             "bad",
-            f"what {socket.gethostname()} locks is {there[free[0]]} on {free[0]}, so two nodes could train the same "
-            "stage: mount the file system with locks (Lustre: flock; NFS: not nolock), or start one sweep at a time",
+            f"a lock that {socket.gethostname()} holds is {there[free[0]]} on {free[0]}, so two nodes could train the "
+            "same stage: mount the file system with locks (Lustre: flock; NFS: not nolock), or run one sweep at a time",
         )
-    nodes = f", and with {', '.join(sorted(there))}" if there else "; between nodes: srun -N2 ban doctor"
+    nodes = f", and with {', '.join(sorted(there))}" if there else "; to check them between nodes: srun -N2 ban doctor"
     return Finding("locks", "good", f"work between processes{nodes}")
 
 
@@ -132,7 +133,7 @@ def _lock_path(store: Store) -> Path:
 
 
 def _others_attempts(store: Store) -> dict[str, str]:
-    """Host → what the other tasks of this srun saw of the lock: `held`, `free`, or that they did not answer."""
+    """Host → the state of the lock that the other tasks of this srun found: `held`, `free` or `not answered`."""
     tasks, path = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")), _lock_path(store)
     if tasks == 1:
         return {}
@@ -148,8 +149,8 @@ def _others_attempts(store: Store) -> dict[str, str]:
     return seen
 
 
-def _try_the_lock_of_the_first(store: Store) -> None:
-    """What the other tasks of an srun do."""
+def _try_lock_of_first_task(store: Store) -> None:
+    """The work of the other tasks of an srun."""
     path = _lock_path(store)
     _wait_until(path.with_suffix(".held").exists)
     try:
@@ -169,27 +170,28 @@ def _wait_until(condition: Callable[[], bool]) -> None:
 
 
 def _data(settings: Settings) -> Iterator[Finding]:
-    machine = replace(Machine.of(replace(settings.machine, device="cpu")), download=False)
+    machine = replace(settings.machine, download=False)
     for title, overrides in DATA.items():
         stage = lineage(compose_settings(overrides))[0]
         try:
             build.data(stage, machine, torch.device("cpu"))
             yield Finding(title, "good", f"in {machine.data_dir}, with its checksums")
         except (OSError, UserError) as error:
-            ending = "will be downloaded" if settings.machine.download else str(error).splitlines()[0]
-            yield Finding(title, "note", f"not in {machine.data_dir}, or not whole: {ending}")
+            status = "will be downloaded" if settings.machine.download else str(error).splitlines()[0]
+            yield Finding(title, "note", f"missing or incomplete in {machine.data_dir}: {status}")
 
 
 def _disk(jobs: Sequence[Settings], store: Store) -> Finding:
-    """What the jobs' plan needs."""
+    """Free disk space, and the space that the jobs need."""
     try:
         missing = [stage for stage in union(lineage(job) for job in jobs) if not store.has(stage.signature)]
-    except UserError as error:  # of the store's format
+    except UserError as error:  # the store has another format
         return Finding("disk", "bad", str(error))
     needs = [disk(stage) for stage in missing]
     need = sum(each.kept for each in needs) + max((each.temporary for each in needs), default=0)
     free = free_disk(store)
-    said = f"{decimal(free)} are free; the {len(missing)} stages that these settings would train need {decimal(need)}"
+    stages = plural(len(missing), "stage")
+    said = f"{decimal(free)} are free; the {stages} that these settings would train need {decimal(need)}"
     return Finding("disk", "good" if free > need else "bad", said)
 
 

@@ -1,32 +1,30 @@
-"""`ban stages`: what the store holds; check, remove, hand over."""
+"""`ban stages`: lists, checks, removes, exports and imports the stages of a store."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from rich.filesize import decimal
 from rich.progress import track
 from rich.prompt import Confirm
 from rich.table import Table
 
-from ban import metrics
-from ban.display import console, duration
+from ban.display import console
 from ban.errors import UserError
 from ban.launch.journal import Journal
 from ban.settings.schema import Settings
 from ban.store.archive import export_stage, import_stage
+from ban.store.result import Result, outcome
 from ban.store.store import Store
-
-Result = Mapping[str, Any]
+from ban.wording import duration, plural
 
 
 def stages(words: Sequence[str], settings: Settings) -> None:
-    """Does what the words say.
+    """Runs the action that the words name.
 
     Raises:
-        UserError: they say nothing that can be done.
+        UserError: the words name no action, or the action failed.
     """
     store = Store(settings.machine.outputs)
     if words and words[0] == "remove":
@@ -44,19 +42,17 @@ def _list(store: Store, words: Sequence[str]) -> None:
     for heading in ("signature", "stage", "network", "data", "seed", "result", "students", "size", "finished"):
         table.add_column(heading, no_wrap=heading in ("signature", "result", "finished"), overflow="fold")
     for result in found:
-        metric = result["metric"]
-        outcome = "" if result["prepares"] else metrics.describe("test", metric, result[f"test_{metric}"])
         size, taught = decimal(sizes[result["signature"]]), len(students.get(result["signature"], []))
         who = (result["signature"], result["label"], result["model_title"], result["dataset"], f"{result['seed']}")
-        table.add_row(*who, outcome, f"{taught or ''}", size, result["finished"][:16].replace("T", " "))
+        table.add_row(*who, outcome(result), f"{taught or ''}", size, result["finished"][:16].replace("T", " "))
     if found:
         console.print(table)
     total = decimal(sum(sizes.values()))
-    console.print(f"{len(found)} stages{' match' if words else ''}, {total}, in {store.root}")
+    console.print(f"{plural(len(found), 'stage')}{' matching' if words else ''}, {total}, in {store.root}")
     if words and not found:
-        console.print("`ban stages --help` says what else can be done.")
+        console.print("`ban stages --help` lists the actions.")
     if damaged:
-        console.print(f"Damaged: {', '.join(damaged)}. `ban stages verify` says what it is.")
+        console.print(f"Damaged: {', '.join(damaged)}. `ban stages verify` shows the details.")
 
 
 def _show(store: Store, words: Sequence[str]) -> None:
@@ -66,11 +62,12 @@ def _show(store: Store, words: Sequence[str]) -> None:
     students = _students(_readable(store)[0]).get(signature, [])
     console.print(f"{_name(result)}: {store.folder(signature)}")
     console.print(f"  {result['regime_title']}")
+    threads = plural(result["threads"], "thread")
     facts = {
-        "taught by": ", ".join(result["teachers"]) or "nobody",
+        "teachers": ", ".join(result["teachers"]) or "none",
         "students": ", ".join(students) or "none",
         "parameters": f"{result['parameters']:,}",
-        "training time": f"{duration(result['seconds'])} on {result['device_name']}, {result['threads']} threads",
+        "training time": f"{duration(result['seconds'])} on {result['device_name']}, {threads}",
         "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
         "finished": result["finished"],
     }
@@ -86,31 +83,31 @@ def _show(store: Store, words: Sequence[str]) -> None:
 
 
 def _verify(store: Store, words: Sequence[str]) -> None:
-    """Every file of the stages against its checksum.
+    """Compares every file of the stages with its checksum.
 
     Raises:
-        UserError: some are damaged.
+        UserError: a stage is damaged.
     """
     whole, unreadable = _readable(store)
     chosen = unreadable + [result["signature"] for result in whole if _matches(result, words)]
     shown = track(chosen, "verifying", console=console, transient=True, disable=not console.is_terminal)
     damaged = [f"  {damage}" for signature in shown if (damage := _damage(store, signature))]
     if damaged:
-        raise UserError(f"{len(damaged)} of {len(chosen)} stages are damaged.\n" + "\n".join(damaged))
-    console.print(f"{len(chosen)} stages are whole: every file has its checksum.")
+        raise UserError(f"{len(damaged)} of {plural(len(chosen), 'stage')} damaged:\n" + "\n".join(damaged))
+    console.print(f"{plural(len(chosen), 'stage')} checked: every file matches its checksum.")
 
 
 def _remove(store: Store, words: Sequence[str], yes: bool) -> None:
-    """The matching stages that taught no other, or the unfinished trainings that nobody goes on with.
+    """Removes matching stages without students, or the unfinished trainings that no process continues.
 
     Raises:
-        UserError: nobody has said yes.
+        UserError: nobody confirmed.
     """
     if not words:
         raise UserError("use: ban stages remove WORD …, or ban stages remove unfinished.")
-    journal = Journal(store.root)
+    journal = Journal(store)
     if [*words] == ["unfinished"]:
-        folders = dict.fromkeys(store.unfinished(), "unfinished, and nobody trains it now")
+        folders = dict.fromkeys(store.unfinished(), "unfinished, and no process trains it")
         over = [note.signature for note in journal.notes() if note.state in ("stopped", "failed") and not note.job]
     else:
         over = []
@@ -122,21 +119,21 @@ def _remove(store: Store, words: Sequence[str], yes: bool) -> None:
     for folder, name in folders.items():
         table.add_row(str(folder), name, decimal(_size(folder)))
     console.print(table)
-    question = f"Remove {len(folders)} folders, {decimal(sum(map(_size, folders)))}?"
+    question = f"Remove {plural(len(folders), 'folder')}, {decimal(sum(map(_size, folders)))}?"
     if not yes and not (console.is_terminal and Confirm.ask(question, default=False, console=console)):
-        raise UserError(f"nothing was removed. {question} Say yes=true.")
+        raise UserError(f"nothing was removed. {question} Add yes=true to confirm.")
     for folder in folders:
         store.remove(folder)
         journal.remove(folder.name.partition(".")[0])
     for signature in over:
         journal.remove(signature)
-    console.print(f"{len(folders)} folders are removed.")
+    console.print(f"Removed {plural(len(folders), 'folder')}.")
 
 
 def _removable(store: Store, words: Sequence[str]) -> dict[str, str]:
-    """Signature → name of the matching stages, without those that a stage which stays has learned from or is learning.
+    """Signature → name of the matching stages, except teachers of stages that remain.
 
-    Damaged ones may go all the same: whoever needs them trains them again.
+    Damaged stages are included in any case: commands that need them train them again.
     """
     whole, unreadable = _readable(store)
     chosen = {result["signature"]: _name(result) for result in whole if _matches(result, words)}
@@ -145,7 +142,7 @@ def _removable(store: Store, words: Sequence[str]) -> dict[str, str]:
     while kept := [name for name in chosen if name not in damaged and {*students.get(name, [])} - {*chosen}]:
         for name in kept:
             stay = [student for student in students[name] if student not in chosen]
-            console.print(f"{chosen.pop(name)} ({name}) stays: it taught {', '.join(stay)}.")
+            console.print(f"{chosen.pop(name)} ({name}) is kept: it taught {', '.join(stay)}.")
     named = {name: "damaged" for name in unreadable if any(name.startswith(word) for word in words)}
     return chosen | damaged | named
 
@@ -158,7 +155,7 @@ def _begun(store: Store) -> Iterator[Result]:
 
 
 def _damage(store: Store, signature: str) -> str:
-    """What is wrong with a stage's files; nothing where every file has its checksum."""
+    """What is wrong with a stage's files; empty if every file matches its checksum."""
     try:
         for name in store.sums(signature):
             store.file(signature, name)
@@ -175,7 +172,8 @@ def _export(store: Store, words: Sequence[str]) -> None:
     export_stage(store, result["signature"], target)
     size = decimal(target.stat().st_size)
     console.print(
-        f"{_name(result)} is in {target} ({size}): `ban stages import {target.name}` takes it over.", soft_wrap=True
+        f"{_name(result)} is in {target} ({size}): `ban stages import {target.name}` adds it to another store.",
+        soft_wrap=True,
     )
 
 
@@ -184,18 +182,17 @@ def _import(store: Store, words: Sequence[str]) -> None:
         raise UserError("use: ban stages import FILE.")
     signature = import_stage(store, Path(words[0]).expanduser())
     if signature is None:
-        console.print("The stage is in the store already; `ban stages verify` says whether it is whole.")
+        console.print("The stage is in the store already; `ban stages verify` checks its files.")
         return
-    where = f"{_name(store.result(signature))} is in {store.folder(signature)}"
-    console.print(f"{where}: whatever asks for it finds it.", soft_wrap=True)
+    console.print(f"Imported {_name(store.result(signature))} to {store.folder(signature)}.", soft_wrap=True)
 
 
-# What the words mean
+# Selection of stages
 
 
 def _readable(store: Store) -> tuple[list[Result], list[str]]:
-    """The results of all stages, and the signatures of those that have none that can be read."""
-    whole, damaged = [], []
+    """The readable results, and the signatures of stages whose results cannot be read."""
+    whole, damaged = list[Result](), list[str]()
     for signature in store.finished():
         try:
             whole.append(store.result(signature))
@@ -205,16 +202,16 @@ def _readable(store: Store) -> tuple[list[Result], list[str]]:
 
 
 def _matches(result: Result, words: Sequence[str]) -> bool:
-    """Whether the signature begins with each word, or the description holds it."""
+    """Whether each word is the beginning of the signature, or occurs in the description."""
     said = " ".join(str(result[name]) for name in ("label", "method", "model", "model_title", "dataset", "recipe"))
     return all(result["signature"].startswith(word) or word.lower() in said.lower() for word in words)
 
 
 def _one(store: Store, words: Sequence[str], use: str) -> Result:
-    """The one stage whose signature begins so.
+    """The stage whose signature begins with the word.
 
     Raises:
-        UserError: there is none, or there are several.
+        UserError: none or several do.
     """
     if len(words) != 1:
         raise UserError(f"use: {use}.")
@@ -226,7 +223,7 @@ def _one(store: Store, words: Sequence[str], use: str) -> Result:
 
 
 def _students(results: Sequence[Result]) -> dict[str, list[str]]:
-    """Signature → the stages that learned from it."""
+    """Signature → its students."""
     students: dict[str, list[str]] = {}
     for result in results:
         for parent in {*result["parents"]}:

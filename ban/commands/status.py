@@ -1,4 +1,4 @@
-"""`ban status`: what runs, waits, stopped or failed, where, and how far it is."""
+"""`ban status`: the unfinished stages, their state, device and progress."""
 
 import os
 import socket
@@ -7,45 +7,48 @@ from contextlib import suppress
 
 from rich.table import Table
 
-from ban.display import console, duration
+from ban.display import console
 from ban.errors import UserError
 from ban.launch.journal import Journal, Note
 from ban.launch.slurm import queue
+from ban.wording import duration
 
 ORDER = ("running", "waiting", "stopped", "failed")
 
 
 def status(journal: Journal) -> None:
-    """Prints every stage that was asked for and is not finished; from any machine that sees the folder."""
+    """Prints every unfinished stage. Works on any machine that sees the folder."""
     jobs = _jobs(journal)
-    found = sorted((_truth(note, journal, jobs) for note in journal.notes()), key=lambda row: ORDER.index(row[0]))
+    found = sorted(
+        (_actual_state(note, journal, jobs) for note in journal.notes()), key=lambda row: ORDER.index(row[0])
+    )
     if found:
         table = Table(box=None)
-        for heading in ("state", "stage", "signature", "where", "done", "last sign of life", ""):
+        for heading in ("state", "stage", "signature", "where", "done", "last update", ""):
             table.add_column(heading, overflow="fold")
-        for state, said, note in found:
+        for state, remark, note in found:
             ago = f"{duration(time.time() - note.updated)} ago"
             where = " ".join(word for word in (note.where, f"of {note.host}" if note.where else "") if word)
-            table.add_row(state, note.name, note.signature, where, f"{note.at:.0%}", ago, said or note.detail)
+            table.add_row(state, note.name, note.signature, where, f"{note.at:.0%}", ago, remark or note.detail)
         console.print(table)
     counts = ", ".join(f"{count} {state}" for state in ORDER if (count := sum(row[0] == state for row in found)))
     console.print(
-        f"{counts or 'nothing is under way'}; {len(journal.store.finished())} finished in {journal.store.root}"
+        f"{counts or 'nothing is running or queued'}; {len(journal.store.finished())} finished in {journal.store.root}"
     )
     if any(state in ("stopped", "failed") for state, _, _ in found):
-        console.print(f"The command that asked for them goes on where they stopped; their logs are in {journal.logs}")
+        console.print(f"Run the command of a stopped or failed stage again to resume it. Logs: {journal.logs}")
 
 
 def _jobs(journal: Journal) -> dict[str, str]:
-    """SLURM's jobs, if any note names one and SLURM is here."""
+    """Job → state in SLURM's queue, if a note names a job and this machine has SLURM."""
     if any(note.job for note in journal.notes()):
         with suppress(UserError):
             return queue()
     return {}
 
 
-def _truth(note: Note, journal: Journal, jobs: dict[str, str]) -> tuple[str, str, Note]:
-    """A note's state and remark, as far as locks, processes and SLURM confirm it: a killed process writes no note."""
+def _actual_state(note: Note, journal: Journal, jobs: dict[str, str]) -> tuple[str, str, Note]:
+    """A note's state and a remark, checked against locks, processes and SLURM: a killed process leaves an old note."""
     if journal.store.is_claimed(note.signature):
         return "running", "", note
     if note.job and note.state != "failed":
@@ -56,7 +59,7 @@ def _truth(note: Note, journal: Journal, jobs: dict[str, str]) -> tuple[str, str
     if note.state == "running":
         return "stopped", "its process was killed", note
     if note.state == "waiting" and note.host == socket.gethostname() and not _alive(note.process):
-        return "stopped", "the command that asked for it was killed", note
+        return "stopped", "its command was killed", note
     return note.state, "", note
 
 
@@ -65,6 +68,6 @@ def _alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # another user's process
         pass
     return True

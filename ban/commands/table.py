@@ -1,26 +1,29 @@
-"""`ban table`: an experiment's cells from the store, planned but not run."""
+"""`ban table`: results of an experiment, with the paper's numbers for its tables, or of the whole store."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from ban.plan.lineage import lineage, union
-from ban.report import systems as summaries
-from ban.report import tables
+from ban.report.gradients import show_gradients
+from ban.report.paper import show_paper_table
+from ban.report.render import show
+from ban.report.systems import show_systems
+from ban.report.tables import compare, everything
 from ban.settings.compose import compose_config, compose_settings
 from ban.settings.schema import Settings
 from ban.settings.sweeps import expand
 from ban.store.store import Store
 
 
-def _everything(store: Store, outputs: Path) -> None:
-    tables.show(tables.everything(store), outputs, "all")
+def _show_everything(store: Store, outputs: Path) -> None:
+    show(everything(store), outputs, "all")
 
 
-OF_THE_STORE = {"": _everything, "methods": summaries.methods, "diagnostics": summaries.diagnostics}
+OF_THE_STORE = {"": _show_everything, "methods": show_systems, "diagnostics": show_gradients}
 
 
 def table(name: str, overrides: Sequence[str], folder: Path | None = None) -> None:
-    """Shows and writes a table: of the paper (a number), of an experiment, or of what is in the store.
+    """Shows and writes a table: of the paper (a number), of an experiment, or of all that is in the store.
 
     Raises:
         UserError: there is no such experiment.
@@ -31,19 +34,16 @@ def table(name: str, overrides: Sequence[str], folder: Path | None = None) -> No
         return
     experiment = f"table{name}" if name.isdigit() else name
     jobs = planned_jobs(experiment, overrides, folder)
-    outputs, layout = jobs[0].machine.outputs, jobs[0].table or {}
+    outputs, layout = jobs[0].machine.outputs, jobs[0].table
     stages = union(lineage(job) for job in jobs)
-    found = tables.compare(stages, Store(outputs), layout)
-    if "number" not in layout:
-        tables.show(found, outputs, experiment)
-    else:
-        published = {
-            stage.family
-            for job in (planned_jobs(experiment, [], folder) if overrides else jobs)
-            for stage in lineage(job)
-        }
-        as_published = all(stage.family in published for stage in stages)
-        tables.show_paper_table(found, layout, as_published, outputs)
+    tables = compare(stages, Store(outputs), layout)
+    if layout is None or layout.number is None:
+        show(tables, outputs, experiment)
+        return
+    published = planned_jobs(experiment, [], folder) if overrides else jobs
+    families = {stage.family for job in published for stage in lineage(job)}
+    as_published = all(stage.family in families for stage in stages)
+    show_paper_table(tables, layout, as_published, outputs)
 
 
 def planned_jobs(experiment: str, overrides: Sequence[str], folder: Path | None = None) -> list[Settings]:
@@ -54,4 +54,4 @@ def planned_jobs(experiment: str, overrides: Sequence[str], folder: Path | None 
         name: {key: value for key, value in product.items() if key != "seed"}
         for name, product in sweeper.sweeps.items()
     }
-    return [compose_settings(job, folder) for job in expand(sweeps, given, sweeper["at"])]
+    return [compose_settings(job, folder) for job in expand(sweeps, given, sweeper.by_scale)]

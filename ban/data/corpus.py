@@ -90,13 +90,14 @@ def measure_text(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """
     path, min_count = dataset["path"], dataset["min_count"]
     if not isinstance(min_count, int) or min_count < 1:
-        raise UserError(f"dataset.min_count is {min_count}; it must be a whole number, 1 or more.")
-    measured = _measure(None if path is None else str(path), min_count)
+        raise UserError(f"dataset.min_count is {min_count}; it must be an integer, 1 or more.")
+    path = None if path is None else str(path)
+    measured = _measure(path, min_count, _version(path))
     return {name: value for name, value in measured.items() if dataset.get(name) is None}
 
 
 @lru_cache(maxsize=4)
-def _measure(path: str | None, min_count: int) -> dict[str, Any]:
+def _measure(path: str | None, min_count: int, version: tuple[Any, ...]) -> dict[str, Any]:
     corpus = read(path)
     vocabulary = Vocabulary(corpus.train, min_count)
     return {
@@ -111,13 +112,25 @@ def _measure(path: str | None, min_count: int) -> dict[str, Any]:
     }
 
 
-@lru_cache(maxsize=4)
+def _version(path: str | None) -> tuple[Any, ...]:
+    """Names, sizes and times of the files of a text: a changed file is read again."""
+    source = Path(path or "").expanduser()
+    files = [] if path is None else sorted(source.iterdir()) if source.is_dir() else [source]
+    states = [(file, file.stat()) for file in files if file.is_file()]
+    return tuple((str(file), state.st_size, state.st_mtime_ns) for file, state in states)
+
+
 def read(path: str | None) -> Corpus:
     """A folder with three files, one file that is split 8 : 1 : 1 by lines, or Python's own help if `path` is None.
 
     Raises:
         UserError: the text does not exist, is not UTF-8, or has a missing or empty part.
     """
+    return _read(path, _version(path))
+
+
+@lru_cache(maxsize=4)
+def _read(path: str | None, version: tuple[Any, ...]) -> Corpus:
     if path is None:
         return python_help()
     source = Path(path).expanduser()

@@ -1,6 +1,5 @@
-"""What a plan would cost on this machine: a few steps of each kind of training are timed, and files are counted."""
+"""Estimates the time and the disk space of a plan on this machine, from a few timed steps of each kind of training."""
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -10,23 +9,23 @@ import torch
 from torch import nn
 
 from ban.errors import UserError
-from ban.interfaces import Batch, Progress
+from ban.interfaces import Batch
 from ban.launch.pool import longest_paths
 from ban.plan.stage import Parent, Stage
-from ban.settings.schema import plain
 from ban.store.store import Store
 from ban.training import build
-from ban.training.loop import Position, Training
-from ban.training.machine import Machine
+from ban.training.device import Device
+from ban.training.shape_check import check_shapes
+from ban.training.step import START, TrainingStep
 
 STEPS, SECONDS = 5, 1.0
-"""So many steps are timed after a first one, or as many as this time takes."""
+"""After a warm-up step, this number of steps is timed, or fewer once this time has passed."""
 CPU_OPERATIONS = 1e11
-"""A timed step on a CPU has about so many at most: a part of a batch stands for the batch there."""
+"""The most floating-point operations of a timed step on a CPU. Of a batch that needs more, a part is timed."""
 
 
 class Disk(NamedTuple):
-    """Bytes of one training."""
+    """Disk space of one training, in bytes."""
 
     kept: int
     """In the store."""
@@ -35,30 +34,28 @@ class Disk(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """Of a plan."""
+    """The cost of a plan."""
 
     seconds: float
-    """Of all trainings, one after another."""
+    """Time of all trainings, one after another."""
     longest: float
-    """Seconds of the longest chain of teachers and students: no number of devices is faster."""
+    """Seconds of the longest chain of teachers and students; more devices cannot make the plan faster than this."""
     kept: int
     temporary: int
     """Bytes of the largest training's checkpoints."""
     kinds: int
-    """How many different trainings were timed."""
+    """The number of different trainings that were timed."""
 
 
-def estimate(
-    stages: Sequence[Stage], machine: Machine, track: Callable[[Iterable[Stage]], Iterable[Stage]]
-) -> Estimate:
-    """The cost of the stages, which stand in an order in which they can be trained; `track` shows the progress.
+def estimate(stages: Sequence[Stage], device: Device, track: Callable[[Iterable[Stage]], Iterable[Stage]]) -> Estimate:
+    """The cost of the stages, teachers before students. `track` shows the progress.
 
     Raises:
         UserError: one does not fit into the device's memory.
     """
-    by_kind = {_kind(stage): stage for stage in stages}
-    speeds = {_kind(stage): examples_per_second(stage, machine) for stage in track([*by_kind.values()])}
-    seconds = {stage.signature: _evaluated_too(stage) / speeds[_kind(stage)] for stage in stages}
+    by_kind = {stage.step_kind: stage for stage in stages}
+    speeds = {stage.step_kind: examples_per_second(stage, device) for stage in track([*by_kind.values()])}
+    seconds = {stage.signature: _examples(stage) / speeds[stage.step_kind] for stage in stages}
     chains = longest_paths(stages, lambda stage: seconds[stage.signature])
     space = [disk(stage) for stage in stages]
     return Estimate(
@@ -70,66 +67,40 @@ def estimate(
     )
 
 
-def _kind(stage: Stage) -> str:
-    """What the time of a step depends on."""
-    teachers = [parent.stage.model for parent in stage.teachers]
-    recipe = [getattr(stage.recipe, name) for name in ("batch_size", "unroll", "precision", "optimizer")]
-    sizes = [getattr(stage.dataset, name, None) for name in ("classes", "shape", "features", "views")]
-    method = [getattr(stage.method, name) for name in ("terms", "teacher", "until")]
-    return json.dumps(plain([stage.models, method, teachers, recipe, sizes]))
-
-
-def examples_per_second(stage: Stage, machine: Machine) -> float:
-    """Training images, rows or words per second, measured with an imagined batch.
+def examples_per_second(stage: Stage, device: Device) -> float:
+    """Training images, rows or words per second, measured with fresh teachers and a batch of zeros.
 
     Raises:
         UserError: the training does not fit into the device's memory.
     """
-    device, recipe = machine.prepare(), stage.recipe
-    size = recipe.batch_size
-    if device.type == "cpu":
-        operations = build.check_shapes(stage).training_flops * size * (recipe.unroll or 1)
+    target, recipe = device.prepare(), stage.recipe
+    size, unroll = recipe.batch_size, recipe.unroll or 1
+    if target.type == "cpu":
+        operations = check_shapes(stage).training_flops * size * unroll
         size = max(2, min(size, int(size * CPU_OPERATIONS / max(1.0, operations))))
-    try:
-        training, batch = _imagined(stage, machine, device, size)
-        return batch.targets.numel() / _seconds_a_step(training, batch, device)
-    except torch.OutOfMemoryError as error:
-        raise UserError(f"{stage.label}, {stage.model.title}, does not fit into the memory of {device}.") from error
-
-
-def _imagined(stage: Stage, machine: Machine, device: torch.device, size: int) -> tuple[Training, Batch]:
-    """A training as it would be, with fresh teachers and a batch of zeros."""
-    dataset, recipe = stage.dataset, stage.recipe
-    spelling = torch.zeros(dataset.classes, getattr(dataset, "word_length", 0), dtype=torch.long, device=device)
+    spelling = build.zero_spelling(stage, target)
 
     def load(parent: Parent) -> nn.Module:
-        return build.network(parent.stage, parent.index, spelling).to(device)
+        return build.network(parent.stage, parent.index, spelling).to(target)
 
-    learners, teacher = build.assemble(stage, load, device, spelling, stage.training_examples)
-    for learner in learners:
-        learner.optimizer = build.optimizer(stage, learner)
+    try:
+        step = build.training_step(stage, load, device, spelling)
+        batch = build.zero_batch(stage, target, size, unroll)
+        return batch.targets.numel() / _seconds_per_step(step, batch, target)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{stage.label}, {stage.model.title}, does not fit into the memory of {device.name}."
+        ) from error
+
+
+def _seconds_per_step(step: TrainingStep, batch: Batch, device: torch.device) -> float:
+    for learner in step.learners:
         learner.network.train()
-    training = Training(
-        key=stage.stream_key,
-        learners=learners,
-        teacher=teacher,
-        data=None,  # pyright: ignore[reportArgumentType]  # only single steps are made
-        schedule=build.build(recipe.schedule),
-        precision=lambda: machine.precision(recipe.precision),
-        evaluate=lambda progress: {},
-        on_step=lambda position: None,
-        on_epoch=lambda record: None,
-        position=Position(Progress(0, 0, 1, 1)),
-    )
-    return training, build.zero_batch(stage, device, size, recipe.unroll or 1)
-
-
-def _seconds_a_step(training: Training, batch: Batch, device: torch.device) -> float:
-    training.step(batch, training.position.progress)  # kernels are chosen, memory is found
+    step(batch, START)  # kernels are chosen and memory is allocated
     _wait(device)
     started, steps = time.perf_counter(), 0
     while steps < STEPS and time.perf_counter() - started < SECONDS:
-        training.step(batch, training.position.progress)
+        step(batch, START)
         _wait(device)
         steps += 1
     return (time.perf_counter() - started) / steps
@@ -140,8 +111,8 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _evaluated_too(stage: Stage) -> float:
-    """The examples of the training and of the evaluation at its end, whose forward passes are a third of the work."""
+def _examples(stage: Stage) -> float:
+    """Training examples, plus a third for each evaluated one, because a forward pass is a third of a training step."""
     splits = stage.dataset.train_size + stage.dataset.validation_size + stage.dataset.test_size
     return stage.examples_seen + (0 if stage.is_pretraining else splits / 3)
 
@@ -149,7 +120,7 @@ def _evaluated_too(stage: Stage) -> float:
 def disk(stage: Stage) -> Disk:
     """Weights and predictions; checkpoints hold weights and the optimizer's state, and the one before is kept."""
     dataset, recipe = stage.dataset, stage.recipe
-    weights = 4 * build.check_shapes(stage).parameters
+    weights = 4 * check_shapes(stage).parameters
     networks = (2 if recipe.select else 1) + bool(stage.method.reported_network)
     predictions = dataset.test_size * dataset.bytes_per_prediction
     moments = 2 if recipe.uses_adam else 1
@@ -157,6 +128,25 @@ def disk(stage: Stage) -> Disk:
 
 
 def free_disk(store: Store) -> int:
-    """Bytes that are free where the store is, or will be."""
+    """Free bytes on the disk of the store, which need not exist yet."""
     existing = next(path for path in (store.root, *store.root.resolve().parents) if path.exists())
     return shutil.disk_usage(existing).free
+
+
+def operations(stage: Stage) -> float:
+    """The floating-point operations of a training."""
+    return check_shapes(stage).training_flops * stage.examples_seen
+
+
+def operations_per_second(threads: int) -> float:
+    """The rate of a 3×3 convolution of usual size on this CPU. Whole networks are slower."""
+    torch.set_num_threads(threads)
+    convolution, images = nn.Conv2d(64, 64, 3, padding=1), torch.rand(16, 64, 32, 32)
+    with torch.no_grad():
+        convolution(images)
+        rounds, started = 0, time.perf_counter()
+        while time.perf_counter() - started < 0.3:
+            convolution(images)
+            rounds += 1
+        seconds = time.perf_counter() - started
+    return rounds * 2 * images.numel() * 64 * 9 / seconds

@@ -1,7 +1,7 @@
-"""What stages leave for others to see: a log each, and a note of where it is trained and how far it is.
+"""A log and a status note for each stage.
 
-Notes lie in `<outputs>/status/`, logs in `<outputs>/logs/`, one file for each signature. They are for people: what is
-finished, and who may train what, is only in the store and its locks.
+Notes are in `<outputs>/status/`, logs in `<outputs>/logs/`, one file for each signature. They are for people only: the
+store and its locks decide which stages are finished, and which process may train a stage.
 """
 
 import json
@@ -15,57 +15,58 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from ban.display import details, name_of
+from ban.display import name_of
 from ban.errors import Interrupted, UserError
-from ban.events import Event, Report
+from ban.events import Event, Failed, Finished, Report, Running, Started, Stopped, Waiting
 from ban.plan.stage import Stage
 from ban.store.store import Store
 
 State = Literal["waiting", "running", "stopped", "failed"]
 
 NOTE_SECONDS = 5.0
-"""Between a running stage's notes."""
+"""Seconds between a running stage's notes."""
 
 
 @dataclass(frozen=True)
 class Note:
-    """The latest that is known of a stage that was asked for and is not finished."""
+    """The latest status of an unfinished stage."""
 
     signature: str
     name: str
     state: State
     host: str
     process: int
-    """Of the stage if it runs, else of the command that asked for it."""
+    """Process number of the training, or of the command that will start it."""
     updated: float
     """Seconds since 1970."""
     job: str | None = None
-    """SLURM's number."""
+    """SLURM's job number."""
     where: str = ""
+    """The device."""
     at: float = 0.0
-    """The finished part of the training."""
+    """The finished fraction of the training."""
     detail: str = ""
 
     @classmethod
     def by_this_process(cls, stage: Stage, state: State, **fields: Any) -> "Note":
-        """A note about a stage that this process asks for or trains."""
+        """A note about a stage that this process trains or will train."""
         return cls(stage.signature, name_of(stage), state, socket.gethostname(), os.getpid(), time.time(), **fields)
 
 
 class Journal:
-    """The logs and notes of one output folder. Writing them never fails a training."""
+    """The logs and notes beside a store. Failing to write them never fails a training."""
 
-    def __init__(self, outputs: Path) -> None:
-        self.store = Store(outputs)
-        self.status, self.logs = outputs / "status", outputs / "logs"
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.status, self.logs = store.root / "status", store.root / "logs"
 
     def notes(self) -> list[Note]:
-        """Of all stages that are not finished."""
+        """The notes of all unfinished stages."""
         notes = [note for path in sorted(self.status.glob("*.json")) if (note := self.note(path.stem))]
         return [note for note in notes if not self.store.has(note.signature)]
 
     def note(self, signature: str) -> Note | None:
-        """Of one stage, if there is a readable one."""
+        """The note of one stage; None if there is no readable one."""
         try:
             return Note(**json.loads((self.status / f"{signature}.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
@@ -89,7 +90,7 @@ class Journal:
         """The stage's log."""
         return self.logs / f"{signature}.log"
 
-    def tell(self, signature: str, text: str) -> None:
+    def append(self, signature: str, text: str) -> None:
         """Appends a line to the stage's log."""
         with suppress(OSError):
             self.logs.mkdir(parents=True, exist_ok=True)
@@ -98,7 +99,7 @@ class Journal:
 
     @contextmanager
     def queued(self, stages: Iterable[Stage]) -> Iterator[None]:
-        """Notes that this command will train the stages that nobody trains yet and no SLURM job will; until the end."""
+        """Within the context, notes say that this command will train the stages, unless another process or job does."""
         for stage in stages:
             before = self.note(stage.signature)
             queued = before is not None and before.job is not None and before.state != "failed"
@@ -114,70 +115,69 @@ class Journal:
 
 
 class JournalReport:
-    """A report that keeps a stage's log and note, and passes everything on. For the process that trains the stage."""
+    """Keeps the log and the note of a stage that this process trains, and passes all events on."""
 
     def __init__(
-        self, journal: Journal, stage: Stage, where: str, log_seconds: float, onward: Report, job: str | None = None
+        self, journal: Journal, stage: Stage, device: str, log_seconds: float, onward: Report, job: str | None = None
     ) -> None:
-        self.journal, self.stage, self.where = journal, stage, where
+        self.journal, self.stage, self.device = journal, stage, device
         self.log_seconds, self.onward, self.job = log_seconds, onward, job
         self.noted = self.logged = 0.0
         self.detail = ""
 
     def __call__(self, event: Event) -> None:
-        """Follows one event."""
-        values = dict(event.values)
-        match event.kind:
-            case "started":
-                values["where"] = self.where
-                begun = f", {values['at']:.0%} done before" if values["at"] else ""
-                self.tell(f"started on {self.where} of {socket.gethostname()}, process {os.getpid()}{begun}")
-                if "remark" in values:
-                    self.tell(str(values["remark"]))
-                self._note("running", float(values["at"]))
-            case "step" | "epoch":
-                self._progress(event)
-            case "finished":
-                self.tell(str(values["outcome"]))
-                self.journal.remove(event.signature)
-            case "stopped":
-                self.tell("stopped; a checkpoint is saved")
-                self._note("stopped", float(values["at"]))
-            case "failed":
-                self.tell(f"failed: {values['reason']}")
-                self._note("failed", 0.0, str(values["reason"]).splitlines()[-1])
-            case "waiting":
-                pass  # the note is that of the process that trains it
-        self.onward(event._replace(values=values))
+        """Records one event."""
+        match event:
+            case Started(_, fraction, _, warning):
+                resumed = f", resumed at {fraction:.0%}" if fraction else ""
+                self.log(f"started on {self.device} of {socket.gethostname()}, process {os.getpid()}{resumed}")
+                if warning:
+                    self.log(warning)
+                self._note("running", fraction)
+                event = event._replace(device=self.device)
+            case Running(_, fraction, detail):
+                self._progress(fraction, detail)
+            case Finished(signature, outcome):
+                self.log(outcome)
+                self.journal.remove(signature)
+            case Stopped(_, fraction):
+                self.log("stopped; a checkpoint is saved")
+                self._note("stopped", fraction)
+            case Failed(_, reason):
+                self.log(f"failed: {reason}")
+                self.detail = reason.splitlines()[-1]
+                self._note("failed", 0.0)
+            case Waiting():
+                pass  # the process that trains the stage keeps the note
+        self.onward(event)
 
-    def _progress(self, event: Event) -> None:
-        now, at = time.monotonic(), float(event.values["at"])
-        if event.kind == "epoch" or not self.detail:
-            self.detail = details(event.values)
+    def _progress(self, fraction: float, detail: str) -> None:
+        now, self.detail = time.monotonic(), detail
         if now - self.noted >= NOTE_SECONDS:
-            self._note("running", at)
+            self._note("running", fraction)
         if now - self.logged >= self.log_seconds:
-            self.tell(f"{at:4.0%} {self.detail}")
+            self.log(f"{fraction:4.0%} {detail}")
             self.logged = now
 
-    def tell(self, text: str) -> None:
-        """Adds a line to the log."""
-        self.journal.tell(self.stage.signature, text)
+    def log(self, text: str) -> None:
+        """Adds a line to the stage's log."""
+        self.journal.append(self.stage.signature, text)
 
-    def _note(self, state: State, at: float, detail: str | None = None) -> None:
-        fields = {"job": self.job, "where": self.where, "at": at, "detail": detail or self.detail}
+    def _note(self, state: State, fraction: float) -> None:
+        fields = {"job": self.job, "where": self.device, "at": fraction, "detail": self.detail}
         self.journal.write(Note.by_this_process(self.stage, state, **fields))
         self.noted = time.monotonic()
 
 
 @contextmanager
 def report_failures(report: Report, stage: Stage) -> Iterator[None]:
-    """Reports whatever goes wrong with a stage, before it goes further up."""
+    """Reports an exception as the stage's failure before it propagates."""
     try:
         yield
     except Interrupted:
         raise
     except Exception as error:
-        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        report(Event(stage.signature, "failed", {"reason": reason}))
+        report(
+            Failed(stage.signature, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        )
         raise

@@ -1,6 +1,7 @@
-"""Sweeps as Hydra starts them: the union of all jobs' stages, each missing one trained once."""
+"""Hydra's launchers: a sweep runs as one command, which trains every missing stage once."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from hydra.core.utils import JobReturn
@@ -9,7 +10,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from ban.settings.checks import validated
-from ban.settings.schema import LocalLauncherSettings, Part, SlurmLauncherSettings
+from ban.settings.part import Part
+from ban.settings.schema import LocalLauncherSettings, Settings, SlurmLauncherSettings
 from ban.settings.sweeps import settings_of
 
 LauncherSettings = TypeVar("LauncherSettings", bound=Part)
@@ -36,10 +38,10 @@ class _BatchLauncher(Launcher, Generic[LauncherSettings]):
         """
         from ban.launch.execute import execute  # imports torch: not before there is work
 
-        execute(settings_of(self.loader, self.config, job_overrides), self._executor())
+        execute(settings_of(self.loader, self.config, job_overrides), self._make_executor())
         return []
 
-    def _executor(self) -> Any:
+    def _make_executor(self) -> Callable[[Settings], Any]:
         raise NotImplementedError
 
 
@@ -48,10 +50,10 @@ class LocalLauncher(_BatchLauncher[LocalLauncherSettings]):
 
     schema = LocalLauncherSettings
 
-    def _executor(self) -> Any:
+    def _make_executor(self) -> Callable[[Settings], Any]:
         from ban.launch.execute import LocalPool
 
-        return LocalPool(self.options)
+        return functools.partial(LocalPool, options=self.options)
 
 
 class SlurmLauncher(_BatchLauncher[SlurmLauncherSettings]):
@@ -59,7 +61,7 @@ class SlurmLauncher(_BatchLauncher[SlurmLauncherSettings]):
 
     schema = SlurmLauncherSettings
 
-    def _executor(self) -> Any:
+    def _make_executor(self) -> Callable[[Settings], Any]:
         from ban.launch.slurm_executor import Slurm
 
-        return Slurm(self.options)
+        return functools.partial(Slurm, options=self.options)

@@ -1,4 +1,4 @@
-"""Stages in fresh processes on this machine: teachers before students, several at a time."""
+"""Trains stages in processes on this machine: teachers before students, several at a time."""
 
 import math
 import multiprocessing
@@ -17,20 +17,20 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from ban.errors import Interrupted, UserError
-from ban.events import Event, Report
+from ban.events import Event, Failed, Finished, Report, Waiting
 from ban.launch.devices import Slot
 from ban.launch.journal import Journal, JournalReport, report_failures
 from ban.plan.stage import Stage
-from ban.store.store import Store
-from ban.training.machine import Machine, Signals
-from ban.training.stage import outcome, run
+from ban.store.result import outcome
+from ban.training.signals import Signals
+from ban.training.stage import Host, run
 
 Failures = dict[str, str]
 """Signature → reason."""
 
 STOPPED = "stopped by a signal"
 BUSY = os.EX_TEMPFAIL
-"""Exit status: another command was faster to begin the stage."""
+"""Exit status: another command began the stage first."""
 
 
 @dataclass
@@ -41,36 +41,36 @@ class _Child:
     events: Any  # the reading end of a pipe
     reason: str = ""
     heard: float = math.inf
-    """When its last sign of life came; before it has begun it may have to wait for a download."""
+    """Time of its last event. Infinite before the first: it may have to wait for a download."""
 
 
 class Pool:
-    """Runs each missing stage once, as soon as its teachers are there. A failure fails only its descendants.
+    """Trains each missing stage once, as soon as its teachers are finished. A failure fails only its descendants.
 
-    Every stage has its own process, forked from a server that has torch loaded, so a crash or an exhausted memory takes
-    nothing else along. No process outlives this one. Nobody waits on a device for a stage that another command trains.
+    Every stage has its own process, forked from a server that has torch loaded, so a crash or an exhausted memory
+    affects no other stage. No process outlives this one. No slot is held for a stage that another command trains.
     """
 
     def __init__(
         self,
         missing: Sequence[Stage],
-        machine: Machine,
+        host: Host,
         slots: Sequence[Slot],
         report: Report,
         stall_timeout: float | None = None,
     ) -> None:
         self.waiting = {stage.signature: stage for stage in missing}
-        """In the order in which they are preferred."""
-        self.machine, self.report, self.stall_timeout = machine, report, stall_timeout
+        """In the order of preference."""
+        self.host, self.report, self.stall_timeout = host, report, stall_timeout
         self.free = list(slots)
         self.running: list[_Child] = []
         self.failures: Failures = {}
-        self.store, self.journal = Store(machine.outputs), Journal(machine.outputs)
+        self.store, self.journal = host.store, Journal(host.store)
         self.context = multiprocessing.get_context("forkserver")
-        # What every child would import for itself: seconds each; optimizers want torch._dynamo at their first step.
+        # Otherwise every child would import these for seconds; optimizers import torch._dynamo at their first step.
         data = {stage.dataset.target.rpartition(".")[0] for stage in missing}
         self.context.set_forkserver_preload(["ban.training.stage", "ban.models", "torch._dynamo", *sorted(data)])
-        # Ctrl-C would end a server that is still importing.
+        # Ctrl-C would end a server that is still importing modules.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             forkserver.ensure_running()
@@ -78,32 +78,32 @@ class Pool:
             signal.signal(signal.SIGINT, before)
 
     def run(self) -> Failures:
-        """Runs everything that can be run.
+        """Trains all stages that can be trained.
 
         Raises:
-            Interrupted: a signal arrived; all stages have saved where they stand.
+            Interrupted: a signal arrived; all running stages have saved a checkpoint.
         """
         with Signals().caught() as signals:
             try:
                 while self.waiting or self.running:
                     if not signals.number:
-                        self._start_what_is_ready()
+                        self._start_ready()
                     self._listen()
-                    self._end_what_has_stalled()
+                    self._kill_stalled()
                     if signals.number and not self._stop():
                         signals.check()
             finally:
-                self._end_all()
+                self._kill_all()
         return self.failures
 
-    def _end_all(self) -> None:
-        """After an error of this process's own: children that wait for somebody to listen would never end."""
+    def _kill_all(self) -> None:
+        """After an error in this process: children that write to a full pipe would never end."""
         for child in self.running:
             child.process.kill()
             child.process.join()
             child.events.close()
 
-    def _start_what_is_ready(self) -> None:
+    def _start_ready(self) -> None:
         for stage in list(self.waiting.values()):
             parents = [parent.signature for parent in stage.parents]
             if lost := [parent for parent in parents if parent in self.failures]:
@@ -117,7 +117,7 @@ class Pool:
         return any(signature in self.waiting or signature in running for signature in signatures)
 
     def _start_or_wait(self, stage: Stage) -> None:
-        """Starts a stage, unless another command trains it or has done so."""
+        """Starts a stage, unless another command trains it or has trained it."""
         if self.store.has(stage.signature):
             del self.waiting[stage.signature]
             try:
@@ -125,23 +125,25 @@ class Pool:
             except UserError as error:
                 self._fail(stage, str(error))
             else:
-                self.report(Event(stage.signature, "finished", {"outcome": outcome(stage, result)}))
+                self.report(Finished(stage.signature, outcome(result)))
         elif self.store.is_claimed(stage.signature):
-            self.report(Event(stage.signature, "waiting", {}))
+            self.report(Waiting(stage.signature))
         else:
             del self.waiting[stage.signature]
             self._start(stage, self.free.pop(0))
 
     def _start(self, stage: Stage, slot: Slot) -> None:
         receiver, sender = self.context.Pipe(duplex=False)
-        machine = self.machine if slot.visible is None else replace(self.machine, device="cuda")  # the only one it sees
-        process = self.context.Process(target=_train, args=(stage, machine, slot, sender))
+        device = self.host.device
+        if slot.visible is not None:
+            device = replace(device, name="cuda")  # the only one that the process sees
+        process = self.context.Process(target=_train, args=(stage, self.host._replace(device=device), slot, sender))
         process.start()
         sender.close()
         self.running.append(_Child(stage, slot, process, receiver))
 
     def _listen(self) -> None:
-        """Passes events on; returns after half a second at the latest."""
+        """Reports the children's events. Returns after half a second at the latest."""
         ready = wait([child.events for child in self.running], timeout=0.5)
         for child in [child for child in self.running if child.events in ready]:
             try:
@@ -150,8 +152,8 @@ class Pool:
                 self._ended(child)
             else:
                 child.heard = time.monotonic()
-                if event.kind == "failed":
-                    child.reason = str(event.values["reason"])
+                if isinstance(event, Failed):
+                    child.reason = event.reason
                 else:
                     self.report(event)
 
@@ -169,20 +171,19 @@ class Pool:
         if code and child.reason != STOPPED:
             self._fail(child.stage, child.reason or f"ended with status {code}")
 
-    def _end_what_has_stalled(self) -> None:
+    def _kill_stalled(self) -> None:
         for child in self.running:
             silence = time.monotonic() - child.heard
             if self.stall_timeout and silence > self.stall_timeout and child.process.exitcode is None:
-                child.reason = f"nothing was heard of it for {silence:.0f} s (hydra.launcher.stall_timeout)"
+                child.reason = f"it reported no progress for {silence:.0f} s (hydra.launcher.stall_timeout)"
                 child.process.kill()
 
     def _fail(self, stage: Stage, reason: str) -> None:
         self.failures[stage.signature] = reason
-        follow = JournalReport(self.journal, stage, "", 0.0, self.report)
-        follow(Event(stage.signature, "failed", {"reason": reason}))
+        JournalReport(self.journal, stage, "", 0.0, self.report)(Failed(stage.signature, reason))
 
     def _stop(self) -> bool:
-        """Asks the running stages to stop; whether any still runs."""
+        """Asks the running stages to stop. Returns whether any still runs."""
         self.waiting.clear()
         for child in self.running:
             if not child.reason:
@@ -192,13 +193,13 @@ class Pool:
 
 
 def by_longest_path(stages: Sequence[Stage], cost: Callable[[Stage], float]) -> list[Stage]:
-    """The stages, those first on which the longest chain of trainings waits."""
+    """The stages, longest chain of dependent trainings first."""
     length = longest_paths(stages, cost)
     return sorted(stages, key=lambda stage: -length[stage.signature])
 
 
 def longest_paths(stages: Sequence[Stage], cost: Callable[[Stage], float]) -> dict[str, float]:
-    """Signature → cost of the longest chain that begins with the stage; teachers stand before students."""
+    """Signature → cost of the longest chain that begins with the stage. `stages` holds teachers before students."""
     students: Mapping[str, list[Stage]] = {stage.signature: [] for stage in stages}
     for stage in stages:
         for parent in stage.parents:
@@ -210,26 +211,26 @@ def longest_paths(stages: Sequence[Stage], cost: Callable[[Stage], float]) -> di
     return length
 
 
-def _train(stage: Stage, machine: Machine, slot: Slot, events: Any) -> None:
-    """The life of a child process."""
+def _train(stage: Stage, host: Host, slot: Slot, events: Any) -> None:
+    """The main function of a child process."""
     if slot.visible is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = slot.visible  # torch is loaded, but CUDA reads this when it is first used
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+        os.environ["CUDA_VISIBLE_DEVICES"] = slot.visible  # CUDA reads this when it is first used
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group: the parent decides
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     signals = Signals()
     signal.signal(signal.SIGTERM, signals.note)
-    journal = Journal(machine.outputs)
+    journal = Journal(host.store)
 
-    def tell_parent(event: Event) -> None:
-        if event.kind == "waiting":
-            os._exit(BUSY)  # the parent has better use for the device
+    def send(event: Event) -> None:
+        if isinstance(event, Waiting):
+            os._exit(BUSY)  # the parent can use the slot for another stage
         events.send(event)
 
-    follow = JournalReport(journal, stage, slot.name, machine.log_seconds, tell_parent)
+    noted = JournalReport(journal, stage, slot.name, host.machine.log_seconds, send)
     try:
-        with report_failures(tell_parent, stage):  # which keeps the note of a failure, of a crash too
+        with report_failures(send, stage):  # the parent writes the note, because it also does after a crash
             _send_output_to(journal, stage)
-            run(stage, machine, follow, signals)
+            run(stage, host, noted, signals)
     except Interrupted as stop:
         os._exit(128 + stop.signal_number)
     except UserError:
@@ -240,15 +241,15 @@ def _train(stage: Stage, machine: Machine, slot: Slot, events: Any) -> None:
 
 
 def _send_output_to(journal: Journal, stage: Stage) -> None:
-    """Whatever this process prints, libraries and crashes included, goes into the stage's log."""
-    journal.tell(stage.signature, f"process {os.getpid()}")
+    """Redirects the output of this process, including that of libraries and crashes, to the stage's log."""
+    journal.append(stage.signature, f"process {os.getpid()}")
     with suppress(OSError), journal.log(stage.signature).open("a") as log:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(log.fileno(), stream.fileno())
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

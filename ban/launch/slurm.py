@@ -1,28 +1,29 @@
-"""What can be asked of SLURM, and what it says of itself. No torch."""
+"""Queries and commands of SLURM. Does not import torch."""
 
 import getpass
 import re
 import socket
 import subprocess
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from ban.errors import UserError
 
 
 class Partition(NamedTuple):
-    """Where jobs go."""
+    """A partition of the cluster."""
 
     name: str
     gpus: bool
     minutes: int | None
-    """The longest time limit; None: any."""
+    """The longest time limit of a job; None: unlimited."""
 
 
 def partition(name: str | None) -> Partition:
     """The named partition, or the default one.
 
     Raises:
-        UserError: there is none, or no SLURM.
+        UserError: there is no such partition, or no SLURM.
     """
     rows = [line.split("|") for line in _ask("sinfo", "-h", "-o", "%P|%G|%l").splitlines()]
     wanted = [row for row in rows if (row[0].rstrip("*") == name if name else row[0].endswith("*"))]
@@ -47,9 +48,15 @@ def _minutes(limit: str) -> int | None:
 
 
 def queue() -> dict[str, str]:
-    """Job → state, of all this user's jobs that wait or run."""
+    """Job → state, of all queued and running jobs of this user."""
     lines = _ask("squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%i|%T").splitlines()
     return dict(line.split("|", 1) for line in lines)
+
+
+def cancel(jobs: Iterable[str]) -> None:
+    """Asks SLURM to cancel the jobs."""
+    if jobs := list(jobs):
+        subprocess.run(["scancel", *jobs], check=False, start_new_session=True)
 
 
 def max_array_size() -> int:
@@ -60,13 +67,13 @@ def max_array_size() -> int:
 
 def _ask(*command: str) -> str:
     try:
-        # A session of its own: Ctrl-C is for this program, which decides what becomes of the jobs.
+        # A new session: Ctrl-C must reach this program only, which decides what happens to the jobs.
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, start_new_session=True)
         return done.stdout
     except FileNotFoundError:
         raise UserError(
             f"there is no SLURM on {socket.gethostname()} ({command[0]} is missing): run this on a login node, or "
-            "leave hydra/launcher=slurm out."
+            "leave out hydra/launcher=slurm."
         ) from None
     except subprocess.TimeoutExpired as error:
         raise UserError(f"SLURM's {command[0]} does not answer within a minute: try again later.") from error

@@ -1,4 +1,4 @@
-"""Stages as SLURM jobs: submitit submits and requeues them, the store and the notes tell how far they are."""
+"""Trains stages as SLURM jobs. submitit submits and requeues them; the store and the notes hold their progress."""
 
 import shlex
 import signal
@@ -18,82 +18,88 @@ from submitit.helpers import DelayedSubmission
 
 from ban.display import console
 from ban.errors import Interrupted, UserError
-from ban.events import Event, Report
+from ban.events import Event, Failed, Finished, Report, Running
 from ban.launch import snapshot as code
 from ban.launch.journal import Journal, JournalReport, Note, report_failures
 from ban.launch.pool import Failures
-from ban.launch.slurm import max_array_size, partition, queue
+from ban.launch.slurm import cancel, max_array_size, partition, queue
 from ban.plan.stage import Stage
-from ban.settings import schema
-from ban.settings.schema import Settings, SlurmLauncherSettings
-from ban.training.machine import Machine, Signals
-from ban.training.stage import outcome, run
+from ban.settings.schema import Machine, Settings, SlurmLauncherSettings
+from ban.store.result import outcome
+from ban.store.store import Store
+from ban.training.device import Device
+from ban.training.signals import Signals
+from ban.training.stage import Host, run
+from ban.wording import plural
 
 PREEMPTION = signal.SIGUSR2
-"""What submitit asks SLURM to send before the time limit, and clusters send before they pre-empt."""
+"""The signal that submitit asks SLURM to send before the time limit, and that clusters send before a preemption."""
 POLL_SECONDS = 2.0
 QUEUE_SECONDS = 10.0
-"""Between questions to SLURM, which many people ask."""
+"""Between two `squeue` calls: SLURM's controller is shared by many users."""
 CANCEL_SECONDS = 60.0
-"""How long cancelled jobs are waited for."""
+"""The longest time to wait for cancelled jobs."""
 
 
 class Slurm:
-    """Submits every missing stage as a job of its own, once, and follows them. An executor of `ban.launch.execute`."""
+    """Submits every missing stage once, as a job of its own, and follows the jobs: an `Executor`."""
 
-    def __init__(self, options: SlurmLauncherSettings) -> None:
+    def __init__(self, settings: Settings, options: SlurmLauncherSettings) -> None:
         self.options = options
-
-    def prepare(self, missing: Sequence[Stage], settings: Settings) -> str:
-        """See `Executor`."""
-        self.partition = partition(self.options.partition)
-        if not 0 < self.options.checkpoint_minutes < self._minutes():
-            raise UserError(
-                f"hydra.launcher.checkpoint_minutes is {self.options.checkpoint_minutes}; it must be above 0 and below "
-                f"the {self._minutes()} minutes of a job."
-            )
+        self.partition = partition(options.partition)
         machine = settings.machine
         self.machine = replace(
             machine,
             outputs=machine.outputs.resolve(),
             data_dir=machine.data_dir.resolve(),
-            threads=machine.threads or self.options.cpus,
+            threads=machine.threads or options.cpus,
         )
-        self.journal = Journal(self.machine.outputs)
+
+    @property
+    def description(self) -> str:
+        """See `Executor`."""
         return f"the SLURM partition {self.partition.name}, one job each"
 
-    def train(self, missing: Sequence[Stage], report: Report) -> Failures | None:
+    def check(self, missing: Sequence[Stage]) -> None:
+        """See `Executor`."""
+        if not 0 < self.options.checkpoint_minutes < self._minutes():
+            raise UserError(
+                f"hydra.launcher.checkpoint_minutes is {self.options.checkpoint_minutes}; it must be above 0 and below "
+                f"the {self._minutes()} minutes of a job."
+            )
+
+    def train(self, missing: Sequence[Stage], journal: Journal, report: Report) -> Failures | None:
         """See `Executor`."""
         if not missing:
             return {}
+        self.journal = journal
         mine: dict[str, str] = {}
         with Signals().caught() as signals:
             try:
                 jobs = self._submit(missing, mine)
                 if self.options.detach:
-                    console.print(f"`ban status machine.outputs={self.journal.store.root}` tells how far they are.")
+                    console.print(f"`ban status machine.outputs={self.journal.store.root}` shows their progress.")
                     return None
                 return self._follow(missing, jobs, report, signals)
             except (Interrupted, UserError):
                 if signals.number and self.options.on_interrupt == "cancel":
-                    self._cancel(mine)
+                    cancel_and_wait(mine, journal)
                 elif mine:
-                    console.print(
-                        f"The {len(mine)} jobs that this command submitted go on; `ban status` tells how far."
-                    )
-                signals.check()  # Ctrl-C in a terminal reaches SLURM's commands too: it is the reason, not their end
+                    jobs_left = plural(len(mine), "job")
+                    console.print(f"This command leaves {jobs_left} in the queue; `ban status` shows their progress.")
+                signals.check()  # Ctrl-C in a terminal also ends SLURM's commands: report the signal, not their failure
                 raise
 
     def _minutes(self) -> int:
-        """A job's time limit."""
+        """The time limit of a job, in minutes."""
         return min(self.options.minutes, self.partition.minutes or self.options.minutes)
 
     # Submission
 
     def _submit(self, missing: Sequence[Stage], mine: dict[str, str]) -> dict[str, str]:
-        """Signature → job, those of this command in `mine` too.
+        """Signature → job of all missing stages. The jobs that this call submits are added to `mine`, too.
 
-        Two submissions exclude each other, so the later one finds the earlier one's jobs.
+        A lock excludes concurrent submissions, so the later one finds the jobs of the earlier one.
         """
         folder = self.journal.store.root / "slurm"
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,10 +117,9 @@ class Slurm:
             except (FailedJobError, subprocess.SubprocessError) as error:
                 raise UserError(f"SLURM refused a job: {' '.join(str(error).split())[-300:]}.") from error
         numbers = sorted({int(job.partition("_")[0]) for job in jobs.values()})
-        here_before = f", {shared} of them by another command" if shared else ""
-        console.print(
-            f"{len(jobs)} jobs are submitted{here_before}, in {len(numbers)} arrays: {numbers[0]} to {numbers[-1]}."
-        )
+        earlier = f", {shared} of them by another command" if shared else ""
+        arrays = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+        console.print(f"Submitted {plural(len(jobs), 'job')}{earlier}, in {plural(len(numbers), 'array')}: {arrays}.")
         return jobs
 
     def _queued_already(self, missing: Sequence[Stage]) -> dict[str, str]:
@@ -125,7 +130,7 @@ class Slurm:
     def _submit_array(
         self, stages: Sequence[Stage], parents: frozenset[str], frozen: Path, mine: dict[str, str]
     ) -> None:
-        """One array, or several where SLURM allows no such wide one, that waits for all the parents' jobs."""
+        """Submits an array that waits for all the parents' jobs, or several where SLURM limits an array's size."""
         dependency = {"dependency": f"afterok:{':'.join(sorted(parents))}", "kill-on-invalid-dep": "yes"}
         given = {key.replace("_", "-"): value for key, value in self.options.directives.items()}
         self.executor.update_parameters(additional_parameters={**given, **(dependency if parents else {})})
@@ -141,10 +146,9 @@ class Slurm:
 
     def _executor(self, folder: Path, frozen: Path) -> submitit.SlurmExecutor:
         options = self.options
-        # Before Python can listen, the signal would end it. -P: not the code that the working folder holds by then.
+        # Ignore the signal until Python handles it. -P: import the frozen code, not the working folder's.
         python = f"""sh -c 'trap "" {PREEMPTION.name[3:]}; exec "$0" -P "$@"' {shlex.quote(sys.executable)}"""
-        # As often as it takes.
-        executor = submitit.SlurmExecutor(folder, max_num_timeout=10**9, python=python)
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=10**9, python=python)  # no limit to requeueing
         gres = options.gres
         if gres == "auto":
             gres = "gpu:1" if self.partition.gpus and self.machine.device != "cpu" else None
@@ -160,7 +164,7 @@ class Slurm:
             "time": self._minutes(),
             "signal_delay_s": round(options.checkpoint_minutes * 60),
             "array_parallelism": options.parallel,
-            "srun_args": [f"--cpus-per-task={options.cpus}"],  # since 22.05 srun does not take it from sbatch
+            "srun_args": [f"--cpus-per-task={options.cpus}"],  # since SLURM 22.05, srun does not inherit it from sbatch
             "setup": [*options.setup, f'export PYTHONPATH={shlex.quote(str(frozen))}"${{PYTHONPATH:+:$PYTHONPATH}}"'],
             "stderr_to_stdout": True,
         }
@@ -170,8 +174,8 @@ class Slurm:
     # The jobs from outside
 
     def _follow(self, missing: Sequence[Stage], jobs: Mapping[str, str], report: Report, signals: Signals) -> Failures:
-        """Reports what the notes say until every job has ended."""
-        unfinished, failures = {stage.signature: stage for stage in missing}, Failures()
+        """Reports the jobs' notes until every job has ended."""
+        unfinished, failures = {stage.signature for stage in missing}, Failures()
         alive, asked, gone = set(jobs.values()), time.monotonic(), set[str]()
         while unfinished:
             signals.check()
@@ -179,26 +183,25 @@ class Slurm:
             if time.monotonic() - asked >= QUEUE_SECONDS:
                 alive, asked = set(_states(alive)), time.monotonic()
                 lost = {name for name in unfinished if jobs[name] not in alive}
-                ended, gone = gone & lost, lost  # twice, because a shared file system may show a result late
-            for signature, stage in list(unfinished.items()):
+                ended, gone = gone & lost, lost  # missing twice, because a shared file system may show a result late
+            for signature in list(unfinished):
                 if self.journal.store.has(signature):
                     result = self.journal.store.result(signature)
-                    report(Event(signature, "finished", {"outcome": outcome(stage, result)}))
+                    report(Finished(signature, outcome(result)))
                 elif signature in ended:
                     failures[signature] = self._why(signature, jobs[signature])
-                    report(Event(signature, "failed", {"reason": failures[signature]}))
+                    report(Failed(signature, failures[signature]))
                 else:
-                    self._tell_progress(signature, report)
+                    self._report_progress(signature, report)
                     continue
-                del unfinished[signature]
+                unfinished.remove(signature)
             time.sleep(POLL_SECONDS)
         return failures
 
-    def _tell_progress(self, signature: str, report: Report) -> None:
+    def _report_progress(self, signature: str, report: Report) -> None:
         note = self.journal.note(signature)
         if note is not None and note.state == "running":
-            where = f"{note.where} of {note.host}"
-            report(Event(signature, "step", {"at": note.at, "where": where, "detail": note.detail}))
+            report(Running(signature, note.at, note.detail, f"{note.where} of {note.host}"))
 
     def _why(self, signature: str, job: str) -> str:
         note = self.journal.note(signature)
@@ -206,36 +209,37 @@ class Slurm:
             return note.detail
         if note is not None and note.state == "waiting":
             self.journal.remove(signature)
-            return f"its SLURM job {job} was never begun: a teacher's failed, or it was cancelled"
+            return f"its SLURM job {job} never started: the job of a teacher failed, or it was cancelled"
         return f"its SLURM job {job} ended without a result, see slurm/{job}_0_log.out in the outputs"
 
-    def _cancel(self, jobs: Mapping[str, str]) -> None:
-        """Cancelled jobs save where they stand; SLURM usually gives them half a minute."""
-        if not jobs:
-            return
-        console.print("Cancelling the jobs; they save where they stand.")
-        deadline, left, again = time.monotonic() + CANCEL_SECONDS, set(jobs.values()), set[str]()
-        _scancel(left)
-        while left and time.monotonic() < deadline:
-            time.sleep(1)
-            states = _states(left)
-            left &= set(states)
-            again |= {job for job in left if states[job] == "PENDING"}  # requeued in the moment of its cancelling
-            _scancel(again & left)
-        if left:
-            console.print(f"Not ended yet: `scancel {' '.join(sorted(left))}` if `squeue --me` goes on to show them.")
-        for signature, job in jobs.items():
-            if job not in left and (note := self.journal.note(signature)) and note.state == "waiting":
-                self.journal.remove(signature)
 
+def cancel_and_wait(jobs: Mapping[str, str], journal: Journal) -> None:
+    """Cancels the jobs, which then save checkpoints; SLURM usually gives them half a minute.
 
-def _scancel(jobs: Iterable[str]) -> None:
-    if jobs := list(jobs):
-        subprocess.run(["scancel", *jobs], check=False, start_new_session=True)
+    `jobs` maps signatures to jobs. The notes of jobs that never started are removed.
+    """
+    if not jobs:
+        return
+    console.print("Cancelling the jobs; running ones save a checkpoint.")
+    deadline, left, requeued = time.monotonic() + CANCEL_SECONDS, set(jobs.values()), set[str]()
+    cancel(left)
+    while left and time.monotonic() < deadline:
+        time.sleep(1)
+        states = _states(left)
+        left &= set(states)
+        requeued |= {job for job in left if states[job] == "PENDING"}  # at the moment of cancelling
+        cancel(requeued & left)
+    if left:
+        console.print(
+            f"Still in the queue: run `scancel {' '.join(sorted(left))}` if `squeue --me` keeps showing them."
+        )
+    for signature, job in jobs.items():
+        if job not in left and (note := journal.note(signature)) and note.state == "waiting":
+            journal.remove(signature)
 
 
 def _states(before: Iterable[str]) -> dict[str, str]:
-    """Job → state, of those that wait or run; those of before where SLURM does not answer for once."""
+    """Job → state of queued and running jobs; the jobs of `before` where SLURM does not answer."""
     try:
         return queue()
     except UserError as error:
@@ -245,49 +249,51 @@ def _states(before: Iterable[str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Task:
-    """What a job does. submitit pickles it, and calls `checkpoint` for what a requeued job shall do."""
+    """The work of a job. submitit pickles it, and calls `checkpoint` for the work of the requeued job."""
 
     stage: Stage
-    machine: schema.Machine
+    machine: Machine
     frozen: Path
 
     def __call__(self) -> None:
-        """Trains the stage until it is done, or until SLURM wants the node back."""
+        """Trains the stage until it is finished or SLURM ends the job."""
         requeue: Any = signal.getsignal(PREEMPTION)  # submitit's
         signals = Signals()
 
         def note(number: int, frame: FrameType | None) -> None:
-            """SLURM sends several, and decides itself how long it waits for the end."""
+            """SLURM sends several signals, and decides how long it waits."""
             signals.number = PREEMPTION if PREEMPTION in (number, signals.number) else number
 
         for number in (PREEMPTION, signal.SIGTERM):
             signal.signal(number, note)
-        journal, job = Journal(self.machine.outputs), submitit.JobEnvironment().job_id
-        follow = JournalReport(journal, self.stage, f"job {job}", self.machine.log_seconds, _nobody, job)
+        journal, job = Journal(Store(self.machine.outputs)), submitit.JobEnvironment().job_id
+        noted = JournalReport(journal, self.stage, f"job {job}", self.machine.log_seconds, _ignore, job)
         try:
-            with report_failures(follow, self.stage):
+            with report_failures(noted, self.stage):
                 if code.installed_differs(self.frozen):
-                    follow.tell(f"another version is installed by now: this runs what was submitted, {self.frozen}")
-                machine = Machine.of(self.machine)
-                follow.where = f"{machine.device}, job {job}"
-                run(self.stage, machine, follow, signals)
+                    noted.log(
+                        f"ban has changed since the job was submitted; this runs the submitted code in {self.frozen}"
+                    )
+                device = Device.of(self.machine)
+                noted.device = f"{device.name}, job {job}"
+                run(self.stage, Host(self.machine, device, journal.store), noted, signals)
         except Interrupted as stop:
             while stop.signal_number != PREEMPTION and signals.number != PREEMPTION:
-                signal.pause()  # SLURM kills and, if it pre-empts, requeues: a job that ends by itself has failed
+                signal.pause()  # SLURM kills the job, or requeues it after a preemption: a job that exits has failed
             journal.write(Note.by_this_process(self.stage, "waiting", job=job))
             requeue(PREEMPTION, None)  # ends the process
 
     def checkpoint(self) -> DelayedSubmission:
-        """The same again: it goes on from the store's checkpoint."""
+        """The same work: it resumes from the store's checkpoint."""
         return DelayedSubmission(self)
 
 
-def _nobody(event: Event) -> None:
-    """The other end of a job's events: notes and log are all."""
+def _ignore(event: Event) -> None:
+    """A job reports to notes and log only."""
 
 
 def _ready(stages: Iterable[Stage], jobs: Mapping[str, str]) -> dict[frozenset[str], list[Stage]]:
-    """The stages whose missing teachers all have jobs, by these jobs: what can be one array."""
+    """The stages whose missing teachers all have jobs, grouped by these jobs: each group can be an array."""
     stages = list(stages)
     unsubmitted = {stage.signature for stage in stages}
     groups: dict[frozenset[str], list[Stage]] = {}

@@ -8,7 +8,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
-from ban.settings.schema import KINDS, RENAMED, Method, Network, Node, Part, Pretraining, Recipe, unsigned_keys
+from ban.settings.datasets import KINDS
+from ban.settings.part import RENAMED, Node, Part, unsigned_keys
+from ban.settings.schema import Method, Network, Pretraining, Recipe
 
 PROTOCOL = 1
 """Raised when the training loop computes something else than before from the same stage."""

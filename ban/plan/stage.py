@@ -9,7 +9,10 @@ from functools import cached_property
 from typing import Any, Literal, cast
 
 from ban.plan import signature
-from ban.settings.schema import Dataset, Method, Network, Pretraining, Recipe, plain
+from ban.plan.identity import Identity
+from ban.settings.datasets import Dataset
+from ban.settings.part import plain
+from ban.settings.schema import Method, Network, Pretraining, Recipe
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,16 @@ class Stage:
         """A hash of the network's settings."""
         return signature.digest(signature.signed_network(self.model.node()))
 
+    @cached_property
+    def step_kind(self) -> str:
+        """A hash of all that the shapes, the operations and the time of a training step depend on."""
+        content = signature.without_seeds(signature.signed_content(self._settings))
+        dataset = {key: value for key, value in content["dataset"].items() if not key.endswith("_size")}
+        recipe = {key: value for key, value in content["recipe"].items() if key != "epochs"}
+        networks = plain([*self.models, *(parent.stage.model for parent in self.parent_networks)])
+        inherited = [list(each.modules) for each in self.inherits]
+        return signature.digest([dataset, content["method"], recipe, networks, inherited, self.reported_networks])
+
     @property
     def stream_key(self) -> tuple[int, int, int]:
         """Names the stage's random streams. Methods that share it see the same order, views and dropout masks."""
@@ -106,7 +119,12 @@ class Stage:
     @property
     def parents(self) -> list["Stage"]:
         """Every stage that must be finished before this one."""
-        return [parent.stage for parent in self.teachers] + [each.parent.stage for each in self.inherits]
+        return [parent.stage for parent in self.parent_networks]
+
+    @property
+    def parent_networks(self) -> list[Parent]:
+        """The networks that it learns or inherits from."""
+        return [*self.teachers, *(each.parent for each in self.inherits)]
 
     @property
     def taught_by(self) -> tuple[Parent, ...]:
@@ -129,6 +147,11 @@ class Stage:
     def is_pretraining(self) -> bool:
         """Whether its network is only the start of another training."""
         return self.method.until is not None
+
+    @property
+    def compares_teacher_with_labels(self) -> bool:
+        """Whether the gradient from its trained teachers can be decomposed: every example has a label."""
+        return bool(self.teachers) and not self.is_pretraining and not self.dataset.unlabelled_examples
 
     @property
     def reported_networks(self) -> list[str]:
@@ -172,7 +195,7 @@ class Stage:
             f"recipe {recipe.name}: {epochs}, batch {recipe.batch_size}{unroll}, {recipe.precision}"
         )
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Identity:
         """What tables and lists need to know; a part of `result.json`."""
         teachers = [parent.stage for parent in self.taught_by]
         return {
@@ -208,7 +231,7 @@ class Stage:
 
     def describe(self) -> dict[str, Any]:
         """All settings, for `stage.json`."""
-        return self.identity() | self._settings | self._parents("signature")
+        return {**self.identity(), **self._settings, **self._parents("signature")}
 
     @property
     def targets(self) -> set[str]:

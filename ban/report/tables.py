@@ -1,95 +1,82 @@
-"""Results as tables: families of stages, their mean over seeds, an interval, and the paper's number beside it.
+"""What is in a table: the stages of a plan as rows, with mean, interval and paired differences over all stored seeds.
 
-Reads JSON and numpy only, never torch. A *cell* is a family of stages (one experiment, repeated over seeds) or an
-ensemble of several families; cells are compared only within one regime (data, sizes, recipe) and network.
+Reads JSON and numpy only, never torch. A row is a family of stages (one training, repeated over seeds) or an ensemble
+of several families. Rows are compared only within one regime (data, sizes, recipe) and network.
 """
 
-import csv
-import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
-import pandas as pd
-from rich.table import Table as RichTable
-
-from ban import metrics
-from ban.display import console
+from ban.plan.identity import Identity
 from ban.plan.stage import Stage
 from ban.report.results import Families, Interval, Results
+from ban.settings.schema import Cell, TableLayout
+from ban.store.result import measured
 from ban.store.store import Store
 
-Identity = Mapping[str, Any]
-"""`Stage.identity()`, or a result.json, which contains it."""
-SPLITS = {"validation": "validation", "test": "test", "train": "training"}
-"""In the order of the columns → their headings."""
 
+class Row(NamedTuple):
+    """A trained network, or an ensemble."""
 
-@dataclass
-class Row:
-    """One cell: a network of a generation, or an ensemble."""
-
-    name: str
-    measured: dict[str, Interval] = field(default_factory=dict)
-    """The table's metric by split: `test` unless nothing is stored; `validation` and `train` of single networks."""
+    heading: str
+    measured: Mapping[str, Interval] = {}
+    """Split → the table's metric: `test` unless nothing is stored; `validation` and `train` of single networks."""
     gain: Interval | None = None
     """Paired difference to the teacher on the test set."""
     planned: bool = True
-    """Whether the experiment has such a cell at all."""
+    """Whether the experiment trains it at all."""
     teachers: int = 0
-    """How many different generations 0 the repetitions descend from."""
+    """The number of different generations 0 that the repetitions descend from."""
 
 
-@dataclass
-class Table:
-    """The cells of one network in one regime."""
+class Table(NamedTuple):
+    """The rows of one network in one regime."""
 
     title: str
+    model: str
+    """The network's name in `conf/model`."""
     network: str
+    """The network's title."""
     metric: str
     """`error_percent` or `perplexity`: less is better."""
     parameters: int | None
-    rows: list[Row]
-    notes: list[str]
+    """None: nothing is stored."""
+    rows: Sequence[Row]
+    notes: Sequence[str]
 
 
-def compare(stages: Iterable[Stage], store: Store, layout: Mapping[str, Any] | None) -> list[Table]:
-    """A table for each network and regime among the stages of a plan, with all stored seeds of their families."""
-    return _tables([stage.identity() for stage in stages], Results(store), layout or {})
+def compare(stages: Iterable[Stage], store: Store, layout: TableLayout | None = None) -> list[Table]:
+    """A table for each network and regime among the stages of a plan, with all stored seeds of their families.
+
+    `layout` selects the rows.
+    """
+    return _tables([stage.identity() for stage in stages], Results(store), layout or TableLayout())
 
 
 def everything(store: Store) -> list[Table]:
     """A table for each network and regime in the store."""
     results = Results(store)
-    return _tables([*results.by_signature.values()], results, {})
+    return _tables([*results.by_signature.values()], results, TableLayout())
 
 
-def _tables(identities: Sequence[Identity], results: Results, layout: Mapping[str, Any]) -> list[Table]:
+def is_baseline(identity: Identity) -> bool:
+    """Whether it is a generation 0, trained on the labels alone, of replica 0."""
+    return identity["method"] == "labels" and not identity["generation"] and not identity["replica"]
+
+
+def _tables(identities: Iterable[Identity], results: Results, layout: TableLayout) -> list[Table]:
     by_family = {identity["family"]: identity for identity in identities if not identity["prepares"]}
-    groups: dict[tuple[str, str], dict[str, Identity]] = {}
-    for identity in by_family.values():
-        key = (identity["regime"], identity["network"])
-        groups.setdefault(key, {})[identity["family"]] = identity
-    for members in groups.values():  # a teacher of another network or recipe stands in its students' table
-        for identity in list(members.values()):
+    members: dict[tuple[str, str], dict[str, Identity]] = {}
+    for family, identity in by_family.items():
+        members.setdefault((identity["regime"], identity["network"]), {})[family] = identity
+    for group in members.values():  # a teacher of another network or recipe is in its students' table too
+        for identity in [*group.values()]:
             for ancestor in _ancestors(identity, by_family):
-                members.setdefault(ancestor["family"], ancestor)
-    plans = [_planned([*members.values()], by_family) for members in groups.values()]
-    return [_table(plan, plans, by_family, results, layout) for plan in plans]
-
-
-class _Plan(NamedTuple):
-    """The cells of one network in one regime, before anybody looks for results."""
-
-    members: Sequence[Identity]
-    last: Identity
-    cells: Mapping[str, Families]
-
-
-def _planned(members: Sequence[Identity], by_family: Mapping[str, Identity]) -> _Plan:
-    last = max(members, key=lambda member: member["generation"])
-    return _Plan(members, last, _cells(members, by_family, last))
+                group.setdefault(ancestor["family"], ancestor)
+    groups = [_Group([*group.values()], by_family) for group in members.values()]
+    return [_table(group, groups, results, layout) for group in groups]
 
 
 def _ancestors(identity: Identity, by_family: Mapping[str, Identity]) -> list[Identity]:
@@ -101,287 +88,158 @@ def _ancestors(identity: Identity, by_family: Mapping[str, Identity]) -> list[Id
     return line
 
 
-def _table(
-    plan: _Plan,
-    plans: Sequence[_Plan],
-    by_family: Mapping[str, Identity],
-    results: Results,
-    layout: Mapping[str, Any],
-) -> Table:
-    members, last, cells = plan
-    metric = last["metric"]
-    if chosen := layout.get("cells"):
-        chosen = chosen | (layout.get("exceptions") or {}).get(last["model_title"], {})
-        cells = {name: _chosen(cell, plan, plans) for name, cell in chosen.items()}
-    rows = [_row(name, families, members, by_family, results, metric) for name, families in cells.items()]
-    stored = [result for family in cells.values() for each in family for result in results.stored(each)]
+@dataclass(frozen=True)
+class _Group:
+    """The families of one network in one regime, and their teachers."""
+
+    members: Sequence[Identity]
+    by_family: Mapping[str, Identity]
+    """All families of the plan."""
+
+    @cached_property
+    def last(self) -> Identity:
+        """The latest generation, whose network and regime are the group's."""
+        return max(self.members, key=lambda member: member["generation"])
+
+    def has_network_of(self, member: Identity) -> bool:
+        """Whether a member has the group's network and regime. A teacher's may be others."""
+        return (member["network"], member["regime"]) == (self.last["network"], self.last["regime"])
+
+    def ancestors(self, member: Identity) -> list[Identity]:
+        """Its teachers, the nearest first."""
+        return _ancestors(member, self.by_family)
+
+    def generation_0(self, member: Identity) -> Identity | None:
+        """The generation 0 that a member descends from."""
+        line = self.ancestors(member)
+        return line[-1] if line and not line[-1]["generation"] else None
+
+    def teacher(self, family: str) -> str | None:
+        """The family it is compared with: its generation 0, or the label-trained one of its network."""
+        identity = self.by_family[family]
+        if identity["generation"]:
+            first = self.generation_0(identity)
+            return first["family"] if first else None
+        alike = [each for each in self.members if is_baseline(each) and each["network"] == identity["network"]]
+        return alike[0]["family"] if len(alike) == 1 else None
+
+    def matching(self, cell: Cell, teacher: str) -> list[str]:
+        """The family that a cell means; empty if there is none, or more than one.
+
+        `teacher` is the model of its generation 0.
+        """
+        wanted = (cell.method, cell.generation, cell.replica)
+        found: list[str] = []
+        for member in filter(self.has_network_of, self.members):
+            first = self.generation_0(member)
+            same_teacher = first is None or first["model"] == teacher
+            if same_teacher and (member["method"], member["generation"], member["replica"]) == wanted:
+                found.append(member["family"])
+        return found if len(found) == 1 else []
+
+
+# Rows
+
+
+def _table(group: _Group, groups: Sequence[_Group], results: Results, layout: TableLayout) -> Table:
+    last = group.last
+    chosen = {**layout.cells, **layout.exceptions.get(last["model"], {})} if layout.cells else {}
+    rows = {heading: _families(cells, group, groups) for heading, cells in chosen.items()} or _all_rows(group)
+    shown = [_row(heading, families, group, results) for heading, families in rows.items()]
+    stored = [result for families in rows.values() for family in families for result in results.stored(family)]
     parameters = next((result["parameters"] for result in stored if result["network"] == last["network"]), None)
-    pairs = {ours: control for ours, control in (layout.get("compare") or {}).items() if {ours, control} <= {*cells}}
-    compared = [_comparison(a, b, results.difference(cells[a], cells[b], metric)) for a, b in pairs.items()]
-    notes = [note for note in [*_verdicts(rows), *compared] if note]
-    return Table(last["regime_title"], last["model_title"], metric, parameters, rows, notes)
+    headings = {tuple(families): heading for heading, families in rows.items()}
+    notes = _verdicts(shown)
+    for comparison in layout.compare:
+        ours, control = (tuple(_families(cells, group, groups)) for cells in (comparison.cell, comparison.control))
+        difference = results.difference(ours, control, last["metric"]) if ours and control else None
+        if difference and ours in headings and control in headings:
+            notes.append(_compared(headings[ours], headings[control], difference))
+    return Table(last["regime_title"], last["model"], last["model_title"], last["metric"], parameters, shown, notes)
 
 
-def _row(
-    name: str,
-    families: Families,
-    members: Sequence[Identity],
-    by_family: Mapping[str, Identity],
-    results: Results,
-    metric: str,
-) -> Row:
+def _families(cells: Sequence[Cell], group: _Group, groups: Sequence[_Group]) -> Families:
+    """The family of each cell; empty if any of them is not planned."""
+    found = [family for cell in cells for family in _family(cell, group, groups)]
+    return found if len(found) == len(cells) else []
+
+
+def _family(cell: Cell, row: _Group, groups: Sequence[_Group]) -> list[str]:
+    """A cell's family, of the row's network or of the one it names; empty if it is not planned."""
+    others = (g for g in groups if (g.last["model"], g.last["regime"]) == (cell.model, row.last["regime"]))
+    group = next(others, None) if cell.model else row
+    return group.matching(cell, cell.teacher or row.last["model"]) if group else []
+
+
+def _row(heading: str, families: Families, group: _Group, results: Results) -> Row:
+    metric = group.last["metric"]
     tested = results.tested(families, metric)
     if not tested:
-        return Row(name, planned=bool(families))
-    row = Row(name, {"test": Interval.of([*tested.values()])})
-    row.teachers = len({results.lineage(results.by_signature[signature])[-1]["signature"] for signature in tested})
-    teacher = _teacher(by_family[families[-1]], members, by_family)
-    if teacher and list(families) != [teacher]:
-        row.gain = results.difference(families, [teacher], metric)
+        return Row(heading, planned=bool(families))
+    intervals = {"test": Interval.of([*tested.values()])}
     if len(families) == 1:
-        stored = results.stored(families[0])
         for split in ("validation", "train"):
-            if values := [result[f"{split}_{metric}"] for result in stored if f"{split}_{metric}" in result]:
-                row.measured[split] = Interval.of(values)
-    return row
+            found = (measured(result, split, metric) for result in results.stored(families[0]))
+            if values := [value for value in found if value is not None]:
+                intervals[split] = Interval.of(values)
+    teacher = group.teacher(families[-1])
+    gain = results.difference(families, [teacher], metric) if teacher and [*families] != [teacher] else None
+    firsts = {results.lineage(results.by_signature[signature])[-1]["signature"] for signature in tested}
+    return Row(heading, intervals, gain, teachers=len(firsts))
 
 
-def _teacher(identity: Identity, members: Sequence[Identity], by_family: Mapping[str, Identity]) -> str | None:
-    """The family that a stage is measured against: its own generation 0, or the label-trained network like it."""
-    if identity["generation"]:
-        first = _first_teacher(identity, by_family)
-        return first["family"] if first else None
-    same = [m for m in members if is_baseline(m) and m["network"] == identity["network"]]
-    return same[0]["family"] if len(same) == 1 else None
+# Headings: the only place where stages get the names that people read
 
 
-def is_baseline(identity: Identity) -> bool:
-    """Whether it is a first generation, trained on the labels alone."""
-    return identity["method"] == "labels" and not identity["generation"] and not identity["replica"]
-
-
-def _cells(members: Sequence[Identity], by_family: Mapping[str, Identity], last: Identity) -> dict[str, Families]:
-    """Name → families: each stage by its label, and the ensembles of the generations of each lineage."""
-    ordered = sorted(members, key=lambda member: (member["generation"], member["replica"]))
-    cells: list[tuple[str, Families]] = []
+def _all_rows(group: _Group) -> dict[str, Families]:
+    """Heading → families: every stage, and the ensembles of the generations of each lineage."""
+    ordered = sorted(group.members, key=lambda member: (member["generation"], member["replica"]))
+    rows: list[tuple[str, Families]] = [(_heading(member, group), [member["family"]]) for member in ordered]
     for member in ordered:
-        differs = [member["model_title"]] * (member["network"] != last["network"])
-        differs += [f"recipe {member['recipe']}"] * (member["regime"] != last["regime"])
-        if (guide := _first_teacher(member, by_family)) and guide["network"] != member["network"]:
-            differs.append(f"taught by {guide['model_title']}")
-        cells.append((f"{member['label']} ({', '.join(differs)})" if differs else member["label"], [member["family"]]))
-    for member in ordered:
-        line = [member, *_ancestors(member, by_family)]
+        line = [member, *group.ancestors(member)]
         if member["generation"] > 1 and not member["replica"] and len(line) == member["generation"] + 1:
             families = [each["family"] for each in reversed(line[:-1])]  # the teacher is not a member
             prefix = "" if member["method"] == "ban" else f"{member['method_title']} "
-            cells.append((f"{prefix}Ens*{len(families)}", families))
-    names = [name for name, _ in cells]
-    return {  # different settings under one label are told apart by the beginning of their family
-        name if names.count(name) == 1 else f"{name} [{families[-1][:6]}]": families for name, families in cells
-    }
+            rows.append((f"{prefix}Ens*{len(families)}", families))
+    headings = distinct([(heading, families[-1]) for heading, families in rows])
+    return {heading: families for heading, (_, families) in zip(headings, rows, strict=True)}
 
 
-def _first_teacher(identity: Identity, by_family: Mapping[str, Identity]) -> Identity | None:
-    """The generation 0 that a stage descends from."""
-    line = _ancestors(identity, by_family)
-    return line[-1] if line and not line[-1]["generation"] else None
+def _heading(member: Identity, group: _Group) -> str:
+    """Its label, and in brackets what it does not share with the other rows."""
+    differs = [member["model_title"]] * (member["network"] != group.last["network"])
+    differs += [f"recipe {member['recipe']}"] * (member["regime"] != group.last["regime"])
+    if (first := group.generation_0(member)) and first["network"] != member["network"]:
+        differs.append(f"taught by {first['model_title']}")
+    return f"{member['label']} ({', '.join(differs)})" if differs else member["label"]
 
 
-def _chosen(cell: Any, plan: _Plan, plans: Sequence[_Plan]) -> Families:
-    """The families behind a cell of a layout: a label, a list of labels, or a label among another network's cells."""
-    if not isinstance(cell, Mapping):
-        return _families(cell, plan.cells)
-    label = cell["cell"].format(row=plan.last["model_title"])
-    others = [p for p in plans if p.last["model_title"] == cell["network"] and p.last["regime"] == plan.last["regime"]]
-    return _families(label, others[0].cells) if others else []
+def distinct(named: Sequence[tuple[str, str]]) -> list[str]:
+    """Headings of (heading, family), with the beginning of the family where two settings have the same heading."""
+    headings = [heading for heading, _ in named]
+    return [f"{heading} [{family[:6]}]" if headings.count(heading) > 1 else heading for heading, family in named]
 
 
-def _families(labels: str | Sequence[str], cells: Mapping[str, Families]) -> Families:
-    """The families behind a layout's label, or list of labels: none if any of them is not planned."""
-    wanted = [labels] if isinstance(labels, str) else labels
-    families = [family for label in wanted for family in cells.get(label, [])]
-    return families if len(families) == len(wanted) else []
+# Notes
 
 
-def _verdicts(rows: Sequence[Row]) -> list[str]:
-    """What the paired differences resolve."""
-    verdicts = ("better than the teacher", "worse than the teacher", "not resolved", "not known from one pair")
+def _verdicts(rows: Iterable[Row]) -> list[str]:
+    """Which paired differences to the teacher are resolved."""
+    verdicts = ("better than the teacher", "worse than the teacher", "not resolved", "not resolvable from one pair")
     groups: dict[str, list[str]] = {verdict: [] for verdict in verdicts}
     for row in rows:
         if row.gain:
-            groups[_verdict(row.gain)].append(row.name)
-    parts = [f"{verdict}: {', '.join(names)}" for verdict, names in groups.items() if names]
+            groups[_verdict(row.gain)].append(row.heading)
+    parts = [f"{verdict}: {', '.join(headings)}" for verdict, headings in groups.items() if headings]
     return ["By the 95 % interval of the paired difference – " + "; ".join(parts) + "."] if parts else []
 
 
 def _verdict(difference: Interval) -> str:
     if not difference.resolved:
-        return "not known from one pair" if difference.half_width is None else "not resolved"
+        return "not resolvable from one pair" if difference.half_width is None else "not resolved"
     return "better than the teacher" if difference.mean < 0 else "worse than the teacher"
 
 
-def _comparison(ours: str, control: str, difference: Interval | None) -> str:
-    """A further paired difference that an experiment asks for."""
-    if difference is None:
-        return ""
+def _compared(ours: str, control: str, difference: Interval) -> str:
     verdict = "resolved" if difference.resolved else _verdict(difference)
     return f"{ours} against {control}: {difference.text(sign=True)} points, {verdict}."
-
-
-# Showing and writing
-
-
-def show(tables: Sequence[Table], outputs: Path, name: str = "last") -> None:
-    """Prints comparison tables and writes them as Markdown, CSV and LaTeX under `<outputs>/tables`."""
-    if not tables:
-        console.print("No finished stage here yet.")
-        return
-    frames = []
-    for table in tables:
-        frame = pd.DataFrame([_record(table, row) for row in table.rows])
-        frames.append(frame)
-        title = f"{table.network}{_size(table)}, {metrics.SHOWN[table.metric]}"
-        present(title, table.title, _texts(table), table.notes)
-    write(pd.concat(frames), [(_caption(table), _texts(table), table.notes) for table in tables], outputs, name)
-
-
-def _size(table: Table) -> str:
-    if table.parameters is None:
-        return ""
-    small = table.parameters < 100_000
-    return f" ({table.parameters:,} parameters)" if small else f" ({table.parameters / 1e6:.2f} M)"
-
-
-def _caption(table: Table) -> str:
-    return f"{table.network}{_size(table)}. {table.title}."
-
-
-def _texts(table: Table) -> pd.DataFrame:
-    """The table as people read it."""
-    splits = [split for split in SPLITS if any(split in row.measured for row in table.rows)]
-    rows = []
-    for row in table.rows:
-        line = {"": row.name}
-        for split in splits:
-            missing = "missing" if split == "test" and row.planned and not row.measured else ""
-            line[SPLITS[split]] = row.measured[split].text() if split in row.measured else missing
-            if split == "test":
-                line["against the teacher"] = row.gain.text(sign=True) if row.gain else ""
-        rows.append(line | {"n": _count(row)})
-    return pd.DataFrame(rows)
-
-
-def _count(row: Row) -> str:
-    """The repetitions, and the teachers behind them where they are fewer."""
-    if "test" not in row.measured:
-        return "0"
-    count = row.measured["test"].count
-    return f"{count}, {row.teachers} teacher{'s' * (row.teachers > 1)}" if row.teachers < count else f"{count}"
-
-
-def _record(table: Table, row: Row) -> dict[str, Any]:
-    """The same in full precision, one cell a line."""
-    record: dict[str, Any] = {"regime": table.title, "network": table.network, "cell": row.name}
-    parts = {f"{split}_{table.metric}": row.measured.get(split) for split in SPLITS} | {"difference": row.gain}
-    for name, interval in parts.items():
-        record[name] = interval.mean if interval else None
-        record[f"{name}_half_width"] = interval.half_width if interval else None
-    count = row.measured["test"].count if row.measured else 0
-    return record | {"n": count, "teachers": row.teachers}
-
-
-def present(title: str, caption: str, frame: pd.DataFrame, notes: Sequence[str]) -> None:
-    """On the console; a table too wide for it is turned on its side."""
-    widths = [max(map(len, [str(column), *map(str, frame[column])])) + 3 for column in frame.columns]
-    if sum(widths) > console.width and len(frame) < len(frame.columns):
-        frame = frame.set_index(frame.columns[0]).T.rename_axis("").reset_index()
-    rich = RichTable(title=title, caption=caption, caption_justify="left")
-    for column in frame.columns:
-        rich.add_column(str(column), justify="left" if column in ("", "network") else "right")
-    for row in frame.itertuples(index=False):
-        rich.add_row(*map(str, row))
-    console.print(rich)
-    for note in notes:
-        console.print(note)
-
-
-def write(
-    records: pd.DataFrame, parts: Sequence[tuple[str, pd.DataFrame, Sequence[str]]], outputs: Path, name: str
-) -> None:
-    """Writes captioned frames with notes as Markdown and LaTeX, the records behind them as CSV."""
-    target = outputs / "tables" / name
-    blocks = [
-        [caption, frame.to_markdown(index=False, disable_numparse=True), *notes] for caption, frame, notes in parts
-    ]
-    latex = [f"% {caption}\n{frame.to_latex(index=False, escape=True)}" for caption, frame, _ in parts]
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        markdown = "\n\n".join(text for block in blocks for text in block) + "\n"
-        Path(f"{target}.md").write_text(markdown, encoding="utf-8")
-        Path(f"{target}.tex").write_text("\n".join(latex), encoding="utf-8")
-        records.to_csv(f"{target}.csv", index=False)
-    except OSError as error:  # of somebody else's store
-        console.print(f"Not written to {target.parent}: {error.strerror}.")
-        return
-    console.print(f"Written: {target}.md, .csv, .tex")
-
-
-# The paper's tables
-
-
-@functools.cache
-def paper_numbers(number: int) -> dict[str, dict[str, float]]:
-    """Network → column → the number that Furlanello et al. 2018 print in table `number`."""
-    with (Path(__file__).parent / "paper_tables.csv").open(encoding="utf-8") as lines:
-        rows = [row for row in csv.DictReader(lines) if row["table"] == str(number) and row["value"]]
-    networks: dict[str, dict[str, float]] = {}
-    for row in rows:
-        networks.setdefault(row["network"], {})[row["column"]] = float(row["value"])
-    return networks
-
-
-def show_paper_table(tables: Sequence[Table], layout: Mapping[str, Any], as_published: bool, outputs: Path) -> None:
-    """Networks by columns as in the paper: measured mean, interval and n, and the paper's number beside it.
-
-    `as_published` says that recipe, data, networks and methods are the paper's. Its numbers are single runs, so then
-    they are judged by the 95 % prediction interval of one more run of ours. `layout` is the experiment's `table`: its
-    `number`, with `splits` a column of each for every cell, and with `rows` the networks that have one.
-    """
-    number = layout["number"]
-    rows = layout.get("rows") or [table.network for table in tables]
-    tables = sorted((table for table in tables if table.network in rows), key=lambda table: rows.index(table.network))
-    published = paper_numbers(number)
-    lines, records = [], []
-    for table in tables:
-        paper = published.get(table.network, {})
-        line = {"network": f"{table.network}{_size(table)}"}
-        for split, suffix in (layout.get("splits") or {"test": ""}).items():
-            for row in table.rows:
-                column = f"{row.name} {suffix}".strip()
-                measured, theirs = row.measured.get(split), paper.get(column)
-                line[column] = _paper_cell(row, measured, theirs, as_published)
-                records.append(_record(table, row) | {"column": column, "paper": theirs})
-        lines.append(line)
-    frame = pd.DataFrame(lines).fillna("")
-    regime = "; ".join(dict.fromkeys(table.title for table in tables))
-    notes = ["Measured mean ± 95 % interval (n seeds), and in brackets the paper's single run."]
-    if not as_published:
-        notes.append(
-            "Not the paper's recipe and data size: its numbers stand beside ours, they are not to be compared."
-        )
-    else:
-        notes.append("✓ / ✗: the paper's number is inside / outside the 95 % prediction interval of our runs (n ≥ 3).")
-    notes += [f"{table.network}: {note}" for table in tables for note in table.notes]
-    present(f"Table {number}, {metrics.SHOWN[tables[0].metric]}", regime, frame, notes)
-    write(pd.DataFrame(records), [(f"Table {number}. {regime}.", frame, notes)], outputs, f"table{number}")
-
-
-def _paper_cell(row: Row, measured: Interval | None, paper: float | None, reported_networks: bool) -> str:
-    missing = "missing" if row.planned else "–"
-    ours = f"{measured.text()} ({_count(row)})" if measured else missing
-    if paper is None:
-        return ours
-    inside = measured.predicts(paper) if reported_networks and measured else None
-    mark = "" if inside is None else " ✓" if inside else " ✗"
-    return f"{ours} [{paper:.2f}]{mark}"

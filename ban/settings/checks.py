@@ -5,8 +5,10 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from ban.errors import UserError
+from ban.settings.datasets import KINDS, Dataset
 from ban.settings.messages import explain_invalid
-from ban.settings.schema import KINDS, Dataset, Method, Network, Node, Part, Recipe, Settings, keys_of
+from ban.settings.part import Node, Part, keys_of
+from ban.settings.schema import Method, Network, Recipe, Settings
 
 PartType = TypeVar("PartType", bound=Part)
 

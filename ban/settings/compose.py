@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from ban.errors import UserError
 from ban.settings.checks import check, validated
 from ban.settings.hydra_versions import VERSION_BASE
-from ban.settings.messages import COMPOSITION_ERRORS, explain
-from ban.settings.schema import Method, Node, Part, Recipe, Settings
+from ban.settings.messages import explain, is_composition_error
+from ban.settings.part import Node, Part
+from ban.settings.schema import Method, Recipe, Settings
 
 _INSTALLED = Path(__file__).parents[1] / "conf"
 CONF = _INSTALLED if _INSTALLED.exists() else Path(__file__).parents[2] / "conf"
@@ -31,10 +32,24 @@ MOVED_TARGETS = {
 
 def _optional_keys(part: type[Part]) -> dict[str, None]:
     """The settings that a file may leave out, so that the command line can set them without a `+`."""
-    return {field.name: None for field in fields(part) if field.default is None}
+    required = [field for field in fields(part) if field.default is MISSING and field.default_factory is MISSING]
+    return {field.name: None for field in fields(part) if field not in required}
 
 
 ConfigStore.instance().store("schema", {"recipe": _optional_keys(Recipe), "method": _optional_keys(Method)})
+
+
+def register_teachers(folder: Path | None = None) -> None:
+    """Makes `teacher=NAME` a choice for every network in `model/`, of this package and of the user's `folder`.
+
+    Such a teacher is trained like `teacher=same`, but for its network.
+    """
+    store = ConfigStore.instance()
+    store.repo.pop("teacher", None)  # an earlier call may have had another folder
+    for conf in filter(None, (CONF, folder)):
+        for path in (conf / "model").glob("*.yaml"):
+            defaults = [{"/method@method": "labels"}, {"/model@model": path.stem}]
+            store.store(path.stem, {"defaults": defaults, "seed": "${seed}", "recipe": "${recipe}"}, group="teacher")
 
 
 def compose_settings(overrides: Sequence[str], folder: Path | None = None) -> Settings:
@@ -52,12 +67,15 @@ def compose_config(overrides: Sequence[str], folder: Path | None = None) -> Dict
     Raises:
         UserError: an override is unknown, or a file is invalid.
     """
+    register_teachers(folder)
     quoted = "" if folder is None else str(folder.resolve()).replace("'", r"\'")
     path = [f"hydra.searchpath=['{quoted}']"] if quoted else []
     try:
         with initialize_config_dir(str(CONF), **VERSION_BASE):
             return compose("config", [*path, *overrides], return_hydra_config=True)
-    except COMPOSITION_ERRORS as error:
+    except Exception as error:
+        if not is_composition_error(error):
+            raise
         raise UserError(explain(error, CONF)) from None
 
 

@@ -4,7 +4,8 @@ import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from types import UnionType
+from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -14,10 +15,18 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from ban.settings.datasets import KINDS
 from ban.settings.hydra_versions import VERSION_BASE
-from ban.settings.schema import KINDS, RENAMED
+from ban.settings.part import RENAMED, Part, keys_of
+from ban.settings.schema import LocalLauncherSettings, Settings, SlurmLauncherSettings
 
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
+GROUP_VALUE = "Config group override must be a string"
+
+
+def is_composition_error(error: Exception) -> bool:
+    """Whether Hydra, OmegaConf or PyYAML refuse a setting, so that the error is not one of this program."""
+    known = isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError)
+    return known or str(error).startswith(GROUP_VALUE)
 
 
 def explain(error: Exception, conf: Path) -> str:
@@ -36,6 +45,8 @@ def explain(error: Exception, conf: Path) -> str:
         return f"{wrong[1]} is not possible: {str(error.__cause__).splitlines()[0]}."
     if ambiguous := re.match(r"Ambiguous value for argument '([^']+)'", text):
         return f"{ambiguous[1]} names several values: sweep over them with `ban -m {ambiguous[1]}`."
+    if text.startswith(GROUP_VALUE):
+        return "a file of settings is chosen by its name, for example recipe=wrn."
     return ": ".join(line.strip().rstrip(":") for line in text.splitlines()[:2])
 
 
@@ -53,16 +64,34 @@ def _explain_syntax(override: str, text: str) -> str:
 def _explain_unknown(key: str, conf: Path) -> str:
     GlobalHydra.instance().clear()  # the failed command's, if it got that far
     with initialize_config_dir(str(conf), **VERSION_BASE):
-        known = _keys(OmegaConf.to_container(compose("config"), resolve=False))
+        known = [*KNOWN, *_keys(OmegaConf.to_container(compose("config"), resolve=False))]
     known += [folder.name for folder in conf.iterdir() if folder.is_dir()]
     if key in known:
         return f"{key} has no such option yet: add it with +{key}.OPTION=VALUE."
-    parent, _, name = key.rpartition(".")
-    renamed = f"{parent}.{RENAMED.get(name)}"
+    parent = key.rpartition(".")[0]
+    renamed = ".".join(RENAMED.get(step, step) for step in key.split("."))
     if close := [renamed] if renamed in known else difflib.get_close_matches(key, known, n=1):
         return f"there is no setting '{key}': did you mean '{close[0]}'?"
     siblings = [name for name in known if name.rpartition(".")[0] == parent] or [n for n in known if "." not in n]
     return f"there is no setting '{key}': choose one of {', '.join(dict.fromkeys(siblings))}."
+
+
+def _keys_of_type(hint: Any, prefix: str) -> list[str]:
+    """The keys of every closed part that a type consists of, with their paths."""
+    if isinstance(hint, type) and issubclass(hint, Part):
+        hints = get_type_hints(hint, include_extras=True)
+        keys = {f"{prefix}{key}": hints[name] for key, name in keys_of(hint).items()}
+        return [name for key, inner in keys.items() for name in (key, *_keys_of_type(inner, f"{key}."))]
+    if get_origin(hint) in (Annotated, Union, UnionType):
+        return [name for inner in get_args(hint) for name in _keys_of_type(inner, prefix)]
+    return []
+
+
+KNOWN = [
+    *_keys_of_type(Settings, ""),
+    *_keys_of_type(LocalLauncherSettings | SlurmLauncherSettings, "hydra.launcher."),
+]
+"""The keys of all closed parts, with their paths."""
 
 
 def _keys(tree: Any, prefix: str = "") -> list[str]:
@@ -75,7 +104,7 @@ def _keys(tree: Any, prefix: str = "") -> list[str]:
 def explain_invalid(error: ValidationError, prefix: str = "") -> str:
     """The first setting that its type refuses. `prefix` is what the checked part is called."""
     first = error.errors(include_url=False)[0]
-    path = [str(step) for step in first["loc"] if str(step) not in KINDS and not str(step)[:1].isupper()]
+    path = [str(step) for step in first["loc"] if str(step) not in KINDS]
     where = ".".join([*filter(None, [prefix]), *path])
     parent, _, key = where.rpartition(".")
     match first["type"]:
@@ -83,13 +112,25 @@ def explain_invalid(error: ValidationError, prefix: str = "") -> str:
             name = ".".join(filter(None, [where, str(first["ctx"]["key"])]))  # pyright: ignore[reportTypedDictNotRequiredAccess]
             return f"there is no setting '{name}': {first['msg']}"
         case "missing":
+            key = "_target_" if key == "constructor" else key
             return f"{parent or 'the configuration'} has no {key}: its YAML file needs a line `{key}: …`."
         case "union_tag_invalid" | "union_tag_not_found":
             return f"{where}.kind must be one of {', '.join(KINDS)}."
         case "no_target" | "no_rate" | "broken_target":
             return f"{where} {first['msg']}."
-        case "dataclass_type" | "mapping_type":
-            return f"{where}={first['input']} names no settings: it must be a group of settings."
+        case "dataclass_type":
+            chosen = f"+{key}@{where}={first['input']}" if parent else f"{key}={first['input']}"
+            return f"{where} is {first['input']}, but it must hold settings: choose a file with {chosen}."
+        case "mapping_type" | "dict_type":
+            return f"{where} is {first['input']}; it must be a mapping, for example {{_target_: …}}."
         case _:
-            wanted = re.sub(r"^Input should (be )?", r"must \1", first["msg"]).replace("'", "")
-            return f"{where} is {first['input']}; it {wanted}."
+            wanted = re.sub(
+                r"^(?:Input|Value) should (be )?(a valid (?=integer|number|string|boolean))?", _must_be, first["msg"]
+            )
+            return f"{where} is {first['input']}; it {wanted.replace(chr(39), '')}."
+
+
+def _must_be(found: re.Match[str]) -> str:
+    """The beginning of pydantic's sentence as the end of ours."""
+    article = ("an " if found.string[found.end()] == "i" else "a ") if found[2] else ""
+    return f"must {found[1] or ''}{article}"

@@ -25,11 +25,11 @@ class UnionSweeper(Sweeper):
     """The union of Cartesian products, each job once; settings on the command line win over a sweep's.
 
     `hydra.sweeper.sweeps: {name: {key: value or "value,value,…"}}`; without it there is one product, the command line.
-    `hydra.sweeper.at: {scale: {key: value}}`: what changes in every product at `scale=…`.
+    `hydra.sweeper.by_scale: {scale: {key: value}}`: what changes in every product at `scale=…`.
     """
 
-    def __init__(self, sweeps: Sweeps | None = None, at: Sweeps | None = None) -> None:
-        self.sweeps, self.at = sweeps or {}, at or {}
+    def __init__(self, sweeps: Sweeps | None = None, by_scale: Sweeps | None = None) -> None:
+        self.sweeps, self.by_scale = sweeps or {}, by_scale or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Makes the launcher that will run the jobs."""
@@ -43,7 +43,7 @@ class UnionSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Launches all jobs as one batch."""
         assert self.launcher is not None  # set up by Hydra
-        return self.launcher.launch(expand(self.sweeps, arguments, self.at, self.loader), initial_job_idx=0)
+        return self.launcher.launch(expand(self.sweeps, arguments, self.by_scale, self.loader), initial_job_idx=0)
 
 
 def jobs_of(overrides: Sequence[str], folder: Path | None = None) -> list[list[str]]:
@@ -53,7 +53,7 @@ def jobs_of(overrides: Sequence[str], folder: Path | None = None) -> list[list[s
         UserError: an override is unknown or impossible.
     """
     sweeper = compose_config(overrides, folder).hydra.sweeper
-    return expand(sweeper.sweeps, overrides, sweeper["at"])
+    return expand(sweeper.sweeps, overrides, sweeper.by_scale)
 
 
 def settings_of(loader: ConfigLoader, config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[Settings]:
@@ -79,7 +79,7 @@ def settings_of(loader: ConfigLoader, config: DictConfig, jobs: Sequence[Sequenc
 
 
 def expand(
-    sweeps: Sweeps, arguments: Sequence[str], at: Sweeps | None = None, loader: ConfigLoader | None = None
+    sweeps: Sweeps, arguments: Sequence[str], by_scale: Sweeps | None = None, loader: ConfigLoader | None = None
 ) -> list[list[str]]:
     """One list of overrides for each job.
 
@@ -93,10 +93,10 @@ def expand(
         raise UserError("experiment takes one name: run the experiments one after another, they share their stages.")
     chosen = given.get(("scale", None))
     scale = chosen.get_value_element_as_str() if chosen else "paper"
-    if experiment and scale == "digits" and "digits" not in (at or {}):
+    if experiment and scale == "digits" and "digits" not in (by_scale or {}):
         name = experiment.get_value_element_as_str()
         raise UserError(f"experiment={name} has no stand-in on digits: choose scale=paper, budget or smoke.")
-    changes = (at or {}).get(scale) or {}
+    changes = (by_scale or {}).get(scale) or {}
     jobs: dict[tuple[str, ...], list[str]] = {}
     for product in list(sweeps.values()) or [{}]:
         plain: Any = OmegaConf.to_container(OmegaConf.create({**product, **changes}))

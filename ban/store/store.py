@@ -1,10 +1,10 @@
-"""Finished stages on disk, and the protocol by which processes agree on who trains what.
+"""Finished stages on disk, and the protocol by which processes agree on which of them trains a stage.
 
-`<root>/stages/<signature>/` exists only when the stage is finished: it is renamed into place, complete. Work goes on in
-`<root>/work/<signature>.<token>/`, under a lock of the kernel that a dying process cannot keep. Whoever gets the lock
-renames a dead trainer's folder to a name of its own: that resumes its work and shuts it out in one move.
-Every file has a checksum, in `SHA256SUMS` or in a checkpoint's name, and is read only if it still agrees.
-No torch here; what a checkpoint or weights look like is the caller's business.
+`<root>/stages/<signature>/` exists only when the stage is finished: the complete folder is renamed into place. A
+training writes to `<root>/work/<signature>.<token>/` and holds a kernel lock, which is released when its process dies.
+The next process that gets the lock renames the folder. This resumes the work, and any late write of the old process
+fails. Every file has a checksum, in `SHA256SUMS` or in a checkpoint's name, and is read only if it matches.
+This module does not import torch: callers define the content of checkpoints and weights.
 """
 
 import fcntl
@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,28 +21,29 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ban.errors import UserError
+from ban.store.result import Result
 
 FORMAT = 1
-"""Raised when a store is laid out in another way than before."""
+"""Raised when the layout of stores changes."""
 SUMS = "SHA256SUMS"
 """The checksums of a finished stage's files, as `sha256sum -c` reads them."""
 RESULT = "result.json"
-"""Written last: a folder that has it is complete."""
+"""Written last: a folder that contains it is complete."""
 DISCARDED = ".discarded"
-"""The end of the name of a folder that is being removed."""
+"""Suffix of a folder that is being removed."""
 
 
 class Work:
-    """A stage's folder while it is being trained. Only the holder of the stage's lock has one."""
+    """The folder of a stage while it is trained. Only the holder of the stage's lock has one."""
 
     def __init__(self, folder: Path, target: Path) -> None:
         self.folder, self._target = folder, target
 
     def write(self, name: str, write: Callable[[Path], object]) -> None:
-        """Writes a file completely or not at all: under a temporary name, to the disk, then renamed.
+        """Writes a file completely or not at all: under a temporary name, synced to the disk, then renamed.
 
         Raises:
-            UserError: the folder is gone because another process has taken over, or the disk is full.
+            UserError: another process has taken over the stage, or the disk is full.
         """
         self._write(name, write, lambda written: name)
 
@@ -52,7 +53,7 @@ class Work:
             write(temporary)
             _sync(temporary)
             temporary.replace(self.folder / final(temporary))
-        except Exception as error:  # torch and safetensors have errors of their own for a full disk
+        except Exception as error:  # torch and safetensors raise their own errors when the disk is full
             temporary.unlink(missing_ok=True)
             reason = getattr(error, "strerror", None) or str(error)
             reason = reason if self.folder.exists() else "another process has taken over this stage"
@@ -63,14 +64,14 @@ class Work:
         self.write(name, lambda path: path.write_bytes(_json(value)))
 
     def write_checkpoint(self, step: int, write: Callable[[Path], object]) -> None:
-        """Writes a checkpoint after so many steps; the one before is kept, in case that this one is damaged later."""
+        """Writes the checkpoint of a step, and keeps the one before in case this one gets damaged."""
         self._write("checkpoint", write, lambda written: f"checkpoint-{step:012}-{sha256(written)}")
         for older in self._checkpoints()[2:]:
             older.unlink()
 
     def latest_checkpoint(self) -> tuple[Path | None, list[str]]:
-        """The latest checkpoint that is whole, and the names of later ones, which were not and are removed."""
-        damaged = []
+        """The latest intact checkpoint, and the names of later, damaged ones, which are removed."""
+        damaged: list[str] = []
         for path in self._checkpoints():
             if path.name.rpartition("-")[2] == sha256(path):
                 return path, damaged
@@ -82,7 +83,7 @@ class Work:
         return sorted(self.folder.glob("checkpoint-*"), reverse=True)
 
     def publish(self, result: Mapping[str, Any]) -> None:
-        """Writes checksums and result, then renames the folder into place."""
+        """Writes checksums and the result, then renames the folder into place."""
         content = _json(result)
         sums = {path.name: sha256(path) for path in sorted(self.folder.iterdir()) if not _only_for_training(path)}
         sums[RESULT] = hashlib.sha256(content).hexdigest()
@@ -93,13 +94,13 @@ class Work:
 
     @property
     def is_complete(self) -> bool:
-        """Whether a dead trainer had written everything and only the renaming is left."""
+        """Whether everything is written and only the renaming is left."""
         return (self.folder / RESULT).exists()
 
     def finish(self) -> None:
-        """Removes what only the training needed, and renames the complete folder into place.
+        """Removes checkpoints, and renames the complete folder into place.
 
-        Interrupted, it leaves a complete folder of work, which the next claim finishes.
+        After an interruption, the next claim repeats it.
         """
         _sync(self.folder)
         for path in self.folder.iterdir():
@@ -121,7 +122,7 @@ class Store:
         self.stages, self.works = root / "stages", root / "work"
 
     def folder(self, signature: str) -> Path:
-        """Where a finished stage is, or will be."""
+        """The folder of a finished stage, which need not exist yet."""
         return self.stages / signature
 
     def has(self, signature: str) -> bool:
@@ -129,7 +130,7 @@ class Store:
         self.check_format()
         return (self.folder(signature) / RESULT).exists()
 
-    def result(self, signature: str) -> dict[str, Any]:
+    def result(self, signature: str) -> Result:
         """The result of a finished stage.
 
         Raises:
@@ -139,32 +140,32 @@ class Store:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read ({error}): {_again(signature)}") from error
+            raise UserError(f"{path} cannot be read ({error}). {_again(signature)}") from error
 
     def finished(self) -> list[str]:
         """The signatures of all finished stages."""
         self.check_format()
         return [path.parent.name for path in sorted(self.stages.glob(f"*/{RESULT}"))]
 
-    def results(self) -> list[dict[str, Any]]:
+    def results(self) -> list[Result]:
         """The results of all finished stages."""
         return [self.result(signature) for signature in self.finished()]
 
     def file(self, signature: str, name: str) -> Path:
-        """A file of a finished stage, whole as it was published.
+        """A file of a finished stage, after a comparison with its checksum.
 
         Raises:
             UserError: it is missing or damaged.
         """
         path, digest = self.folder(signature) / name, self.sums(signature).get(name)
         if digest is None or not path.exists():
-            raise UserError(f"{path} is missing: {_again(signature)}")
+            raise UserError(f"{path} is missing. {_again(signature)}")
         if sha256(path) != digest:
-            raise UserError(f"{path} is damaged, its checksum is not that of {SUMS}: {_again(signature)}")
+            raise UserError(f"{path} is damaged: it does not match its checksum in {SUMS}. {_again(signature)}")
         return path
 
     def sums(self, signature: str) -> dict[str, str]:
-        """File → SHA-256 of a finished stage, as published.
+        """File → SHA-256 of a finished stage, when it was published.
 
         Raises:
             UserError: the list is missing or damaged.
@@ -173,13 +174,13 @@ class Store:
         try:
             return read_sums(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read ({error}): {_again(signature)}") from error
+            raise UserError(f"{path} cannot be read ({error}). {_again(signature)}") from error
 
     def check_format(self) -> None:
-        """Refuses a store that this version would misunderstand.
+        """Refuses a store in another format.
 
         Raises:
-            UserError: a newer version of ban has written it.
+            UserError: another version of ban wrote it.
         """
         path = self.root / "format"
         found = path.read_text(encoding="utf-8").strip() if path.exists() else ""
@@ -190,10 +191,10 @@ class Store:
             )
 
     def begin(self) -> None:
-        """Makes the folders.
+        """Creates the folders.
 
         Raises:
-            OSError: they cannot be made or written.
+            OSError: they cannot be created or written.
         """
         for folder in (self.stages, self.works):
             folder.mkdir(parents=True, exist_ok=True)
@@ -204,11 +205,11 @@ class Store:
             temporary.rename(path)
 
     def unfinished(self) -> list[Path]:
-        """The folders of trainings that were begun and that nobody goes on with now."""
+        """The folders of unfinished trainings that no process continues now."""
         return [path for path in sorted(self.works.glob("*.*/")) if not self.is_claimed(path.name.partition(".")[0])]
 
     def remove(self, folder: Path) -> None:
-        """Removes a finished stage's or an unfinished training's folder; it disappears as a whole.
+        """Removes a finished stage's or an unfinished training's folder; it disappears in one step.
 
         Raises:
             UserError: it is being trained, or cannot be removed.
@@ -219,27 +220,27 @@ class Store:
             with self._lock(signature).acquire(timeout=0):
                 self._discard(folder)
         except Timeout:
-            raise UserError(f"{folder} stays: another process trains it now.") from None
+            raise UserError(f"{folder} was not removed: another process trains it now.") from None
         except OSError as error:
             raise UserError(f"{folder} cannot be removed ({error.strerror}).") from error
 
     def _discard(self, folder: Path) -> None:
-        """Out of the way at once, then off the disk; who claims the stage next ends what was interrupted."""
+        """Renames the folder, then deletes it. After an interruption, the next claim deletes the rest."""
         doomed = self.works / f"{folder.name.partition('.')[0]}.{secrets.token_hex(4)}{DISCARDED}"
         folder.rename(doomed)
         shutil.rmtree(doomed)
 
     def is_claimed(self, signature: str) -> bool:
-        """Whether a living process trains the stage now, as far as the file system tells.
+        """Whether a living process holds the stage's lock, as far as the file system shows it.
 
-        Nothing is written, so it can be asked by somebody who may only read the store.
+        Works without write access to the store.
         """
         try:
             with self._lock_file(signature).open() as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: those who only ask do not see each other
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that two readers do not see each other
         except BlockingIOError:
             return True
-        except OSError:  # no such file yet, not to be read, or no locks there
+        except OSError:  # no such file yet, not readable, or no locks there
             return False
         return False
 
@@ -247,14 +248,14 @@ class Store:
         return self.works / f"{signature}.lock"
 
     def _lock(self, signature: str) -> FileLock:
-        # Never deleted: a lock file that is removed can be held twice. A soft lock would survive its owner.
+        # Never deleted: two processes can lock a deleted and a new file. A soft lock would survive its owner.
         return FileLock(self._lock_file(signature), fallback_to_soft=False, preserve_lock_file=True)
 
     @contextmanager
-    def claim(self, signature: str, waiting: Callable[[], None] = lambda: None) -> Iterator[Work | None]:
-        """The right to train a stage, with the work a dead trainer left; None if it is finished meanwhile.
+    def claim(self, signature: str, waiting: Callable[[], None] = lambda: None) -> Generator[Work | None]:
+        """The right to train a stage, with the work that a dead process left; None if the stage is finished.
 
-        Waits as long as another process trains the stage, and calls `waiting` twice a second, which may raise.
+        Waits while another process trains the stage, and calls `waiting` twice a second, which may raise an exception.
         """
         self.check_format()
         lock = self._lock(signature)
@@ -278,7 +279,7 @@ class Store:
         mine, target = self.works / f"{signature}.{secrets.token_hex(4)}", self.folder(signature)
         found = sorted(self.works.glob(f"{signature}.*/"), key=lambda folder: folder.stat().st_mtime)
         dead = [folder for folder in found if folder.suffix != DISCARDED]
-        if target.exists():  # without a result: somebody removed it; it must not be in the way at the end
+        if target.exists():  # without a result: its removal was interrupted
             self._discard(target)
         if dead:
             dead.pop().rename(mine)
@@ -298,9 +299,9 @@ def read_sums(text: str) -> dict[str, str]:
     """File → SHA-256, from the lines of a `SHA256SUMS`.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: the text has another format.
     """
-    sums = {}
+    sums: dict[str, str] = {}
     for line in text.splitlines():
         digest, gap, name = line.partition("  ")
         if len(digest) != 64 or not gap or not name:
@@ -310,7 +311,7 @@ def read_sums(text: str) -> dict[str, str]:
 
 
 def sha256(path: Path) -> str:
-    """A file's checksum."""
+    """The checksum of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -320,7 +321,7 @@ def _json(value: Any) -> bytes:
 
 
 def _again(signature: str) -> str:
-    return f"`ban stages remove {signature}` removes the stage, and the command that asked for it trains it again."
+    return f"Run `ban stages remove {signature}`; the command that needs the stage then trains it again."
 
 
 def _sync(path: Path) -> None:

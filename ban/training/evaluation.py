@@ -1,4 +1,4 @@
-"""What a network says about a split, and how good that is."""
+"""Predictions of a network for a split, and their metrics."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -23,7 +23,7 @@ def predict(
 ) -> metrics.Predictions:
     """The network's predictions for a whole split, in evaluation mode and with carried state.
 
-    `check` is called before each batch, and may raise to stop.
+    `check` is called before each batch, and may raise an exception to stop.
     """
     network.eval()
     state, predictions, targets = None, [], []
@@ -37,14 +37,14 @@ def predict(
     return {"log_probabilities": torch.cat(predictions).cpu().numpy(), "targets": torch.cat(targets).cpu().numpy()}
 
 
-def measure(spoken: Mapping[str, metrics.Predictions]) -> dict[str, float]:
+def measure(predictions_by_split: Mapping[str, metrics.Predictions]) -> dict[str, float]:
     """The metrics of each split: `test_error_percent`, `test_nll` and so on.
 
     Raises:
-        UserError: the network says something that is not a number.
+        UserError: an output of the network is not a finite number.
     """
     measured = {}
-    for split, predictions in spoken.items():
+    for split, predictions in predictions_by_split.items():
         if not np.isfinite(predictions["log_probabilities"]).all():
             raise UserError("the trained network's outputs are not finite: lower recipe.optimizer.lr.")
         measured |= {f"{split}_{name}": value for name, value in metrics.measure(predictions).items()}

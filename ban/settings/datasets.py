@@ -1,0 +1,282 @@
+"""The settings of data sets. There is one type for each kind of data, and it answers all that depends on the kind."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import field
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from annotated_types import Ge
+from pydantic import Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
+
+from ban.settings.part import (
+    Component,
+    Flag,
+    Fraction,
+    Integer,
+    Node,
+    NonNegative,
+    Part,
+    Positive,
+    Signed,
+    Text,
+    Unsigned,
+    keys_of,
+    merged,
+    unknown_key,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(Part):
+    """A data set. One subclass for each kind of data, which answers all that depends on the kind."""
+
+    others: ClassVar[str | None] = "arguments"
+    examples: ClassVar[str]
+    """What it consists of: images, rows or words."""
+    metric: ClassVar[str]
+    """What it is judged by; less is better."""
+    title_in_messages: ClassVar[str]
+    suitable_models: ClassVar[str]
+    suitable_recipes: ClassVar[str]
+
+    name: Unsigned[Text]
+    title: Unsigned[Text]
+    target: Signed[Annotated[Text, Field(alias="_target_")]]
+    source_sha256: Signed[Text | None] = None
+    """Of the user's module that `_target_` names."""
+    classes: Signed[Annotated[Integer, Ge(2)]]
+    train_size: Signed[Positive]
+    validation_size: Signed[NonNegative]
+    test_size: Signed[Positive]
+    checksum: Signed[Text | None] = None
+    files: Unsigned[Node | None] = None
+    mirrors: Unsigned[Sequence[Text] | None] = None
+    path: Unsigned[Text | None] = None
+    arguments: Node = field(default_factory=dict[str, Any])
+    """More arguments of a user's own data set."""
+
+    @classmethod
+    def _check_others(cls, node: Node, unknown: Node) -> None:
+        target = str(node.get("_target_"))
+        named: list[str] = [] if target.startswith("ban.") else _parameters(target)
+        if refused := [key for key in unknown if key not in named]:
+            raise unknown_key(refused[0], [*keys_of(cls), *named])
+
+    def with_changes(self, changes: Node) -> Self:
+        """The same data set with a method's changes."""
+        return TypeAdapter(type(self)).validate_python(merged(self.node(), changes)) if changes else self
+
+    @property
+    def constructor_arguments(self) -> dict[str, Any]:
+        """What its function is called with."""
+        described = ("name", "title", "kind", "munge")
+        kept = {key: value for key, value in self.node().items() if key not in described}
+        return {"checksum": self.checksum, **kept}
+
+    @property
+    def network_arguments(self) -> dict[str, Any]:
+        """What a network for this data set is called with."""
+        return {"classes": self.classes}
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """The shape of one input without the batch; None: a word's number."""
+        return None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether examples come in an order, and batches are `[time, batch]`."""
+        return self.input_shape is None
+
+    @property
+    def views_per_batch(self) -> int:
+        """The number of inputs that a batch holds of each example."""
+        return 1
+
+    @property
+    def bytes_per_prediction(self) -> int:
+        """Of what is stored for one test example: the target, and the log-probability of every class."""
+        return 4 * self.classes + 8
+
+    @property
+    def unlabelled_examples(self) -> bool:
+        """Whether a training may see examples without labels."""
+        return False
+
+    @property
+    def synthetic_per_example(self) -> int:
+        """MUNGE's synthetic examples for each training example."""
+        return 0
+
+    @property
+    def labels(self) -> int | None:
+        """The number of training examples that have labels, where not all have."""
+        return None
+
+    @property
+    def fills_a_batch_from(self) -> int | None:
+        """The number of examples that batches are drawn from; None where a batch is always filled or checked later."""
+        return None
+
+    @property
+    def description(self) -> str:
+        """Kind and number of examples and what was done to them, for people."""
+        return self.examples
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledDataset(Dataset):
+    """Examples with one label each."""
+
+    metric: ClassVar[str] = "error_percent"
+
+    split_seed: Signed[Integer]
+    label_noise: Signed[Fraction]
+    """The fraction of the training labels that is replaced by another class."""
+    labelled: Signed[Positive | None] = None
+    """The number of training examples that keep their labels, class-balanced; None: all."""
+    unlabelled: Signed[Flag] = False
+    """Whether the other examples are used, without their labels."""
+    munge: Signed[Node | None] = None
+    """The arguments of `ban.data.munge.Munge`."""
+
+    @property
+    def unlabelled_examples(self) -> bool:
+        """See `Dataset`."""
+        return self.unlabelled or self.munge is not None
+
+    @property
+    def synthetic_per_example(self) -> int:
+        """See `Dataset`."""
+        return self.munge["multiplier"] if self.munge else 0
+
+    @property
+    def labels(self) -> int | None:
+        """See `Dataset`."""
+        return self.labelled
+
+    @property
+    def fills_a_batch_from(self) -> int | None:
+        """See `Dataset`."""
+        if self.munge:
+            return None
+        return self.train_size if self.labelled is None or self.unlabelled else self.labelled
+
+    @property
+    def description(self) -> str:
+        """See `Dataset`."""
+        noise = f", {self.label_noise:.0%} of the labels wrong" if self.label_noise else ""
+        labels = f", {self.labelled} labels" if self.labelled else ""
+        return f"{self.examples}{noise}{labels}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageDataset(LabelledDataset):
+    """Images, `[channels, height, width]`."""
+
+    examples: ClassVar[str] = "images"
+    title_in_messages: ClassVar[str] = "images"
+    suitable_models: ClassVar[str] = "leave dataset out, and the model brings its own"
+    suitable_recipes: ClassVar[str] = "wrn, digits, budget_images"
+
+    kind: Unsigned[Literal["images"]]
+    shape: Signed[Sequence[Positive]]
+    augmentation: Signed[Component]
+    whitening: Signed[Literal["zca"] | None] = None
+    views: Signed[Positive] = 1
+    """Augmented views of each image in a batch."""
+    shared_flip: Signed[Flag] = False
+    """Whether all views of an image are flipped alike."""
+
+    @property
+    def network_arguments(self) -> dict[str, Any]:
+        """See `Dataset`."""
+        return {"classes": self.classes, "channels": self.shape[0]}
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """See `Dataset`."""
+        return tuple(self.shape)
+
+    @property
+    def views_per_batch(self) -> int:
+        """See `Dataset`."""
+        return self.views
+
+    @property
+    def description(self) -> str:
+        """See `Dataset`."""
+        return super().description + (", whitened" if self.whitening else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TabularDataset(LabelledDataset):
+    """Rows of features."""
+
+    examples: ClassVar[str] = "rows"
+    title_in_messages: ClassVar[str] = "tabular data"
+    suitable_models: ClassVar[str] = "choose model=mlp_256 or another of the MLPs"
+    suitable_recipes: ClassVar[str] = "tabular, budget_tabular"
+
+    kind: Unsigned[Literal["tabular"]]
+    features: Signed[Positive]
+
+    @property
+    def network_arguments(self) -> dict[str, Any]:
+        """See `Dataset`."""
+        return {"classes": self.classes, "features": self.features}
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """See `Dataset`."""
+        return (self.features,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextDataset(Dataset):
+    """Words; the classes are the words of the vocabulary."""
+
+    examples: ClassVar[str] = "words"
+    metric: ClassVar[str] = "perplexity"
+    title_in_messages: ClassVar[str] = "language data"
+    suitable_models: ClassVar[str] = "choose model=lstm or another of the LSTMs"
+    suitable_recipes: ClassVar[str] = "lstm, cnn_lstm, budget_language"
+
+    kind: Unsigned[Literal["language"]]
+    characters: Signed[Positive]
+    """Different characters, special ones included."""
+    word_length: Signed[Positive]
+    """Characters of the longest word, its two ends included."""
+    min_count: Signed[Positive]
+    """Rarer words of the training text are unknown words."""
+
+    @property
+    def bytes_per_prediction(self) -> int:
+        """Of a word: its number, and its log-probability alone."""
+        return 12
+
+    @property
+    def description(self) -> str:
+        """See `Dataset`."""
+        return f"words, vocabulary {self.classes}"
+
+
+AnyDataset = Annotated[ImageDataset | TabularDataset | TextDataset, Field(discriminator="kind")]
+KINDS: dict[str, type[Dataset]] = {"images": ImageDataset, "tabular": TabularDataset, "language": TextDataset}
+
+
+def _parameters(target: str) -> list[str]:
+    """The named parameters of a user's function or class."""
+    from hydra.utils import get_method  # imports the user's module
+
+    try:
+        return [*inspect.signature(get_method(target)).parameters]
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise PydanticCustomError(
+            "broken_target",
+            "names {target}, which cannot be imported: {cause}",
+            {"target": target, "cause": str(cause)},
+        ) from error

@@ -1,0 +1,66 @@
+"""The fields of `result.json`: what is measured of a stage, beside what names it."""
+
+from collections.abc import Mapping
+from typing import Any, NotRequired, cast
+
+from typing_extensions import TypedDict  # pydantic refuses the one of `typing` before Python 3.12
+
+from ban import metrics
+from ban.plan.identity import Identity
+
+
+class Versions(TypedDict):
+    """The software that trained a stage."""
+
+    ban: str
+    torch: str
+    commit: str | None
+    """Of a checkout, with `-dirty` if it had local changes."""
+
+
+class Result(Identity):
+    """A finished stage. Metrics, `networks` and `best_on_…` are absent from a pre-training."""
+
+    parameters: int
+    """Of all networks of a cohort together."""
+    seconds: float
+    """Training time, without evaluations and checkpoints."""
+    images_per_second: NotRequired[float]
+    rows_per_second: NotRequired[float]
+    words_per_second: NotRequired[float]
+    peak_memory_mib: int
+    device: str
+    device_name: str
+    threads: int
+    versions: Versions
+    finished: str
+    """ISO 8601, UTC."""
+
+    test_error_percent: NotRequired[float]
+    validation_error_percent: NotRequired[float]
+    train_error_percent: NotRequired[float]
+    test_perplexity: NotRequired[float]
+    validation_perplexity: NotRequired[float]
+    train_perplexity: NotRequired[float]
+    test_nll: NotRequired[float]
+    """Mean negative log-likelihood in nats."""
+    validation_nll: NotRequired[float]
+    train_nll: NotRequired[float]
+    selected_epoch: NotRequired[int]
+    """The epoch with the best validation result, where the recipe selects it."""
+    best_on_test: NotRequired[dict[str, float]]
+    """The epoch with the best test result, and its metrics. Never reported in its place."""
+    best_on_validation: NotRequired[dict[str, float]]
+    networks: NotRequired[dict[str, dict[str, float]]]
+    """Network → metrics."""
+
+
+def measured(result: Result, split: str, metric: str) -> float | None:
+    """A metric of a split (`test`, `validation`, `train`); None if it was not measured."""
+    return cast("Mapping[str, Any]", result).get(f"{split}_{metric}")
+
+
+def outcome(result: Result) -> str:
+    """A finished stage's result in a few words, for example "test error 12.92 %"."""
+    value = measured(result, "test", result["metric"])
+    return "pre-training finished" if value is None else metrics.describe("test", result["metric"], value)

@@ -1,0 +1,89 @@
+"""Reports the progress of one training: events for the display, and scalars for TensorBoard."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from ban.errors import UserError
+from ban.events import Report, Running
+from ban.interfaces import Data
+from ban.training.loop import TrainingState
+
+INTERVAL = 0.5
+"""Seconds between two events of a kind."""
+HIDDEN = ("epoch", "rate", "seconds")
+
+
+class ProgressReporter:
+    """Sends `Running` events, at most two each second after steps and two after epochs."""
+
+    def __init__(self, signature: str, state: TrainingState, data: Data, report: Report) -> None:
+        self.signature, self.state, self.data, self.report = signature, state, data, report
+        self.detail = ""
+        now = time.monotonic()
+        self._sent = {"step": now, "epoch": now}
+
+    def after_step(self) -> None:
+        """Call this between steps, and between the batches of an evaluation."""
+        if self._is_due("step"):
+            self._send(self.detail or self._speed())
+
+    def after_epoch(self, record: Mapping[str, float]) -> None:
+        """Call this with the epoch's record."""
+        if self._is_due("epoch"):
+            self.detail = describe(self._speed(), record)
+            self._send(self.detail)
+
+    def _is_due(self, kind: Literal["step", "epoch"]) -> bool:
+        now = time.monotonic()
+        due = now - self._sent[kind] >= INTERVAL
+        if due:
+            self._sent[kind] = now
+        return due
+
+    def _send(self, detail: str) -> None:
+        self.report(Running(self.signature, self.state.progress.fraction, detail))
+
+    def _speed(self) -> str:
+        return f"{examples_per_second(self.state, self.data):.0f} {self.data.examples}/s"
+
+
+def examples_per_second(state: TrainingState, data: Data) -> float:
+    """Training images, rows or words per second of training time, over all processes that took part."""
+    return state.steps * data.examples_per_step / max(1e-9, state.seconds)
+
+
+def describe(speed: str, record: Mapping[str, float]) -> str:
+    """Speed, loss terms and metrics of an epoch's record in one line."""
+    parts = [speed, f"epoch {record['epoch']:.0f}"]
+    for name, value in record.items():
+        if name.endswith("_error_percent"):
+            parts.append(f"{name.removesuffix('_error_percent')} error {value:.1f} %")
+        elif name.endswith("_perplexity"):
+            parts.append(f"{name.removesuffix('_perplexity')} perplexity {value:.1f}")
+        elif name not in HIDDEN and "." not in name:  # no diagnostics, and nothing of a cohort's other networks
+            parts.append(f"{name} {value:.3f}")
+    return ", ".join(parts)
+
+
+class ScalarLog:
+    """A TensorBoard log of the epochs' records.
+
+    Raises:
+        UserError: the package tensorboard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UserError(
+                "machine.tensorboard=true needs the package tensorboard: pip install 'born-again[tensorboard]'."
+            ) from error
+        self._writer: Any = SummaryWriter(str(folder))
+
+    def add(self, record: Mapping[str, float]) -> None:
+        """Adds all values of an epoch."""
+        for name, value in record.items():
+            self._writer.add_scalar(name, value, int(record["epoch"]))

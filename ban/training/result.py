@@ -1,0 +1,99 @@
+"""The result of a finished training: metrics of its networks, and the predictions to store."""
+
+import functools
+import subprocess
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+import ban
+from ban import metrics
+from ban.interfaces import Data
+from ban.plan.stage import Stage
+from ban.store.result import Result
+from ban.training import evaluation
+from ban.training.device import Device
+from ban.training.loop import Training, TrainingState
+from ban.training.progress import examples_per_second
+
+Predict = Callable[[nn.Module, Iterable[str]], dict[str, metrics.Predictions]]
+"""Returns a network's predictions for the named splits."""
+
+
+def result(stage: Stage, training: Training, device: Device, measured: Mapping[str, Any]) -> Result:
+    """The content of `result.json`. `measured` holds the metrics."""
+    state, data = training.state, training.data
+    networks = [learner.network for learner in training.step.learners]
+    fields = {
+        **stage.identity(),
+        "parameters": sum(parameter.numel() for network in networks for parameter in network.parameters()),
+        "seconds": round(state.seconds, 3),
+        f"{data.examples}_per_second": round(examples_per_second(state, data), 1),
+        "peak_memory_mib": device.peak_memory_mib(),
+        **measured,
+        "device": device.name,
+        "device_name": device.hardware,
+        "threads": device.threads,
+        "versions": {"ban": ban.__version__, "torch": torch.__version__, "commit": _commit()},
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return cast("Result", fields)  # the names of metrics are made of strings
+
+
+def measure(
+    stage: Stage, networks: Mapping[str, nn.Module], data: Data, state: TrainingState, predict: Predict
+) -> tuple[dict[str, Any], metrics.Predictions]:
+    """Metrics of all networks, the reported ones on all splits; adds those after the last epoch to its record.
+
+    Returns:
+        The metrics, and the first reported network's predictions for the test set.
+    """
+    reported, measured, tested = stage.reported_networks, dict[str, dict[str, float]](), list[metrics.Predictions]()
+    for name, network in networks.items():
+        predictions = predict(network, [*data.held_out, *(["train"] if name in reported else [])])
+        measured[name] = evaluation.measure(predictions)
+        if name in reported:
+            tested.append(predictions["test"])
+    mean = evaluation.mean([measured[name] for name in reported])
+    if len(tested) > 1:
+        measured["ensemble"] = evaluation.measure({"test": metrics.ensemble(tested)})
+    last = [measured[last_epoch(name)] for name in reported if last_epoch(name) in measured]
+    after_last = evaluation.mean(last) if last else mean
+    state.curves[-1] |= {name: value for name, value in after_last.items() if not name.startswith("train")}
+    selected = {"selected_epoch": state.best.epoch} if state.best else {}
+    return mean | selected | _best(state.curves, stage.dataset.metric) | {"networks": measured}, tested[0]
+
+
+def last_epoch(name: str) -> str:
+    """The name of a network after the last epoch, where that of a better epoch was selected."""
+    return "last" if name == "0" else f"{name}.last"
+
+
+def _best(curves: list[dict[str, float]], metric: str) -> dict[str, Any]:
+    """The epochs with the lowest test and the lowest validation metric. Tables never report them as the result."""
+    best: dict[str, Any] = {}
+    for split in ("test", "validation"):
+        name = f"{split}_{metric}"
+        measured = [record for record in curves if name in record]
+        if len(measured) > 1:
+            chosen = min(measured, key=lambda record: record[name])
+            kept = {key: value for key, value in chosen.items() if key.endswith(metric)}
+            best[f"best_on_{split}"] = {"epoch": chosen["epoch"], **kept}
+    return best
+
+
+@functools.cache
+def _commit() -> str | None:
+    """The git commit of this checkout, and whether it has local changes; None: this is no checkout."""
+    root = Path(__file__).parents[2]
+    if not (root / "conf").exists():  # installed: the folder above may belong to any repository
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,171 @@
+"""Settings, commands and files that several test modules use."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from torch import nn
+
+from ban.data.images import Images
+from ban.events import Event
+from ban.interfaces import TeacherContext
+from ban.plan.lineage import lineage
+from ban.plan.stage import Stage
+from ban.settings.compose import compose_settings
+from ban.settings.schema import Settings
+from ban.store.store import Store
+from ban.teachers import Frozen
+from ban.training import build
+from ban.training.device import Device
+from ban.training.stage import Host
+
+DIGITS = ("dataset=digits", "model=small_conv", "recipe=digits", "machine.threads=1", "machine.device=cpu")
+"""A training of about a second."""
+TEXT = Path(__file__).parent / "text.txt"
+"""4,000 words of a made-up language: 60 words, each followed by one of three most of the time."""
+LANGUAGE = (
+    *("dataset=text", f"dataset.path={TEXT}", "model=lstm_small", "model.units=32", "recipe=budget_language"),
+    *("recipe.batch_size=5", "machine.threads=1", "machine.device=cpu"),
+)
+"""The same for words."""
+ROWS = (
+    *("dataset=digits_features", "dataset.train_size=100", "model=mlp_16"),
+    *("machine.threads=1", "machine.device=cpu"),
+)
+"""The same for rows of features."""
+KINDS = {"images": DIGITS, "language": LANGUAGE, "tabular": ROWS}
+
+Train = Callable[..., list[dict[str, Any]]]
+Say = Callable[..., str]
+
+
+def plan(*overrides: str, kind: str = "images") -> list[Stage]:
+    return lineage(compose_settings([*KINDS[kind], *overrides]))
+
+
+def host(settings: Settings) -> Host:
+    """This process, with the settings' machine and store."""
+    return Host(settings.machine, Device.of(settings.machine), Store(settings.machine.outputs))
+
+
+def digits_of(*overrides: str) -> Images:
+    """The data of a plan's last stage."""
+    settings = compose_settings([*DIGITS, *overrides])
+    return build.data(lineage(settings)[-1], settings.machine, torch.device("cpu"))  # pyright: ignore
+
+
+def frozen(*networks: nn.Module, **options: Any) -> Frozen:
+    """Trained networks as a teacher."""
+    return Frozen(TeacherContext(networks, [], 0, 0), **options)
+
+
+def quiet(event: Event) -> None:
+    """A report that nobody reads."""
+
+
+def cifar100(*overrides: str) -> list[Stage]:
+    """A lineage of the paper's size, to plan with."""
+    return lineage(compose_settings(["dataset=cifar100", *overrides]))
+
+
+def published(root: Path) -> Store:
+    """A store with one stage."""
+    store = Store(root)
+    with store.claim("s") as work:
+        assert work is not None
+        work.write("weights.safetensors", lambda path: path.write_bytes(bytes(1000)))
+        work.publish({"value": 1})
+    return store
+
+
+def publish(
+    store: Store, stage: Stage, files: Mapping[str, Callable[[Path], Any]] | None = None, **values: float
+) -> None:
+    """A finished stage, with values of its result and files: name → what writes it."""
+    with store.claim(stage.signature) as work:
+        assert work is not None
+        for name, write in (files or {}).items():
+            work.write(name, write)
+        work.publish({**stage.identity(), "parameters": 7, **values})
+
+
+def publish_predictions(store: Store, stage: Stage, wrong: int) -> None:
+    """A finished stage with ten test examples, the first `wrong` of them with little confidence in the wrong class."""
+    probabilities = np.full((10, 2), 0.1, np.float32)
+    probabilities[:, 0] = 0.9
+    probabilities[:wrong] = [0.45, 0.55]
+    arrays = {"log_probabilities": np.log(probabilities), "targets": np.zeros(10, np.int64)}
+    files = {"predictions.safetensors": partial(save_file, arrays)}
+    publish(store, stage, files, test_error_percent=10.0 * wrong, train_error_percent=0.0)
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "ban", *arguments]
+
+
+def ban(*arguments: str, cwd: Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    """The real command in a real process."""
+    done = subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, env=environment(), check=False)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith(("HYDRA_", "BAN_"))} | more
+
+
+def weights(outputs: Path, signature: str) -> bytes:
+    return (outputs / "stages" / signature / "weights.safetensors").read_bytes()
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def files(folder: Path) -> Sequence[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The command in a process group of its own, like a terminal's."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    words = command(*arguments)
+    return subprocess.Popen(words, cwd=folder, text=True, env=environment(), process_group=0, **pipes)
+
+
+def wait_for(folder: Path, pattern: str, lines: int = 0) -> None:
+    """Until there is such a file, with so many lines."""
+    deadline = time.monotonic() + 120
+    while not any(_lines(path) >= lines for path in folder.glob(pattern)):
+        assert time.monotonic() < deadline, f"{pattern} did not appear in {folder}"
+        time.sleep(0.005)
+
+
+def _lines(path: Path) -> int:
+    try:
+        return path.read_bytes().count(b"\n")
+    except OSError:  # renamed or published meanwhile
+        return -1
+
+
+def curves(outputs: Path, signature: str) -> list[dict[str, float]]:
+    """The records of a stage's epochs."""
+    lines = (outputs / "stages" / signature / "curves.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def weights_after(folder: Path, arguments: Sequence[str], signatures: Iterable[str]) -> dict[str, bytes]:
+    """Runs the command undisturbed. Returns the weights of the stages."""
+    ban(*arguments, cwd=folder)
+    return {signature: weights(folder / "outputs", signature) for signature in signatures}
