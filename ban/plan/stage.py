@@ -236,15 +236,15 @@ class Stage:
     @property
     def targets(self) -> set[str]:
         """Every class and function that the settings name."""
-        return _targets(self._settings)
+        return targets(self._settings)
 
 
-def _targets(value: Any) -> set[str]:
+def targets(value: Any) -> set[str]:
     """Every `_target_` in plain data."""
     if isinstance(value, Mapping):
         node = cast("Mapping[str, Any]", value)
         own: set[str] = {node["_target_"]} if isinstance(node.get("_target_"), str) else set()
-        return own.union(*(_targets(item) for item in node.values()))
+        return own.union(*(targets(item) for item in node.values()))
     if isinstance(value, list):
-        return set[str]().union(*(_targets(item) for item in cast("list[Any]", value)))
+        return set[str]().union(*(targets(item) for item in cast("list[Any]", value)))
     return set()
