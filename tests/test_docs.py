@@ -35,6 +35,8 @@ ABSENT = {"hydra/launcher=joblib": "a plugin of Hydra's that ban does not depend
 DIGITS = ("model=small_conv", "dataset=digits", "recipe=digits", "machine=single_threaded")
 SIGNATURE = "3f8d"
 """The beginning of the signature of the first command's teacher, which some examples use."""
+DRY_RUNS = set[tuple[str, ...]]()
+"""Those that were run: the sections of a page share commands, and `make` repeats them."""
 QUICK = ("recipe.epochs=1", "recipe.steps_per_epoch=2", "machine.device=cpu")
 
 
@@ -54,7 +56,9 @@ def examples(page: Path) -> Iterator[Example]:
     """The shell blocks of a page, and each `ban …` and `make …` in its sentences."""
     text = page.read_text(encoding="utf-8")
     found = [(match.start(), match[2].replace("\\\n", " ")) for match in FENCE.finditer(text) if match[1] == "sh"]
-    found += [(match.start(), " ".join(match[1].split())) for match in re.finditer(r"`((?:ban|make) [^`]+)`", prose(text))]
+    found += [
+        (match.start(), " ".join(match[1].split())) for match in re.finditer(r"`((?:ban|make) [^`]+)`", prose(text))
+    ]
     for start, block in found:
         commands = [words for line in block.splitlines() if (words := shlex.split(line, comments=True))]
         if not re.search(r"…|\b[A-Z]{4,}\b(?!=)|^ban -m$", block) or "\n" in block:  # a pattern, or an option's name
@@ -112,7 +116,10 @@ def run(words: list[str], folder: Path) -> None:
         arguments.append("yes=true")  # the answer to its question
     elif any("=" in word for word in arguments) and not COMMANDS.keys() & {*arguments}:
         arguments += QUICK if is_small(arguments, folder) else ["dry_run=true"]
-    ban(folder, *arguments)
+    if tuple(words) not in DRY_RUNS:
+        ban(folder, *arguments)
+    if "dry_run=true" in arguments:
+        DRY_RUNS.add(tuple(words))
 
 
 def teacher_in(folder: Path) -> str:
