@@ -7,15 +7,14 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from ban.cli import COMMANDS, main
-from ban.launch import overview
-from ban.launch.estimate import Estimate
+from ban.launch import estimate, overview
 from ban.plan.lineage import lineage
 from ban.settings import datasets, schema
 from ban.settings.compose import CONF, compose_settings
@@ -36,7 +35,7 @@ DIGITS = ("model=small_conv", "dataset=digits", "recipe=digits", "machine=single
 SIGNATURE = "3f8d"
 """The beginning of the signature of the first command's teacher, which some examples use."""
 DRY_RUNS = set[tuple[str, ...]]()
-"""Those that were run: the sections of a page share commands, and `make` repeats them."""
+"""Arguments of those that were run: sections share commands, and `make` repeats them."""
 QUICK = ("recipe.epochs=1", "recipe.steps_per_epoch=2", "machine.device=cpu")
 
 
@@ -73,8 +72,9 @@ def ban(folder: Path, *arguments: str) -> None:
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["ban", *arguments])
         # Large networks take seconds to build and minutes to time; other tests do both.
-        patch.setattr(overview, "check_shapes", lambda stage: StageCost(0, 0))
-        patch.setattr(overview, "estimate", lambda *_: Estimate(0, 0, 0, 0, 0))
+        for module in (estimate, overview):
+            patch.setattr(module, "check_shapes", lambda stage: StageCost(0, 0))
+        patch.setattr(overview, "estimate", lambda *_: estimate.Estimate(0, 0, 0, 0, 0))
         try:
             main()
         except SystemExit as end:
@@ -100,26 +100,28 @@ def test_commands_run(example: Example, trained: Path, tmp_path: Path, monkeypat
 
 
 def run(words: list[str], folder: Path) -> None:
-    """Runs one command: what trains only small networks on bundled data for a few steps, other trainings as dry run."""
+    """Runs a command, and the `ban` commands of a `make` target."""
     while re.match(r"\w+=|srun$|-", words[0]):  # variables, and a launcher's own options
         words = words[1:]
     program, *arguments = [word.replace("=/", f"={folder}/") for word in words]
-    arguments = [teacher_in(folder) if word == SIGNATURE else word for word in arguments]
-    if program in NOT_RUN or ABSENT.keys() & {*arguments}:
-        return
     if program == "make":
         for command in recipe(arguments):
             run(command, folder)
-        return
-    assert program == "ban", f"{program} is neither ban nor make; if it cannot be tested, add it to NOT_RUN"
-    if "remove" in arguments:
-        arguments.append("yes=true")  # the answer to its question
-    elif any("=" in word for word in arguments) and not COMMANDS.keys() & {*arguments}:
-        arguments += QUICK if is_small(arguments, folder) else ["dry_run=true"]
-    if tuple(words) not in DRY_RUNS:
-        ban(folder, *arguments)
-    if "dry_run=true" in arguments:
-        DRY_RUNS.add(tuple(words))
+    elif program not in NOT_RUN and not ABSENT.keys() & {*arguments}:
+        assert program == "ban", f"{program} is neither ban nor make; if it cannot be tested, add it to NOT_RUN"
+        run_ban([teacher_in(folder) if word == SIGNATURE else word for word in arguments], folder)
+
+
+def run_ban(arguments: list[str], folder: Path) -> None:
+    """Runs a command: one that trains a network on bundled data for a few steps, another that trains as a dry run."""
+    trains = any("=" in word for word in arguments) and not COMMANDS.keys() & {*arguments}
+    if trains and not is_quick(arguments, folder):
+        if tuple(arguments) not in DRY_RUNS:
+            ban(folder, *arguments, "dry_run=true")
+        DRY_RUNS.add(tuple(arguments))
+    else:
+        answer = ("yes=true",) if "remove" in arguments else ()
+        ban(folder, *arguments, *(QUICK if trains else answer))
 
 
 def teacher_in(folder: Path) -> str:
@@ -144,19 +146,13 @@ def recipe(arguments: list[str]) -> list[list[str]]:
     return [shlex.split(line) for line in echoed.splitlines()]
 
 
-def is_sweep(arguments: Sequence[str]) -> bool:
-    """Whether the command may have several jobs."""
-    return "-m" in arguments or any(word.startswith("experiment=") for word in arguments)
-
-
-def is_small(arguments: list[str], folder: Path) -> bool:
-    """Whether the command is one job on data that need no download."""
-    if is_sweep(arguments) or "dry_run=true" in arguments:
+def is_quick(arguments: list[str], folder: Path) -> bool:
+    """Whether the command is a single job on data that need no download."""
+    if "-m" in arguments or "dry_run=true" in arguments or any(word.startswith("experiment=") for word in arguments):
         return False
     own = folder / "conf" if "--config-dir" in arguments else None
     with contextlib.chdir(folder):
-        dataset = compose_settings([word for word in arguments if "=" in word], own).dataset
-    return dataset.train_size < 5000 or dataset.name == "text"
+        return compose_settings([word for word in arguments if "=" in word], own).dataset.mirrors is None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
