@@ -18,6 +18,7 @@ from torch import nn
 from ban.data.images import Images
 from ban.events import Event
 from ban.interfaces import TeacherContext
+from ban.plan.identity import identity_of
 from ban.plan.lineage import lineage
 from ban.plan.stage import Stage
 from ban.settings.compose import compose_settings
@@ -95,7 +96,7 @@ def publish(
         assert work is not None
         for name, write in (files or {}).items():
             work.write(name, write)
-        work.publish({**stage.identity(), "parameters": 7, **values})
+        work.publish({**identity_of(stage), "parameters": 7, **values})
 
 
 def publish_predictions(store: Store, stage: Stage, wrong: int) -> None:

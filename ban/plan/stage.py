@@ -3,16 +3,15 @@
 It holds all that can change the weights, and nothing else.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from ban.plan import signature
-from ban.plan.identity import Identity
 from ban.settings.datasets import Dataset
-from ban.settings.part import plain
+from ban.settings.part import plain, targets_in
 from ban.settings.schema import Method, Network, Pretraining, Recipe
+from ban.wording import plural
 
 
 @dataclass(frozen=True)
@@ -66,12 +65,12 @@ class Stage:
     @cached_property
     def signature(self) -> str:
         """The name of the stage's folder in the store."""
-        return signature.signature_of(self._settings | self._parents("signature"))
+        return signature.signature_of(self.settings | self.parents_as("signature"))
 
     @cached_property
     def family(self) -> str:
         """The signature without seeds, which all repetitions of an experiment share."""
-        return signature.family_of(self._settings, self._parents("family"))
+        return signature.family_of(self.settings, self.parents_as("family"))
 
     @cached_property
     def regime(self) -> str:
@@ -79,7 +78,7 @@ class Stage:
 
         Changes that a method makes to the data (unlabelled examples, several views, MUNGE) do not count.
         """
-        content = signature.signed_content(self._settings)
+        content = signature.signed_content(self.settings)
         dataset = {key: value for key, value in content["dataset"].items() if key not in self.data_changes}
         return signature.digest(signature.without_seeds({"dataset": dataset, "recipe": content["recipe"]}))
 
@@ -91,7 +90,7 @@ class Stage:
     @cached_property
     def step_kind(self) -> str:
         """A hash of all that the shapes, the operations and the time of a training step depend on."""
-        content = signature.without_seeds(signature.signed_content(self._settings))
+        content = signature.without_seeds(signature.signed_content(self.settings))
         dataset = {key: value for key, value in content["dataset"].items() if not key.endswith("_size")}
         recipe = {key: value for key, value in content["recipe"].items() if key != "epochs"}
         networks = plain([*self.models, *(parent.stage.model for parent in self.parent_networks)])
@@ -104,13 +103,13 @@ class Stage:
         return (self.seed, self.generation, self.replica)
 
     @cached_property
-    def _settings(self) -> dict[str, Any]:
-        """The settings as plain data."""
+    def settings(self) -> dict[str, Any]:
+        """The settings of the stage as plain data; `stage.json` holds them."""
         parts = ("generation", "seed", "replica", "dataset", "models", "method", "recipe")
         return {"protocol": signature.PROTOCOL} | {name: plain(getattr(self, name)) for name in parts}
 
-    def _parents(self, name: Literal["signature", "family"]) -> dict[str, Any]:
-        """The parents as plain data."""
+    def parents_as(self, name: Literal["signature", "family"]) -> dict[str, Any]:
+        """The parents as plain data, by signature or by family."""
         parents = {"teachers": [[getattr(parent.stage, name), parent.network] for parent in self.teachers]}
         return parents | ({"inherits": [each.described(name) for each in self.inherits]} if self.inherits else {})
 
@@ -187,7 +186,7 @@ class Stage:
         """Data set, sizes and recipe in words."""
         data, recipe = self.dataset, self.recipe
         steps = f" of {recipe.steps_per_epoch} steps" if recipe.steps_per_epoch else ""
-        epochs = f"{recipe.epochs} epoch{'s' * (recipe.epochs != 1)}{steps}"
+        epochs = f"{plural(recipe.epochs, 'epoch')}{steps}"
         held_out = f", {data.validation_size} validation" if data.validation_size else ""
         unroll = f" × {recipe.unroll}" if recipe.unroll else ""
         return (
@@ -195,56 +194,7 @@ class Stage:
             f"recipe {recipe.name}: {epochs}, batch {recipe.batch_size}{unroll}, {recipe.precision}"
         )
 
-    def identity(self) -> Identity:
-        """What tables and lists need to know; a part of `result.json`."""
-        teachers = [parent.stage for parent in self.taught_by]
-        return {
-            "label": self.label,
-            "generation": self.generation,
-            "method": self.method.name,
-            "method_title": self.method.title,
-            "model": self.model.name,
-            "model_title": self.model.title,
-            "network": self.network,
-            "cohort": len(self.models),
-            "unlabelled": bool(getattr(self.dataset, "unlabelled", False)),
-            "prepares": self.is_pretraining,
-            "dataset": self.dataset.name,
-            "recipe": self.recipe.name,
-            "seed": self.seed,
-            "root_seed": self.root_seed,
-            "split_seed": getattr(self.dataset, "split_seed", None),
-            "metric": self.dataset.metric,
-            "replica": self.replica,
-            "signature": self.signature,
-            "family": self.family,
-            "regime": self.regime,
-            "regime_title": self.regime_title,
-            "teachers": [teacher.signature for teacher in teachers],
-            "parents": [parent.signature for parent in self.parents],
-            "teacher_families": [teacher.family for teacher in teachers],
-            "train_size": self.dataset.train_size,
-            "epochs": self.recipe.epochs,
-            "batch_size": self.recipe.batch_size,
-            "precision": self.recipe.precision,
-        }
-
-    def describe(self) -> dict[str, Any]:
-        """All settings, for `stage.json`."""
-        return {**self.identity(), **self._settings, **self._parents("signature")}
-
     @property
     def targets(self) -> set[str]:
         """Every class and function that the settings name."""
-        return targets(self._settings)
-
-
-def targets(value: Any) -> set[str]:
-    """Every `_target_` in plain data."""
-    if isinstance(value, Mapping):
-        node = cast("Mapping[str, Any]", value)
-        own: set[str] = {node["_target_"]} if isinstance(node.get("_target_"), str) else set()
-        return own.union(*(targets(item) for item in node.values()))
-    if isinstance(value, list):
-        return set[str]().union(*(targets(item) for item in cast("list[Any]", value)))
-    return set()
+        return targets_in(self.settings)

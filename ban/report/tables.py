@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from ban.plan.identity import Identity
+from ban.plan.identity import Identity, identity_of
 from ban.plan.stage import Stage
 from ban.report.results import Families, Interval, Results
 from ban.settings.schema import Cell, TableLayout
@@ -52,7 +52,7 @@ def compare(stages: Iterable[Stage], store: Store, layout: TableLayout | None = 
 
     `layout` selects the rows.
     """
-    return _tables([stage.identity() for stage in stages], Results(store), layout or TableLayout())
+    return _tables([identity_of(stage) for stage in stages], Results(store), layout or TableLayout())
 
 
 def everything(store: Store) -> list[Table]:

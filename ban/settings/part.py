@@ -153,3 +153,14 @@ def _with_target(node: Node) -> Node:
 
 Component = Annotated[Node, AfterValidator(_with_target)]
 """A class or function and its arguments."""
+
+
+def targets_in(value: Any) -> set[str]:
+    """Every `_target_` in plain data."""
+    if isinstance(value, Mapping):
+        node = cast("Node", value)
+        own: set[str] = {node["_target_"]} if isinstance(node.get("_target_"), str) else set()
+        return own.union(*(targets_in(item) for item in node.values()))
+    if isinstance(value, list):
+        return set[str]().union(*(targets_in(item) for item in cast("list[Any]", value)))
+    return set()

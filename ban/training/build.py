@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from ban.data.munge import Munge
 from ban.errors import UserError
 from ban.interfaces import Batch, Data, Step, Teacher, TeacherContext, Term
-from ban.plan.stage import Inheritance, Parent, Stage, targets
+from ban.plan.stage import Inheritance, Parent, Stage
 from ban.schedules import Constant
 from ban.settings.datasets import LabelledDataset, TextDataset
 from ban.settings.hydra_versions import allow
+from ban.settings.part import targets_in
 from ban.settings.schema import Machine
 from ban.streams import stream
 from ban.training.device import Device
@@ -34,7 +35,7 @@ def build(node: Mapping[str, Any], *arguments: Any, **options: Any) -> Any:
     """
     kept = {key: value for key, value in node.items() if key != "source_sha256"}
     try:
-        return instantiate(kept, _partial_=True, _convert_="all", **allow(targets(kept)))(*arguments, **options)
+        return instantiate(kept, _partial_=True, _convert_="all", **allow(targets_in(kept)))(*arguments, **options)
     except (InstantiationException, TypeError, ValueError) as error:
         cause: BaseException = error
         while cause.__cause__ is not None:

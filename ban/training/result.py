@@ -13,6 +13,7 @@ from torch import nn
 import ban
 from ban import metrics
 from ban.interfaces import Data
+from ban.plan.identity import identity_of
 from ban.plan.stage import Stage
 from ban.store.result import Result
 from ban.training import evaluation
@@ -29,7 +30,7 @@ def result(stage: Stage, training: Training, device: Device, measured: Mapping[s
     state, data = training.state, training.data
     networks = [learner.network for learner in training.step.learners]
     fields = {
-        **stage.identity(),
+        **identity_of(stage),
         "parameters": sum(parameter.numel() for network in networks for parameter in network.parameters()),
         "seconds": round(state.seconds, 3),
         f"{data.examples}_per_second": round(examples_per_second(state, data), 1),

@@ -17,6 +17,7 @@ from ban import metrics
 from ban.errors import Interrupted, UserError
 from ban.events import Finished, Report, Started, Stopped, Waiting
 from ban.interfaces import Progress
+from ban.plan.identity import description_of
 from ban.plan.stage import Parent, Stage
 from ban.settings.schema import Machine
 from ban.store.result import Result, outcome
@@ -107,7 +108,7 @@ class _StageTraining:
             Interrupted: a signal arrived; the checkpoint is saved.
         """
         signature, state = self.stage.signature, self.training.state
-        self.work.write_json("stage.json", self.stage.describe())
+        self.work.write_json("stage.json", description_of(self.stage))
         damaged = checkpoint.resume(self.training, self.work, self.device)
         warning = f"ignored damaged checkpoints: {', '.join(damaged)}" if damaged else ""
         self.report(Started(signature, state.progress.fraction, warning=warning))
