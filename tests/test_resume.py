@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 OPTIONS = {
     "images": ("method=dkpp", "recipe.epochs=80", "machine.checkpoint_seconds=0"),
     "language": ("method=ban_l", "recipe.epochs=8", "machine.checkpoint_seconds=0"),
-    "table": (
+    "tabular": (
         *("method=ban", "+method.data.munge={multiplier: 1, swap_probability: 0.5, local_variance: 1.0}"),
         *("recipe.epochs=60", "machine.checkpoint_seconds=0"),
     ),
