@@ -13,7 +13,7 @@ Predictions = Mapping[str, NDArray[Any]]
 all, they are those of the target words, `[words]`.
 """
 
-SHOWN = {"error_percent": "error in %", "perplexity": "perplexity"}
+LABELS = {"error_percent": "error in %", "perplexity": "perplexity"}
 """Metric → its name in the titles of tables."""
 
 

@@ -56,7 +56,7 @@ def _list(store: Store, words: Sequence[str]) -> None:
 
 
 def _show(store: Store, words: Sequence[str]) -> None:
-    result = _one(store, words, "ban stages show SIGNATURE")
+    result = _by_prefix(store, words, "ban stages show SIGNATURE")
     signature = result["signature"]
     description = json.loads(store.file(signature, "stage.json").read_text(encoding="utf-8"))
     students = _students(_readable(store)[0]).get(signature, [])
@@ -168,7 +168,7 @@ def _export(store: Store, words: Sequence[str]) -> None:
     use = "ban stages export SIGNATURE FILE"
     if len(words) != 2:
         raise UserError(f"use: {use}.")
-    result, target = _one(store, words[:1], use), Path(words[1]).expanduser()
+    result, target = _by_prefix(store, words[:1], use), Path(words[1]).expanduser()
     export_stage(store, result["signature"], target)
     size = decimal(target.stat().st_size)
     console.print(
@@ -203,11 +203,11 @@ def _readable(store: Store) -> tuple[list[Result], list[str]]:
 
 def _matches(result: Result, words: Sequence[str]) -> bool:
     """Whether each word is the beginning of the signature, or occurs in the description."""
-    said = " ".join(str(result[name]) for name in ("label", "method", "model", "model_title", "dataset", "recipe"))
-    return all(result["signature"].startswith(word) or word.lower() in said.lower() for word in words)
+    text = " ".join(str(result[name]) for name in ("label", "method", "model", "model_title", "dataset", "recipe"))
+    return all(result["signature"].startswith(word) or word.lower() in text.lower() for word in words)
 
 
-def _one(store: Store, words: Sequence[str], use: str) -> Result:
+def _by_prefix(store: Store, words: Sequence[str], use: str) -> Result:
     """The stage whose signature begins with the word.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Many stages: what a command or a sweep asks for, each trained once."""
+"""Runs commands and sweeps: every missing stage is trained once."""

@@ -1,1 +1,1 @@
-"""What to train: stages, their signatures, and the lineage that a command asks for."""
+"""What to train: stages, their signatures, and the lineages that jobs need."""

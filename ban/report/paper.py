@@ -62,7 +62,7 @@ def show_paper_table(tables: Sequence[Table], layout: TableLayout, as_published:
     regime = "; ".join(dict.fromkeys(table.title for table in tables))
     notes = [*_notes(as_published), *(f"{table.network}: {note}" for table in tables for note in table.notes)]
     title = f"Table {layout.number}"
-    render.present(f"{title}, {metrics.SHOWN[tables[0].metric]}", render.Section(regime, lines, notes))
+    render.present(f"{title}, {metrics.LABELS[tables[0].metric]}", render.Section(regime, lines, notes))
     render.write(records, [render.Section(f"{title}. {regime}.", lines, notes)], outputs, f"table{layout.number}")
 
 

@@ -34,7 +34,7 @@ def show(tables: Sequence[Table], outputs: Path, name: str = "last") -> None:
     sections: list[Section] = []
     for table in tables:
         texts, title = _texts(table), f"{table.network}{size(table)}"
-        present(f"{title}, {metrics.SHOWN[table.metric]}", Section(table.title, texts, table.notes))
+        present(f"{title}, {metrics.LABELS[table.metric]}", Section(table.title, texts, table.notes))
         sections.append(Section(f"{title}. {table.title}.", texts, table.notes))
     write([record(table, row) for table in tables for row in table.rows], sections, outputs, name)
 

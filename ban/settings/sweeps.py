@@ -1,4 +1,4 @@
-"""Sweeps: which jobs a command asks for. A sweeper joins several products of settings into one batch."""
+"""Sweeps: the jobs of a command. A sweeper joins several products of settings into one batch."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Where Hydra looks for plugins: it wants classes that are defined in this namespace package."""
+"""The namespace package in which Hydra looks for plugins. Their classes must be defined here."""
 
 from ban.launch.launchers import LocalLauncher as _LocalLauncher
 from ban.launch.launchers import SlurmLauncher as _SlurmLauncher
