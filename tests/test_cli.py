@@ -36,6 +36,7 @@ QUICK = (*DIGITS, "recipe.epochs=10")
         ("+recipe.clip_norm=0", "recipe.clip_norm is 0; it must be greater than 0."),
         ("+recipe.loss_scale=-1", "recipe.loss_scale is -1; it must be greater than 0."),
         ("xyz.abc=1", "there is no setting 'xyz.abc'"),
+        ("+recipe.epochs=3", "recipe.epochs is set already: leave out the +."),
         ("+recipe.steps_per_epoch=0", "recipe.steps_per_epoch is 0"),
         ("dataset.label_noise=20", "dataset.label_noise is 20; it must be less than 1."),
         ("teacher.recipe=wrn", "+recipe@teacher.recipe=wrn"),

@@ -115,3 +115,13 @@ def test_an_unknown_argument_of_a_class_is_refused_before_anything_is_trained(pa
     stages = lineage(compose_settings([*DIGITS, f"+{part}.wieght=1"]))
     with pytest.raises(UserError, match="unexpected keyword argument 'wieght'"):
         [check_shapes(stage) for stage in stages]
+
+
+def test_a_null_argument_of_a_class_is_not_its_default() -> None:
+    settings = compose_settings([*DIGITS, "model.width=null", "+method.terms.teacher.scale=null"])
+    assert settings.model.constructor["width"] is None
+    assert settings.method.terms["teacher"].constructor["scale"] is None
+
+
+def test_an_unknown_key_is_refused_even_if_it_is_null() -> None:
+    assert "did you mean 'cohort'?" in refusal("+method.cohrot=null")

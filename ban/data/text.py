@@ -126,7 +126,7 @@ def _check(corpus: Corpus, vocabulary: Vocabulary, options: TextOptions) -> None
             raise UserError(f"dataset.{name}_size={size}, but there are only {len(part)} words.")
 
 
-def text(*, path: str | None, data_dir: Path, download: bool, **options: Any) -> Text:
+def text(*, path: str | None = None, data_dir: Path, download: bool, **options: Any) -> Text:
     """The text at `path`, or Python's own help; see `ban.data.corpus.read`. `data_dir` and `download` are not used."""
     return Text(read(path), TextOptions(**options))
 

@@ -43,11 +43,18 @@ def explain(error: Exception, conf: Path) -> str:
         return _explain_unknown(unknown[1], conf)
     if wrong := re.match(r"Error merging override (\S+)", text):
         return f"{wrong[1]} is not possible: {str(error.__cause__).splitlines()[0]}."
-    if ambiguous := re.match(r"Ambiguous value for argument '([^']+)'", text):
-        return f"{ambiguous[1]} names several values: sweep over them with `ban -m {ambiguous[1]}`."
-    if text.startswith(GROUP_VALUE):
-        return "a file of settings is chosen by its name, for example recipe=wrn."
+    for pattern, answer in ANSWERS.items():
+        if found := re.search(pattern, text):
+            return found.expand(answer)
     return ": ".join(line.strip().rstrip(":") for line in text.splitlines()[:2])
+
+
+ANSWERS = {
+    r"Ambiguous value for argument '([^']+)'": r"\1 names several values: sweep over them with `ban -m \1`.",
+    r"An item is already at '([^']+)'": r"\1 is set already: leave out the +.",
+    GROUP_VALUE: "a file of settings is chosen by its name, for example recipe=wrn.",
+}
+"""Pattern in a message of Hydra or OmegaConf → the sentence that replaces it."""
 
 
 def _explain_syntax(override: str, text: str) -> str:

@@ -42,13 +42,14 @@ class Part:
         if not isinstance(given, Mapping):  # an object that was checked before, or a value that pydantic refuses
             return given
         node = cast("Node", given)
-        values = {key: value for key, value in node.items() if value is not None}  # absent is null
-        unknown = {key: values.pop(key) for key in [*values] if key not in keys_of(cls)}
+        known = keys_of(cls)
+        values = {key: value for key, value in node.items() if key in known and value is not None}  # absent is null
+        unknown = {key: value for key, value in node.items() if key not in known}  # null may differ from the default
         if unknown and cls.others:
             cls._check_others(node, unknown)
             return values | {cls.others: unknown}
         if unknown:
-            raise unknown_key(next(iter(unknown)), keys_of(cls))
+            raise unknown_key(next(iter(unknown)), known)
         return values
 
     @classmethod
