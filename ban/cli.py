@@ -57,6 +57,8 @@ def _run(words: Sequence[str]) -> None:
 
 def _sweep_experiments() -> None:
     """Sets the sweep mode on the command line: Hydra 1.4 refuses an experiment's file that sets it."""
+    if any(word.startswith("hydra.mode=") for word in sys.argv):
+        return
     for place, word in enumerate(sys.argv):
         if word.startswith("experiment="):
             sys.argv.insert(place, "hydra.mode=MULTIRUN")

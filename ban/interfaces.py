@@ -83,8 +83,6 @@ class Data(Protocol):
 
     examples: str
     """The unit of its sizes: "images", "rows" or "words"."""
-    metric: str
-    """The metric of its results: "error_percent" or "perplexity"."""
     examples_per_step: int
     steps_per_epoch: int
     held_out: list[str]
@@ -168,6 +166,11 @@ class Teacher(nn.Module):
     which checkpoints store. Networks of other stages do not, because they are loaded from the store again: keep them in
     a tuple, which `state_dict` ignores.
     """
+
+    def __init_subclass__(cls) -> None:
+        """Refuses teachers that were written for version 0.1.0: their hook would never be called."""
+        if hasattr(cls, "lesson"):
+            raise TypeError(f"{cls.__name__}.lesson must be renamed to targets, and return a TeacherOutput")
 
     def start_epoch(self) -> None:
         """Prepare for an epoch, for example reset carried states."""

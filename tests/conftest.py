@@ -9,8 +9,8 @@ from helpers import KINDS, Say, Train, host, quiet
 from ban.cli import main
 from ban.plan.lineage import lineage
 from ban.settings.compose import compose_settings
+from ban.training.run import run
 from ban.training.signals import Signals
-from ban.training.stage import run
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

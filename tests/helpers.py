@@ -27,7 +27,7 @@ from ban.store.store import Store
 from ban.teachers import Frozen
 from ban.training import build
 from ban.training.device import Device
-from ban.training.stage import Host
+from ban.training.run import Host
 
 DIGITS = ("dataset=digits", "model=small_conv", "recipe=digits", "machine.threads=1", "machine.device=cpu")
 """A training of about a second."""

@@ -18,7 +18,7 @@ from ban.launch import estimate, overview
 from ban.plan.lineage import lineage
 from ban.settings import datasets, schema
 from ban.settings.compose import CONF, compose_settings
-from ban.settings.part import keys_of
+from ban.settings.types import keys_of
 from ban.store.store import Store
 from ban.training.shape_check import StageCost
 

@@ -18,8 +18,8 @@ from ban.launch.pool import Pool
 from ban.plan.lineage import lineage
 from ban.settings.compose import compose_settings
 from ban.store.store import Store
+from ban.training.run import run
 from ban.training.signals import Signals
-from ban.training.stage import run
 
 pytestmark = pytest.mark.slow
 

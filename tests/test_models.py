@@ -233,11 +233,11 @@ class TestConvLarge:
         assert torch.allclose(g.flatten(), v.flatten(1).norm(dim=1))  # the weights of He et al. at first
         g.data.uniform_(1, 2)
         norm.bias.data.uniform_()
-        spoken = conv2d(self.images, v / v.flatten(1).norm(dim=1).view(-1, 1, 1, 1) * g, padding=1)
-        centred = spoken - spoken.mean((0, 2, 3), keepdim=True) + norm.bias.view(-1, 1, 1)
+        convolved = conv2d(self.images, v / v.flatten(1).norm(dim=1).view(-1, 1, 1, 1) * g, padding=1)
+        centred = convolved - convolved.mean((0, 2, 3), keepdim=True) + norm.bias.view(-1, 1, 1)
         torch.testing.assert_close(network.stem(self.images), nn.functional.leaky_relu(centred, 0.1))
-        torch.testing.assert_close(norm.running_mean, 0.001 * spoken.mean((0, 2, 3)))
-        plain = spoken - norm.running_mean.view(-1, 1, 1) + norm.bias.view(-1, 1, 1)
+        torch.testing.assert_close(norm.running_mean, 0.001 * convolved.mean((0, 2, 3)))
+        plain = convolved - norm.running_mean.view(-1, 1, 1) + norm.bias.view(-1, 1, 1)
         torch.testing.assert_close(network.eval().stem(self.images), nn.functional.leaky_relu(plain, 0.1))
 
     def test_initial_weights(self) -> None:

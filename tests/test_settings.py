@@ -9,7 +9,7 @@ from helpers import DIGITS, Say, files
 from ban.errors import UserError
 from ban.plan.lineage import lineage
 from ban.settings.compose import CONF, compose_settings
-from ban.settings.part import RENAMED
+from ban.settings.types import RENAMED
 from ban.training.shape_check import check_shapes
 
 MISSPELT = {

@@ -15,8 +15,8 @@ from ban.plan.signature import signature_of
 from ban.settings.compose import compose_settings
 from ban.store.archive import export_stage, import_stage
 from ban.store.store import Store
+from ban.training.run import run
 from ban.training.signals import Signals
-from ban.training.stage import run
 
 QUICK = ("recipe.epochs=5",)
 TEACHER, STUDENT = (stage.signature for stage in plan(*QUICK))

@@ -93,9 +93,9 @@ def test_verdicts_stand_in_a_fixed_order_and_one_pair_gives_none(tmp_path: Path)
     verdicts, compared = table.notes
     assert verdicts.endswith(
         "better than the teacher: BAN-1; worse than the teacher: BAN+L-1; not resolved: CWTM-1; "
-        "not resolvable from one pair: DKPP-1."
+        "one pair only: DKPP-1."
     )
-    assert compared == "DKPP-1 against BAN-1: +15.00 points, not resolvable from one pair."
+    assert compared == "DKPP-1 against BAN-1: +15.00 points, one pair only."
 
 
 def test_a_student_is_paired_with_the_teacher_it_descends_from(tmp_path: Path) -> None:

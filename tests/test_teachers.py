@@ -37,10 +37,10 @@ class TestEpochAverage:
     said = (torch.randn(4, 3), torch.randn(4, 3))
 
     def hear(self, memory: EpochAverage, logits: torch.Tensor) -> torch.Tensor:
-        spoken = step([logits])
-        memory.after_step(spoken)
-        memory.after_epoch(spoken.progress)
-        target = memory.targets(spoken).probabilities
+        current = step([logits])
+        memory.after_step(current)
+        memory.after_epoch(current.progress)
+        target = memory.targets(current).probabilities
         assert target is not None
         return target
 
@@ -91,8 +91,8 @@ class TestAverageWeights:
 def test_the_second_view_has_a_gradient() -> None:
     student = SmallConv(classes=10)
     learner = SimpleNamespace(network=student)
-    spoken = step([torch.zeros(4, 10)], learners=[lambda inputs: student(inputs), learner][:1])
-    logits = SecondView(context(student)).targets(spoken).logits
+    one_step = step([torch.zeros(4, 10)], learners=[lambda inputs: student(inputs), learner][:1])
+    logits = SecondView(context(student)).targets(one_step).logits
     assert logits is not None and logits.requires_grad
 
 
@@ -209,12 +209,12 @@ class TestNormalisedLogits:
         data = build.data(stage, compose_settings([*LANGUAGE]).machine, torch.device("cpu"))
         network = build.network(stage).eval()
         teacher = Frozen(TeacherContext([network], [], 100, stage.dataset.classes, data), normalised=True)
-        spoken, state = [], None
+        logits_so_far, state = [], None
         for batch in data.evaluation("train"):
             output = network(batch.views[0], state)
             state = output.state
-            spoken.append(output.logits.detach().flatten(0, 1))
-        deviations = torch.cat(spoken).std(0, correction=0)
+            logits_so_far.append(output.logits.detach().flatten(0, 1))
+        deviations = torch.cat(logits_so_far).std(0, correction=0)
         expected = deviations / deviations.square().mean().sqrt()
         torch.testing.assert_close(teacher.deviations, expected, rtol=1e-3, atol=0)
         assert teacher.get_extra_state() == [None]

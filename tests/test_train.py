@@ -22,8 +22,8 @@ from ban.store.store import Store, sha256
 from ban.training import build
 from ban.training.device import Device
 from ban.training.loop import reseed
+from ban.training.run import run
 from ban.training.signals import Signals
-from ban.training.stage import run
 
 METHODS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CONF / "method").glob("*.yaml"))}
 ON_TEXT = [name for name, node in METHODS.items() if not {"data", "pretrain"} & {*node}]

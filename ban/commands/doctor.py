@@ -37,11 +37,11 @@ PATIENCE = 60.0
 
 
 class Finding(NamedTuple):
-    """What was looked at, and how it is."""
+    """One check and its outcome."""
 
     what: str
     state: Literal["good", "note", "bad"]
-    """note: something is not there that may not be needed."""
+    """note: something optional is missing."""
     detail: str
 
 
@@ -191,8 +191,8 @@ def _disk(jobs: Sequence[Settings], store: Store) -> Finding:
     need = sum(each.kept for each in needs) + max((each.temporary for each in needs), default=0)
     free = free_disk(store)
     stages = plural(len(missing), "stage")
-    said = f"{decimal(free)} are free; the {stages} that these settings would train need {decimal(need)}"
-    return Finding("disk", "good" if free > need else "bad", said)
+    detail = f"{decimal(free)} free; training {stages} with these settings needs {decimal(need)}"
+    return Finding("disk", "good" if free > need else "bad", detail)
 
 
 def _slurm() -> Finding:

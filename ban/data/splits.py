@@ -186,7 +186,6 @@ class LabelledData:
         UserError: the training examples do not fill one batch.
     """
 
-    metric = "error_percent"
     vocabulary = ()
     spelling = None
 

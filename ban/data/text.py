@@ -59,7 +59,6 @@ class Text:
     """
 
     examples = "words"
-    metric = "perplexity"
 
     def __init__(self, corpus: Corpus, options: TextOptions) -> None:
         vocabulary = Vocabulary(corpus.train, options.min_count)

@@ -123,7 +123,7 @@ def disk(stage: Stage) -> Disk:
     weights = 4 * check_shapes(stage).parameters
     networks = (2 if recipe.select else 1) + bool(stage.method.reported_network)
     predictions = dataset.test_size * dataset.bytes_per_prediction
-    moments = 2 if recipe.uses_adam else 1
+    moments = 2 if "Adam" in recipe.optimizer["_target_"] else 1
     return Disk(weights * networks + (0 if stage.is_pretraining else predictions), 2 * weights * (networks + moments))
 
 

@@ -20,8 +20,8 @@ from ban.report.tables import compare
 from ban.settings.schema import LocalLauncherSettings, Settings
 from ban.store.store import Store
 from ban.training.device import Device, cores
+from ban.training.run import Host, run
 from ban.training.signals import Signals
-from ban.training.stage import Host, run
 from ban.wording import plural
 
 

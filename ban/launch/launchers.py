@@ -10,9 +10,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from ban.settings.checks import validated
-from ban.settings.part import Part
 from ban.settings.schema import LocalLauncherSettings, Settings, SlurmLauncherSettings
 from ban.settings.sweeps import settings_of
+from ban.settings.types import Part
 
 LauncherSettings = TypeVar("LauncherSettings", bound=Part)
 

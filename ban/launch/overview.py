@@ -40,7 +40,7 @@ def show(lineages: Sequence[Sequence[Stage]], store: Store, device: Device) -> N
         console.print(_families(stages, store))
         asked = sum(len(each) for each in lineages)
         console.print(
-            f"{len(lineages)} jobs need {plural(asked, 'training')}; shared ones run once, which saves "
+            f"{plural(len(lineages), 'job')} need {plural(asked, 'training')}; shared ones run once, which saves "
             f"{asked - len(stages)}."
         )
     missing = [stage for stage in stages if not store.has(stage.signature)]
@@ -82,7 +82,7 @@ def _show_cost(missing: Sequence[Stage], store: Store, device: Device) -> None:
         f"Time: about {_hours(found.seconds)} on {device} for all stages, one after another; the longest chain of "
         f"teachers and students takes {_hours(found.longest)} on any number of devices.\n"
         f"Disk: {decimal(found.kept)} for results, and {decimal(found.temporary)} for the checkpoints of each running "
-        f"training; {decimal(free_disk(store))} are free.\n"
+        f"training; {decimal(free_disk(store))} free.\n"
         f"Basis: the parameters of the networks, and a few timed steps of {plural(found.kinds, 'kind')} of training, "
         "without reading data or compiling."
     )

@@ -22,8 +22,8 @@ from ban.launch.devices import Slot
 from ban.launch.journal import Journal, JournalReport, report_failures
 from ban.plan.stage import Stage
 from ban.store.result import outcome
+from ban.training.run import Host, run
 from ban.training.signals import Signals
-from ban.training.stage import Host, run
 
 Failures = dict[str, str]
 """Signature → reason."""
@@ -69,7 +69,7 @@ class Pool:
         self.context = multiprocessing.get_context("forkserver")
         # Otherwise every child would import these for seconds; optimizers import torch._dynamo at their first step.
         data = {stage.dataset.target.rpartition(".")[0] for stage in missing}
-        self.context.set_forkserver_preload(["ban.training.stage", "ban.models", "torch._dynamo", *sorted(data)])
+        self.context.set_forkserver_preload(["ban.training.run", "ban.models", "torch._dynamo", *sorted(data)])
         # Ctrl-C would end a server that is still importing modules.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:

@@ -19,7 +19,7 @@ from submitit.helpers import DelayedSubmission
 from ban.display import console
 from ban.errors import Interrupted, UserError
 from ban.events import Event, Failed, Finished, Report, Running
-from ban.launch import snapshot as code
+from ban.launch import snapshot
 from ban.launch.journal import Journal, JournalReport, Note, report_failures
 from ban.launch.pool import Failures
 from ban.launch.slurm import cancel, max_array_size, partition, queue
@@ -28,8 +28,8 @@ from ban.settings.schema import Machine, Settings, SlurmLauncherSettings
 from ban.store.result import outcome
 from ban.store.store import Store
 from ban.training.device import Device
+from ban.training.run import Host, run
 from ban.training.signals import Signals
-from ban.training.stage import Host, run
 from ban.wording import plural
 
 PREEMPTION = signal.SIGUSR2
@@ -62,10 +62,10 @@ class Slurm:
 
     def check(self, missing: Sequence[Stage]) -> None:
         """See `Executor`."""
-        if not 0 < self.options.checkpoint_minutes < self._minutes():
+        if self.options.checkpoint_minutes >= self._minutes():
             raise UserError(
-                f"hydra.launcher.checkpoint_minutes is {self.options.checkpoint_minutes}; it must be above 0 and below "
-                f"the {self._minutes()} minutes of a job."
+                f"hydra.launcher.checkpoint_minutes is {self.options.checkpoint_minutes}; it must be below the "
+                f"{self._minutes()} minutes of a job."
             )
 
     def train(self, missing: Sequence[Stage], journal: Journal, report: Report) -> Failures | None:
@@ -104,7 +104,7 @@ class Slurm:
         folder = self.journal.store.root / "slurm"
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "submission.lock", fallback_to_soft=False, preserve_lock_file=True):
-            frozen = code.freeze(missing, self.journal.store)
+            frozen = snapshot.freeze(missing, self.journal.store)
             self.executor = self._executor(folder, frozen)
             jobs = self._queued_already(missing)
             shared, new = len(jobs), [stage for stage in missing if stage.signature not in jobs]
@@ -270,7 +270,7 @@ class Task:
         noted = JournalReport(journal, self.stage, f"job {job}", self.machine.log_seconds, _ignore, job)
         try:
             with report_failures(noted, self.stage):
-                if code.installed_differs(self.frozen):
+                if snapshot.installed_differs(self.frozen):
                     noted.log(
                         f"ban has changed since the job was submitted; this runs the submitted code in {self.frozen}"
                     )

@@ -60,7 +60,9 @@ def _phases(
     )
     if method.pretrain is None:
         return [stage]
-    first = replace(stage, method=method.pretrain, recipe=_shortened(part.recipe, method.pretrain))
+    first = replace(
+        stage, method=method.pretrain, recipe=_shortened(part.recipe, method.pretrain), data_changes=frozenset()
+    )
     start = Inheritance(Parent(first))
     own_teachers = teachers if method.teacher else ()
     return [first, replace(stage, teachers=own_teachers, inherits=(start, *stage.inherits))]

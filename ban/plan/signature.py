@@ -8,9 +8,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
-from ban.settings.datasets import KINDS
-from ban.settings.part import RENAMED, Node, Part, unsigned_keys
+from ban.settings.datasets import KINDS, Dataset
 from ban.settings.schema import Method, Network, Pretraining, Recipe
+from ban.settings.types import RENAMED, Node, Part, unsigned_keys
 
 PROTOCOL = 1
 """Raised when the training loop computes something else than before from the same stage."""
@@ -18,6 +18,9 @@ PROTOCOL = 1
 VERSIONS: dict[str, int] = {}
 """Class or function name → version, where it is not 1: raised when a component's mathematics changes, so that results
 of the old code are not taken for results of the new. A test pins the losses of each component's first steps."""
+
+EARLIER: dict[type[Part], frozenset[str]] = {Method: frozenset(RENAMED), Dataset: frozenset({"metric"})}
+"""Unsigned keys that `stage.json` of version 0.1.0 holds."""
 
 SIGNED_PARTS: dict[str, tuple[type[Part], ...]] = {
     "dataset": tuple(KINDS.values()),
@@ -62,7 +65,10 @@ def signed_network(model: Node) -> Any:
 
 def signed(node: Node, *types: type[Part]) -> Any:
     """The signed settings of a part, as canonical data."""
-    left_out = {*RENAMED, "metric"}.union(*map(unsigned_keys, types))  # earlier versions stored `metric`
+    left_out = frozenset[str]().union(*map(unsigned_keys, types))
+    for part, keys in EARLIER.items():
+        if any(issubclass(each, part) for each in types):
+            left_out |= keys
     return canonical({key: value for key, value in node.items() if key not in left_out})
 
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from ban.plan import signature
 from ban.settings.datasets import Dataset
-from ban.settings.part import plain, targets_in
 from ban.settings.schema import Method, Network, Pretraining, Recipe
+from ban.settings.types import plain, targets_in
 from ban.wording import plural
 
 

@@ -15,7 +15,7 @@ HEADINGS = {
     "gradient_share_dark": "share of dark knowledge in the gradient",
     "gradient_cosine_label_dark": "cosine of its two parts",
     "gradient_cosine_whole_label": "cosine of the whole and the label's part",
-    "omega": "ω: what scales the label's gradient",
+    "omega": "ω: scale of the label's gradient",
     "omega_negative_share": "share of examples with ω < 0",
     "tckd": "TCKD, nats",
     "nckd": "NCKD, nats",
@@ -24,7 +24,7 @@ HEADINGS = {
     "teacher_right_share": "share of examples where the teacher is right",
     "agreement": "share where student and teacher agree",
     "student_confidence": "student's largest probability",
-    "cwtm_effective_share": "part of a batch that counts for CWTM",
+    "cwtm_effective_share": "effective fraction of a batch under CWTM",
 }
 """Diagnostics of `curves.jsonl` → the headings of their rows."""
 NOTE = "Mean over the last epoch's diagnosed steps ± 95 % interval over seeds. Defined in ban/training/diagnostics.py."
@@ -47,7 +47,8 @@ def show_gradients(store: Store, outputs: Path) -> None:
             records += [{"regime": title, "stage": name, **last} for name, each in columns.items() for last in each]
     if not sections:
         console.print(
-            "No stored stage has diagnostics: train with recipe.diagnosed_steps=N, the number of steps per epoch."
+            "No stored stage has diagnostics: train with recipe.diagnosed_steps=N, the number of steps to "
+            "diagnose in each epoch."
         )
         return
     write(records, sections, outputs, "diagnostics")

@@ -13,6 +13,7 @@ from rich.table import Table as RichTable
 from ban import metrics
 from ban.display import console
 from ban.report.tables import Row, Table
+from ban.wording import plural
 
 SPLITS = {"validation": "validation", "test": "test", "train": "training"}
 """In the order of the columns → their headings."""
@@ -67,11 +68,6 @@ def count(row: Row) -> str:
         return "0"
     repetitions = row.measured["test"].count
     return f"{repetitions}, {plural(row.teachers, 'teacher')}" if row.teachers < repetitions else f"{repetitions}"
-
-
-def plural(number: int, noun: str) -> str:
-    """Like 1 teacher, 2 teachers."""
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def record(table: Table, row: Row) -> dict[str, Any]:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ban.display import console
-from ban.report.render import Section, plural, present, write
+from ban.report.render import Section, present, write
 from ban.report.results import Interval, Pair, Results
 from ban.report.tables import distinct, is_baseline
 from ban.store.result import Result
 from ban.store.store import Store
+from ban.wording import plural
 
 
 class Published(NamedTuple):

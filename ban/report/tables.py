@@ -225,7 +225,7 @@ def distinct(named: Sequence[tuple[str, str]]) -> list[str]:
 
 def _verdicts(rows: Iterable[Row]) -> list[str]:
     """Which paired differences to the teacher are resolved."""
-    verdicts = ("better than the teacher", "worse than the teacher", "not resolved", "not resolvable from one pair")
+    verdicts = ("better than the teacher", "worse than the teacher", "not resolved", "one pair only")
     groups: dict[str, list[str]] = {verdict: [] for verdict in verdicts}
     for row in rows:
         if row.gain:
@@ -236,7 +236,7 @@ def _verdicts(rows: Iterable[Row]) -> list[str]:
 
 def _verdict(difference: Interval) -> str:
     if not difference.resolved:
-        return "not resolvable from one pair" if difference.half_width is None else "not resolved"
+        return "one pair only" if difference.half_width is None else "not resolved"
     return "better than the teacher" if difference.mean < 0 else "worse than the teacher"
 
 

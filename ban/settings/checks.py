@@ -7,8 +7,8 @@ from pydantic import TypeAdapter, ValidationError
 from ban.errors import UserError
 from ban.settings.datasets import KINDS, Dataset
 from ban.settings.messages import explain_invalid
-from ban.settings.part import Node, Part, keys_of
 from ban.settings.schema import Method, Network, Recipe, Settings
+from ban.settings.types import Node, Part, keys_of
 
 PartType = TypeVar("PartType", bound=Part)
 

@@ -15,8 +15,8 @@ from ban.errors import UserError
 from ban.settings.checks import check, validated
 from ban.settings.hydra_versions import VERSION_BASE
 from ban.settings.messages import explain, is_composition_error
-from ban.settings.part import Node, Part
 from ban.settings.schema import Method, Recipe, Settings
+from ban.settings.types import Node, Part
 
 _INSTALLED = Path(__file__).parents[1] / "conf"
 CONF = _INSTALLED if _INSTALLED.exists() else Path(__file__).parents[2] / "conf"

@@ -10,7 +10,7 @@ from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
-from ban.settings.part import (
+from ban.settings.types import (
     Component,
     Flag,
     Fraction,
@@ -36,7 +36,7 @@ class Dataset(Part):
     examples: ClassVar[str]
     """What it consists of: images, rows or words."""
     metric: ClassVar[str]
-    """What it is judged by; less is better."""
+    """The metric of its results; lower is better."""
     title_in_messages: ClassVar[str]
     suitable_models: ClassVar[str]
     suitable_recipes: ClassVar[str]
@@ -60,9 +60,10 @@ class Dataset(Part):
     @classmethod
     def _check_others(cls, node: Node, unknown: Node) -> None:
         target = str(node.get("_target_"))
-        named: list[str] = [] if target.startswith("ban.") else _parameters(target)
-        if refused := [key for key in unknown if key not in named]:
-            raise unknown_key(refused[0], [*keys_of(cls), *named])
+        named: list[str] | None = [] if target.startswith("ban.") else _parameters(target)
+        refused = [key for key in unknown if named is not None and key not in named]
+        if refused:
+            raise unknown_key(refused[0], dict.fromkeys([*keys_of(cls), *(named or [])]))
 
     def with_changes(self, changes: Node) -> Self:
         """The same data set with a method's changes."""
@@ -102,7 +103,7 @@ class Dataset(Part):
 
     @property
     def unlabelled_examples(self) -> bool:
-        """Whether a training may see examples without labels."""
+        """Whether batches contain examples without labels."""
         return False
 
     @property
@@ -267,12 +268,16 @@ AnyDataset = Annotated[ImageDataset | TabularDataset | TextDataset, Field(discri
 KINDS: dict[str, type[Dataset]] = {"images": ImageDataset, "tabular": TabularDataset, "language": TextDataset}
 
 
-def _parameters(target: str) -> list[str]:
-    """The named parameters of a user's function or class."""
+GIVEN = {"data_dir", "download", "device", "batch_size", "steps_per_epoch", "unroll", "munge"}
+"""Arguments of a data set's function that are no settings of the data set."""
+
+
+def _parameters(target: str) -> list[str] | None:
+    """The settings that a user's function or class takes; None: any."""
     from hydra.utils import get_method  # imports the user's module
 
     try:
-        return [*inspect.signature(get_method(target)).parameters]
+        parameters = inspect.signature(get_method(target)).parameters.values()
     except Exception as error:
         cause = error.__cause__ or error
         raise PydanticCustomError(
@@ -280,3 +285,6 @@ def _parameters(target: str) -> list[str]:
             "names {target}, which cannot be imported: {cause}",
             {"target": target, "cause": str(cause)},
         ) from error
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return [parameter.name for parameter in parameters if parameter.name not in GIVEN]

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
@@ -17,8 +17,8 @@ from pydantic import ValidationError
 
 from ban.settings.datasets import KINDS
 from ban.settings.hydra_versions import VERSION_BASE
-from ban.settings.part import RENAMED, Part, keys_of
 from ban.settings.schema import LocalLauncherSettings, Settings, SlurmLauncherSettings
+from ban.settings.types import RENAMED, Part, keys_of
 
 GROUP_VALUE = "Config group override must be a string"
 
@@ -77,7 +77,9 @@ def _explain_unknown(key: str, conf: Path) -> str:
         return f"{key} has no such option yet: add it with +{key}.OPTION=VALUE."
     parent = key.rpartition(".")[0]
     renamed = ".".join(RENAMED.get(step, step) for step in key.split("."))
-    if close := [renamed] if renamed in known else difflib.get_close_matches(key, known, n=1):
+    near = [name for name in known if name.partition(".")[0] == key.partition(".")[0]]  # of the same part
+    matches = difflib.get_close_matches(key, near, n=1) or difflib.get_close_matches(key, known, n=1)
+    if close := [renamed] if renamed in known else matches:
         return f"there is no setting '{key}': did you mean '{close[0]}'?"
     siblings = [name for name in known if name.rpartition(".")[0] == parent] or [n for n in known if "." not in n]
     return f"there is no setting '{key}': choose one of {', '.join(dict.fromkeys(siblings))}."
@@ -111,7 +113,7 @@ def _keys(tree: Any, prefix: str = "") -> list[str]:
 def explain_invalid(error: ValidationError, prefix: str = "") -> str:
     """The first setting that its type refuses. `prefix` is what the checked part is called."""
     first = error.errors(include_url=False)[0]
-    path = [str(step) for step in first["loc"] if str(step) not in KINDS]
+    path = [str(step) for index, step in enumerate(first["loc"]) if not _is_branch(str(step), index, first["loc"])]
     where = ".".join([*filter(None, [prefix]), *path])
     parent, _, key = where.rpartition(".")
     match first["type"]:
@@ -126,8 +128,11 @@ def explain_invalid(error: ValidationError, prefix: str = "") -> str:
         case "no_target" | "no_rate" | "broken_target":
             return f"{where} {first['msg']}."
         case "dataclass_type":
-            chosen = f"+{key}@{where}={first['input']}" if parent else f"{key}={first['input']}"
+            group = "model" if where.startswith(("peers.", "teacher.models.")) else key
+            chosen = f"+{group}@{where}={first['input']}" if parent else f"{group}={first['input']}"
             return f"{where} is {first['input']}, but it must hold settings: choose a file with {chosen}."
+        case "path_type":
+            return f"{where} is {first['input']}; it must be a path."
         case "mapping_type" | "dict_type":
             return f"{where} is {first['input']}; it must be a mapping, for example {{_target_: …}}."
         case _:
@@ -135,6 +140,12 @@ def explain_invalid(error: ValidationError, prefix: str = "") -> str:
                 r"^(?:Input|Value) should (be )?(a valid (?=integer|number|string|boolean))?", _must_be, first["msg"]
             )
             return f"{where} is {first['input']}; it {wanted.replace(chr(39), '')}."
+
+
+def _is_branch(step: str, index: int, path: Sequence[int | str]) -> bool:
+    """Whether a step of pydantic's path is not a key but the branch of a union that was tried."""
+    kind = index == 1 and path[0] == "dataset" and step in KINDS
+    return kind or step in ("float", "int", "str") or "[" in step
 
 
 def _must_be(found: re.Match[str]) -> str:

@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
 from ban.settings.datasets import AnyDataset
-from ban.settings.part import (
+from ban.settings.types import (
     Component,
     Flag,
     Folder,
@@ -286,6 +286,12 @@ class Settings(Part):
 # Launchers
 
 
+def _as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Name = Annotated[Text, BeforeValidator(_as_text)]
+"""A name that may consist of digits."""
 Devices = Integer | Text | Sequence[Integer | Text]
 
 
@@ -302,11 +308,11 @@ class LocalLauncherSettings(Part):
 class SlurmLauncherSettings(Part):
     """`hydra/launcher=slurm`; conf/hydra/launcher/slurm.yaml explains each."""
 
-    partition: Text | None = None
-    account: Text | None = None
-    qos: Text | None = None
-    constraint: Text | None = None
-    gres: Text | None = None
+    partition: Name | None = None
+    account: Name | None = None
+    qos: Name | None = None
+    constraint: Name | None = None
+    gres: Name | None = None
     cpus: Positive
     memory_gb: PositiveNumber | None = None
     minutes: Positive

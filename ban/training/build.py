@@ -16,8 +16,8 @@ from ban.plan.stage import Inheritance, Parent, Stage
 from ban.schedules import Constant
 from ban.settings.datasets import LabelledDataset, TextDataset
 from ban.settings.hydra_versions import allow
-from ban.settings.part import targets_in
 from ban.settings.schema import Machine
+from ban.settings.types import targets_in
 from ban.streams import stream
 from ban.training.device import Device
 from ban.training.loop import reseed
@@ -123,8 +123,11 @@ def training_step(
     teachers = [load(parent) for parent in stage.teachers]
     context = TeacherContext(teachers, networks, stage.training_examples, stage.dataset.classes, data)
     source = teacher(stage, context).to(target)
+    objectives = [objective(stage).to(target) for _ in networks]  # all are drawn before any term is prepared
+    for student, loss in zip(networks, objectives, strict=True):
+        _prepare(loss, Student(network=student, until=stage.method.until), source, zero_batch(stage, target))
     return TrainingStep(
-        learners=[_learner(stage, student, source, target) for student in networks],
+        learners=[_learner(stage, student, loss) for student, loss in zip(networks, objectives, strict=True)],
         teacher=source,
         schedule=build(recipe.schedule),
         precision=functools.partial(device.precision, recipe.precision),
@@ -161,14 +164,13 @@ def _inherit(student: nn.Module, source: nn.Module, inheritance: Inheritance) ->
             mine.requires_grad_(False)
 
 
-def _learner(stage: Stage, student: nn.Module, source: Teacher, device: torch.device) -> Learner:
-    recipe, until, loss = stage.recipe, stage.method.until, objective(stage).to(device)
-    _prepare(loss, Student(network=student, until=until), source, zero_batch(stage, device))
+def _learner(stage: Stage, student: nn.Module, loss: Objective) -> Learner:
+    recipe = stage.recipe
     # Frozen parameters stay out: weight decay would move a parameter without a gradient, too.
     trained = [parameter for parameter in [*student.parameters(), *loss.parameters()] if parameter.requires_grad]
     return Learner(
         network=student,
-        until=until,
+        until=stage.method.until,
         objective=loss,
         optimizer=build(recipe.optimizer, trained),
         peak_rate=recipe.learning_rate,

@@ -15,6 +15,7 @@ from torch import nn
 
 from ban.errors import UserError
 from ban.settings.schema import Machine
+from ban.wording import plural
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,12 @@ class Device:
             raise UserError(f"machine.device={name}, but torch sees no CUDA device here: use machine.device=cpu.")
         if name.startswith("cuda:") and int(name[5:]) >= (count := torch.cuda.device_count()):
             raise UserError(
-                f"machine.device={name}, but this machine has {count} CUDA device{'s' * (count != 1)}, counted from 0."
+                f"machine.device={name}, but this machine has {plural(count, 'CUDA device')}, counted from 0."
             )
         return cls(name, machine.threads or cores())
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.threads} thread{'s' * (self.threads != 1)})" if self.name == "cpu" else self.name
+        return f"{self.name} ({plural(self.threads, 'thread')})" if self.name == "cpu" else self.name
 
     @property
     def torch_device(self) -> torch.device:

@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps, with what is recorded of them and what must survive an interruption.
+"""The training loop: epochs of steps, the curves they record, and the state that a checkpoint must hold.
 
 The loop knows neither configuration nor disk. All random numbers are reseeded at each step, so a training that was
 interrupted between two steps continues as if it had not been.
@@ -61,7 +61,12 @@ class TrainingState:
         Raises:
             UserError: a running sum of the losses is not a finite number.
         """
-        totals = {f"{_prefix(index)}{name}": value for index, name, value in self._terms()}
+        totals = {
+            f"{_prefix(index)}{name}": value
+            for index, sums in enumerate(self.sums)
+            for part in sums
+            for name, value in part.items()
+        }
         values = torch.stack([*totals.values()]).tolist() if totals else []
         diverged = [name for name, value in zip(totals, values, strict=True) if not math.isfinite(value)]
         if diverged:
@@ -69,9 +74,6 @@ class TrainingState:
                 f"the loss ({', '.join(diverged)}) is not a finite number in epoch {self.progress.epoch + 1}: lower "
                 "recipe.optimizer.lr, or use recipe.precision=fp32."
             )
-
-    def _terms(self) -> list[tuple[int, str, Tensor]]:
-        return [(index, name, value) for index, sums in enumerate(self.sums) for name, value in sums.terms.items()]
 
 
 @dataclass

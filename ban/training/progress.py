@@ -25,12 +25,12 @@ class ProgressReporter:
         self._sent = {"step": now, "epoch": now}
 
     def after_step(self) -> None:
-        """Call this between steps, and between the batches of an evaluation."""
+        """Reports progress between steps, and between the batches of an evaluation."""
         if self._is_due("step"):
             self._send(self.detail or self._speed())
 
     def after_epoch(self, record: Mapping[str, float]) -> None:
-        """Call this with the epoch's record."""
+        """Reports a finished epoch."""
         if self._is_due("epoch"):
             self.detail = describe(self._speed(), record)
             self._send(self.detail)

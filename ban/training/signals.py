@@ -26,7 +26,7 @@ class Signals:
                 signal.signal(number, handler)
 
     def check(self) -> None:
-        """Call this where it is safe to stop.
+        """Raises an exception if a signal has arrived; called where it is safe to stop.
 
         Raises:
             Interrupted: a signal has arrived.

@@ -6,7 +6,7 @@ from ban.interfaces import Output, Term, logits_of
 
 
 class ReverseDivergence(Term):
-    """KL(q‖p): the student may leave out what it cannot have."""
+    """KL(q‖p): it lets the student ignore classes that it cannot model."""
 
     def forward(self, output, teacher, batch):
         q, p = output.logits.float().log_softmax(-1), logits_of(teacher).float().log_softmax(-1)

@@ -1,4 +1,4 @@
-"""Trains one stage: resume it if it was begun, train, evaluate, publish."""
+"""One stage: resumes it from a checkpoint if there is one, trains, evaluates and publishes it."""
 
 import functools
 import gc
@@ -25,8 +25,8 @@ from ban.store.store import Store, Work
 from ban.training import build, checkpoint, evaluation
 from ban.training.device import Device
 from ban.training.loop import Training, TrainingState
+from ban.training.measure import last_epoch, measure, result
 from ban.training.progress import ProgressReporter, ScalarLog
-from ban.training.result import last_epoch, measure, result
 from ban.training.signals import Signals
 
 
