@@ -92,8 +92,7 @@ def test_verdicts_stand_in_a_fixed_order_and_one_pair_gives_none(tmp_path: Path)
     (table,) = compare(union(lineages.values()), store, layout)
     verdicts, compared = table.notes
     assert verdicts.endswith(
-        "better than the teacher: BAN-1; worse than the teacher: BAN+L-1; not resolved: CWTM-1; "
-        "one pair only: DKPP-1."
+        "better than the teacher: BAN-1; worse than the teacher: BAN+L-1; not resolved: CWTM-1; one pair only: DKPP-1."
     )
     assert compared == "DKPP-1 against BAN-1: +15.00 points, one pair only."
 

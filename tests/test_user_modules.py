@@ -9,6 +9,8 @@ import pytest
 from helpers import command, environment, plan
 
 from ban.errors import UserError
+from ban.plan.signature import digest, signed_network
+from ban.settings.compose import compose_settings
 from ban.training.shape_check import check_shapes
 
 OWN = Path(__file__).parent / "own"
@@ -107,3 +109,20 @@ def test_the_documentation_shows_these_files() -> None:
     assert f"PYTHONPATH=. ban {' '.join(ARGUMENTS)}" in text
     for path in OWN.rglob("*.*"):
         assert path.suffix == ".pyc" or path.read_text(encoding="utf-8").strip() in text, path.name
+
+
+def test_an_argument_of_a_users_network_is_signed_whatever_its_name() -> None:
+    def signature(begin: int, metric: str) -> str:
+        return digest(
+            signed_network({"_target_": "mine.N", "begin": begin, "metric": metric, "name": "n", "title": "N"})
+        )
+
+    assert len({signature(1, "cos"), signature(2, "cos"), signature(1, "l2")}) == 3
+
+
+def test_a_users_data_function_with_options_takes_keys_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(OWN))
+    own = ("dataset=halves", "model=linear", "method=reverse", "recipe=digits")
+    assert compose_settings([*own, "+dataset.brightness=55"], OWN / "conf").dataset.arguments == {"brightness": 55}
