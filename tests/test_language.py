@@ -104,7 +104,7 @@ def test_what_is_wrong_with_a_text_is_said(files: dict[str, str | bytes], messag
 def test_what_is_wrong_with_its_settings_is_said(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         stage = plan(override, kind="language")[0]
-        text(**stage.dataset)
+        text(**stage.dataset.constructor_arguments)
 
 
 def test_a_file_of_a_few_lines_cannot_be_split(tmp_path: Path) -> None:
