@@ -138,7 +138,7 @@ def _doctor(words: Sequence[str], overrides: Sequence[str], folder: Path | None)
 
     if words:
         raise UserError(COMMANDS["doctor"].use)
-    doctor([compose_settings(job, folder) for job in jobs_of(overrides, folder)])
+    doctor(jobs_of(overrides, folder))
 
 
 class Command(NamedTuple):

@@ -3,7 +3,7 @@
 
 def plural(count: int, noun: str) -> str:
     """The count with its noun, in the plural unless the count is 1: `plural(2, "stage")` is "2 stages"."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def duration(seconds: float) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from safetensors.numpy import save_file
 from torch import nn
 
@@ -23,6 +24,7 @@ from ban.plan.lineage import lineage
 from ban.plan.stage import Stage
 from ban.settings.compose import compose_settings
 from ban.settings.schema import Settings
+from ban.settings.types import merged
 from ban.store.store import Store
 from ban.teachers import Frozen
 from ban.training import build
@@ -71,6 +73,15 @@ def frozen(*networks: nn.Module, **options: Any) -> Frozen:
 
 def quiet(event: Event) -> None:
     """A report that nobody reads."""
+
+
+def with_bases(path: Path) -> dict[str, Any]:
+    """A file of settings, with those of the files that it extends."""
+    node = yaml.safe_load(path.read_text())
+    for base in node.get("defaults", ()):
+        if isinstance(base, str) and base != "_self_":
+            node = merged(with_bases(path.with_stem(base)), node)
+    return node
 
 
 def cifar100(*overrides: str) -> list[Stage]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import DIGITS, Say, ban, files
+from helpers import DIGITS, Say, ban, files, with_bases
 
 from ban import __version__
 from ban.errors import UserError
@@ -273,11 +273,8 @@ def test_every_experiment_composes_at_every_scale(experiment: str, scale: str) -
 
 def kind_of(path: Path) -> str:
     """The kind of data that a file of settings is for, which it may inherit from another file."""
-    node = yaml.safe_load(path.read_text())
-    if "kind" in node or "unroll" in node:
-        return node.get("kind", "language")
-    base = next((name for name in node.get("defaults", ()) if isinstance(name, str) and name != "_self_"), None)
-    return "images" if base is None else kind_of(path.with_stem(base))
+    node = with_bases(path)
+    return node.get("kind", "language" if "unroll" in node else "images")
 
 
 @pytest.mark.parametrize("group", ["dataset", "model", "method", "recipe", "teacher", "machine"])

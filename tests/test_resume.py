@@ -102,7 +102,7 @@ def test_a_signal_saves_and_the_next_run_goes_on(
     process.send_signal(number)
     output, _ = process.communicate()
     assert process.returncode == 128 + number, output
-    assert "run the same command again" in output
+    assert "the same command resumes" in output
     assert sum("checkpoint" in path.name for path in files(tmp_path / "outputs" / "work")) == 1
     ban(*LONGER, cwd=tmp_path)
     assert found(tmp_path, longer) == longer

@@ -6,8 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import yaml
-from helpers import DIGITS, KINDS, LANGUAGE, Train, curves, frozen, host, plan, quiet, weights
+from helpers import DIGITS, KINDS, LANGUAGE, Train, curves, frozen, host, plan, quiet, weights, with_bases
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -25,7 +24,7 @@ from ban.training.loop import reseed
 from ban.training.run import run
 from ban.training.signals import Signals
 
-METHODS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CONF / "method").glob("*.yaml"))}
+METHODS = {path.stem: with_bases(path) for path in sorted((CONF / "method").glob("*.yaml"))}
 ON_TEXT = [name for name, node in METHODS.items() if not {"data", "pretrain"} & {*node}]
 """Without views of images, or their features."""
 ON_ROWS = ["ban", "ban_l", "labels", "model_compression", "munge"]

@@ -9,9 +9,9 @@ from ban.report.paper import show_paper_table
 from ban.report.render import show
 from ban.report.systems import show_systems
 from ban.report.tables import compare, everything
-from ban.settings.compose import compose_config, compose_settings
+from ban.settings.compose import compose_settings
 from ban.settings.schema import Settings
-from ban.settings.sweeps import expand
+from ban.settings.sweeps import jobs_of
 from ban.store.store import Store
 
 
@@ -47,11 +47,5 @@ def table(name: str, overrides: Sequence[str], folder: Path | None = None) -> No
 
 
 def planned_jobs(experiment: str, overrides: Sequence[str], folder: Path | None = None) -> list[Settings]:
-    """The settings of the experiment's jobs for one seed: tables gather all seeds that are stored."""
-    given = [f"experiment={experiment}", *overrides]
-    sweeper = compose_config(given, folder).hydra.sweeper
-    sweeps = {
-        name: {key: value for key, value in product.items() if key != "seed"}
-        for name, product in sweeper.sweeps.items()
-    }
-    return [compose_settings(job, folder) for job in expand(sweeps, given, sweeper.by_scale)]
+    """The settings of the experiment's jobs for one seed: tables gather all stored seeds."""
+    return jobs_of([f"experiment={experiment}", *overrides], folder, all_seeds=False)

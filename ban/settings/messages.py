@@ -130,7 +130,8 @@ def explain_invalid(error: ValidationError, prefix: str = "") -> str:
         case "dataclass_type":
             group = "model" if where.startswith(("peers.", "teacher.models.")) else key
             chosen = f"+{group}@{where}={first['input']}" if parent else f"{group}={first['input']}"
-            return f"{where} is {first['input']}, but it must hold settings: choose a file with {chosen}."
+            advice = f": choose a file with {chosen}" if group in GROUPS else ""
+            return f"{where} is {first['input']}, but it must be a mapping of settings{advice}."
         case "path_type":
             return f"{where} is {first['input']}; it must be a path."
         case "mapping_type" | "dict_type":
@@ -140,6 +141,10 @@ def explain_invalid(error: ValidationError, prefix: str = "") -> str:
                 r"^(?:Input|Value) should (be )?(a valid (?=integer|number|string|boolean))?", _must_be, first["msg"]
             )
             return f"{where} is {first['input']}; it {wanted.replace(chr(39), '')}."
+
+
+GROUPS = ("dataset", "machine", "method", "model", "recipe", "teacher")
+"""The parts of the settings that a file can hold."""
 
 
 def _is_branch(step: str, index: int, path: Sequence[int | str]) -> bool:

@@ -15,7 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from ban.errors import UserError
-from ban.settings.compose import compose_config, freeze
+from ban.settings.compose import compose_config, compose_settings, freeze
 from ban.settings.schema import Settings
 
 Sweeps = Mapping[str, Mapping[str, Any]]
@@ -46,14 +46,24 @@ class UnionSweeper(Sweeper):
         return self.launcher.launch(expand(self.sweeps, arguments, self.by_scale, self.loader), initial_job_idx=0)
 
 
-def jobs_of(overrides: Sequence[str], folder: Path | None = None) -> list[list[str]]:
-    """The overrides of each job of `ban OVERRIDES`, with the sweeps of its experiment.
+def jobs_of(overrides: Sequence[str], folder: Path | None = None, all_seeds: bool = True) -> list[Settings]:
+    """The settings of each job of `ban OVERRIDES`, with the sweeps of its experiment.
+
+    Args:
+        overrides: the words of the command line.
+        folder: the user's files of settings.
+        all_seeds: whether the experiment's sweeps over seeds are included.
 
     Raises:
-        UserError: an override is unknown or impossible.
+        UserError: a setting is unknown or impossible.
     """
     sweeper = compose_config(overrides, folder).hydra.sweeper
-    return expand(sweeper.sweeps, overrides, sweeper.by_scale)
+    left_out = () if all_seeds else ("seed",)
+    sweeps = {
+        name: {key: value for key, value in product.items() if key not in left_out}
+        for name, product in sweeper.sweeps.items()
+    }
+    return [compose_settings(job, folder) for job in expand(sweeps, overrides, sweeper.by_scale)]
 
 
 def settings_of(loader: ConfigLoader, config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[Settings]:
