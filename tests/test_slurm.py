@@ -215,7 +215,7 @@ def test_two_sweeps_submit_what_they_share_once_and_status_sees_both(slurm: dict
     assert outputs.count("Submitted 2 jobs, 1 of them by another command") == 1
     assert len(list((tmp_path / "outputs" / "stages").iterdir())) == 3
     after = ban("status", cwd=tmp_path).stdout
-    assert "nothing is running or queued; 3 finished" in after
+    assert "no unfinished stages; 3 finished" in after
 
 
 def test_a_queued_job_runs_the_code_and_the_settings_of_its_submission(slurm: dict[str, str], tmp_path: Path) -> None:

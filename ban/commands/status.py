@@ -33,7 +33,7 @@ def status(journal: Journal) -> None:
         console.print(table)
     counts = ", ".join(f"{count} {state}" for state in ORDER if (count := sum(row[0] == state for row in found)))
     console.print(
-        f"{counts or 'nothing is running or queued'}; {len(journal.store.finished())} finished in {journal.store.root}"
+        f"{counts or 'no unfinished stages'}; {len(journal.store.finished())} finished in {journal.store.root}"
     )
     if any(state in ("stopped", "failed") for state, _, _ in found):
         console.print(f"Run the command of a stopped or failed stage again to resume it. Logs: {journal.logs}")
