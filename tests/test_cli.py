@@ -274,7 +274,9 @@ def test_every_experiment_composes_at_every_scale(experiment: str, scale: str) -
 def kind_of(path: Path) -> str:
     """The kind of data that a file of settings is for, which it may inherit from another file."""
     node = with_bases(path)
-    return node.get("kind", "language" if "unroll" in node else "images")
+    if {"unroll", "min_count"} & node.keys():
+        return "language"
+    return node.get("kind", "tabular" if "features" in node else "images")
 
 
 @pytest.mark.parametrize("group", ["dataset", "model", "method", "recipe", "teacher", "machine"])

@@ -51,8 +51,8 @@ def say(say: Say, outputs: Path) -> Say:
 def test_they_are_listed_and_chosen_by_words(say: Say) -> None:
     assert "2 stages, " in say() and TEACHER in say() and STUDENT in say()
     one = say("list", "BAN-1", "digits")
-    assert STUDENT in one and "1 stages match" in one
-    assert "0 stages match" in say("cwtm")
+    assert STUDENT in one and "1 stage matching" in one
+    assert "0 stages matching" in say("cwtm")
 
 
 def test_one_is_shown_by_the_beginning_of_its_signature(say: Say) -> None:
@@ -64,25 +64,25 @@ def test_one_is_shown_by_the_beginning_of_its_signature(say: Say) -> None:
 
 
 def test_damage_is_found_and_named_and_does_not_hide_the_others(say: Say, outputs: Path) -> None:
-    assert "2 stages are whole" in say("verify")
+    assert "2 stages checked" in say("verify")
     flip_a_bit(outputs / "stages" / TEACHER / "weights.safetensors")
-    with pytest.raises(SystemExit, match=rf"1 of 2 stages are damaged.\n.*{TEACHER}/weights.safetensors is damaged"):
+    with pytest.raises(SystemExit, match=rf"1 of 2 stages damaged:\n.*{TEACHER}/weights.safetensors is damaged"):
         say("verify")
     flip_a_bit(outputs / "stages" / TEACHER / "result.json")
-    assert "1 stages, " in (listed := say()) and f"Damaged: {TEACHER}" in listed
-    assert "1 folders are removed" in say("remove", TEACHER, "yes=true")
-    assert "1 stages, " in say()
+    assert "1 stage, " in (listed := say()) and f"Damaged: {TEACHER}" in listed
+    assert "Removed 1 folder." in say("remove", TEACHER, "yes=true")
+    assert "1 stage, " in say()
 
 
 def test_a_damaged_teacher_may_go_although_it_taught(say: Say, outputs: Path) -> None:
     flip_a_bit(outputs / "stages" / TEACHER / "weights.safetensors")
-    assert "1 folders are removed" in say("remove", TEACHER, "yes=true")  # who needs it trains it again
+    assert "Removed 1 folder." in say("remove", TEACHER, "yes=true")  # who needs it trains it again
     assert Store(outputs).finished() == [STUDENT]
 
 
 def test_a_teacher_stays_as_long_as_its_students(say: Say, outputs: Path) -> None:
-    assert f"({TEACHER}) stays: it taught {STUDENT}" in say("remove", TEACHER)
-    with pytest.raises(SystemExit, match=r"nothing was removed. Remove 1 folders, .* kB\? Say yes=true"):
+    assert f"({TEACHER}) is kept: it taught {STUDENT}" in say("remove", TEACHER)
+    with pytest.raises(SystemExit, match=r"nothing was removed. Remove 1 folder, .* kB\? Add yes=true"):
         say("remove", STUDENT)
     assert Store(outputs).has(STUDENT)
     say("remove", "digits", "yes=true")
@@ -95,10 +95,10 @@ def test_unfinished_trainings_are_removed_only_if_nobody_goes_on_with_them(say: 
         assert work is not None
         work.write_json("stage.json", {"signature": "0" * 16, "parents": [STUDENT]})
         assert "nothing to remove" in say("remove", "unfinished")
-        assert f"stays: it taught {'0' * 16}" in say("remove", STUDENT)
+        assert f"is kept: it taught {'0' * 16}" in say("remove", STUDENT)
     with pytest.raises(SystemExit, match="use: ban stages remove WORD"):
         say("remove", "yes=true")
-    assert "1 folders are removed" in say("remove", "unfinished", "yes=true")
+    assert "Removed 1 folder." in say("remove", "unfinished", "yes=true")
     assert not work.folder.exists() and len(store.finished()) == 2
 
 
@@ -118,7 +118,7 @@ def test_nothing_is_said_of_what_was_removed(say: Say, outputs: Path) -> None:
 def test_a_stage_goes_to_another_store_as_one_file(say: Say, tmp_path: Path, outputs: Path) -> None:
     file, other = tmp_path / "teacher.ban", tmp_path / "other"
     assert "ban stages import teacher.ban" in say("export", TEACHER[:8], str(file))
-    assert "whatever asks for it finds it" in say("import", str(file), outputs=other)
+    assert "Imported " in say("import", str(file), outputs=other)
     for path in files(outputs / "stages" / TEACHER):
         assert (other / "stages" / TEACHER / path.name).read_bytes() == path.read_bytes()
     assert "in the store already" in say("import", str(file), outputs=other)
@@ -171,7 +171,7 @@ def refused(archive: Archive, reason: str) -> None:
 )
 def test_a_file_that_is_no_stages_is_refused(name: str, archive: Archive) -> None:
     archive.rewrite(more=((name, b"x"),))
-    refused(archive, "is no file of a stage|its files are not those")
+    refused(archive, "is not a file of a stage|its files do not match")
 
 
 def test_what_would_grow_is_refused(archive: Archive) -> None:
@@ -182,14 +182,14 @@ def test_what_would_grow_is_refused(archive: Archive) -> None:
 def test_settings_that_are_not_the_signatures_are_refused(archive: Archive) -> None:
     archive.edit("stage.json", seed=7)
     archive.rewrite()
-    refused(archive, "do not give its signature")
+    refused(archive, "its signature does not match its settings")
 
 
 @pytest.mark.parametrize("signature", ["../../evil", "0" * 16, 7, None])
 def test_another_signature_is_refused(signature: object, archive: Archive) -> None:
     archive.edit("stage.json", signature=signature)
     archive.rewrite()
-    refused(archive, "do not give its signature")
+    refused(archive, "its signature does not match its settings")
 
 
 def test_somebody_elses_result_is_refused(archive: Archive) -> None:
