@@ -81,7 +81,7 @@ class Display:
         if isinstance(event, Started):
             row.first_fraction = event.fraction
             if event.warning:
-                console.print(f"{row.name}: {event.warning}")
+                console.print(f"{row.name}: {event.warning}", soft_wrap=True)
             return
         row.detail = event.detail
         if not console.is_terminal:
