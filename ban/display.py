@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -15,7 +16,17 @@ from ban.events import Event, Failed, Finished, Running, Started, Stopped, Waiti
 from ban.plan.stage import Stage
 from ban.wording import duration
 
-console = Console(highlight=False, markup=False)  # paths and messages may contain brackets
+
+class _Console(Console):
+    """Wraps tables but not sentences, so that a path or a name in them stays in one piece."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """See `rich.console.Console`."""
+        options.setdefault("soft_wrap", all(isinstance(each, str) for each in objects))
+        super().print(*objects, **options)
+
+
+console = _Console(highlight=False, markup=False)  # paths and messages may contain brackets
 if not console.is_terminal:
     console.width = 140  # of a log file; a terminal knows its own width
 
@@ -81,7 +92,7 @@ class Display:
         if isinstance(event, Started):
             row.first_fraction = event.fraction
             if event.warning:
-                console.print(f"{row.name}: {event.warning}", soft_wrap=True)
+                console.print(f"{row.name}: {event.warning}")
             return
         row.detail = event.detail
         if not console.is_terminal:

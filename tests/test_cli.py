@@ -10,6 +10,7 @@ import yaml
 from helpers import DIGITS, Say, ban, files, with_bases
 
 from ban import __version__
+from ban.display import console
 from ban.errors import UserError
 from ban.settings.compose import CONF, compose_config, compose_settings
 from ban.settings.sweeps import expand
@@ -324,3 +325,9 @@ def test_a_users_machine_has_values_of_its_own(own: Path) -> None:
     assert compose_settings([*DIGITS, "machine.outputs=here"], own).machine.outputs == Path("here")
     assert compose_config(["hydra/launcher=slurm"], own).hydra.launcher.partition == "gpu"
     assert "partition" not in compose_config(DIGITS, own).hydra.launcher
+
+
+def test_sentences_are_not_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
+    """A log would break the paths in them."""
+    console.print(f"Written: {'folder/' * 50}last.md")
+    assert len(capsys.readouterr().out.splitlines()) == 1

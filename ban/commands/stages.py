@@ -173,7 +173,6 @@ def _export(store: Store, words: Sequence[str]) -> None:
     size = decimal(target.stat().st_size)
     console.print(
         f"{_name(result)} is in {target} ({size}): `ban stages import {target.name}` adds it to another store.",
-        soft_wrap=True,
     )
 
 
@@ -184,7 +183,7 @@ def _import(store: Store, words: Sequence[str]) -> None:
     if signature is None:
         console.print("The stage is in the store already; `ban stages verify` checks its files.")
         return
-    console.print(f"Imported {_name(store.result(signature))} to {store.folder(signature)}.", soft_wrap=True)
+    console.print(f"Imported {_name(store.result(signature))} to {store.folder(signature)}.")
 
 
 # Selection of stages

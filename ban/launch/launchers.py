@@ -1,6 +1,7 @@
 """Hydra's launchers: a sweep runs as one command, which trains every missing stage once."""
 
 import functools
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -41,8 +42,9 @@ class _BatchLauncher(Launcher, Generic[LauncherSettings]):
         execute(settings_of(self.loader, self.config, job_overrides), self._make_executor())
         return []
 
+    @abstractmethod
     def _make_executor(self) -> Callable[[Settings], Any]:
-        raise NotImplementedError
+        """Returns the executor's constructor."""
 
 
 class LocalLauncher(_BatchLauncher[LocalLauncherSettings]):

@@ -8,6 +8,7 @@ from typing import Any
 from ban.display import console
 from ban.report.render import Section, present, write
 from ban.report.results import Interval, Results
+from ban.report.tables import distinct
 from ban.store.result import Result
 from ban.store.store import Store
 
@@ -56,13 +57,12 @@ def show_gradients(store: Store, outputs: Path) -> None:
 
 def _columns(families: Sequence[str], results: Results) -> dict[str, list[Diagnostics]]:
     """Heading → diagnostics of each repetition, without families that have none."""
-    columns: dict[str, list[Diagnostics]] = {}
+    measured: dict[str, list[Diagnostics]] = {}
     for family in families:
-        stored = results.stored(family)
-        if measured := [last for result in stored if (last := _last_epoch(results.store, result))]:
-            label = stored[0]["label"]
-            columns[label if label not in columns else f"{label} [{family[:6]}]"] = measured
-    return columns
+        found = [_last_epoch(results.store, result) for result in results.stored(family)]
+        measured |= {family: [*filter(None, found)]} if any(found) else {}
+    headings = distinct([(results.stored(family)[0]["label"], family) for family in measured])
+    return dict(zip(headings, measured.values(), strict=True))
 
 
 def _last_epoch(store: Store, result: Result) -> Diagnostics:

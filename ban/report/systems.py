@@ -114,7 +114,7 @@ def _texts(system: System) -> dict[str, str]:
     gain, published, controls = system.gain, system.published, system.controls
     return {
         "system": system.heading,
-        "generation 0": system.teacher,
+        "teacher": system.teacher,
         "student": system.result["model_title"],
         "labels alone": Interval.of([pair.theirs for pair in system.pairs]).text(),
         "with the system": Interval.of([pair.ours for pair in system.pairs]).text(),

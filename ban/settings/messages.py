@@ -30,7 +30,7 @@ def is_composition_error(error: Exception) -> bool:
 
 
 def explain(error: Exception, conf: Path) -> str:
-    """What Hydra or OmegaConf refuse. `conf` is the folder of the YAML files."""
+    """A refusal of Hydra or OmegaConf as one sentence. `conf` is the folder of the YAML files."""
     text = str(error).strip()
     if isinstance(error, yaml.YAMLError):
         return f"a file is not YAML: {' '.join(text.split())}."
