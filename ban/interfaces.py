@@ -155,7 +155,7 @@ class Teacher(nn.Module):
 
         start_epoch()           before the first step; not when a training resumes in the middle of the epoch
         targets(step)           for each learner in turn, after all forward passes, within autocast
-        after_step(step)        for each learner in turn, after its optimizer step
+        after_step(step)        for each learner in turn, after its optimizer step, within autocast
         after_epoch(progress)   after the last step and the epoch's evaluation
 
     `targets` runs with gradients enabled: use `torch.no_grad` or detach. It also runs before training, on zeros and on
@@ -229,14 +229,14 @@ class Term(nn.Module):
 
 
 def feature(features: Mapping[str, Tensor] | None, name: str, whose: str) -> Tensor:
-    """The hidden activations called `name`; `whose` names the network in the error message.
+    """The hidden activations called `name`, in fp32; `whose` names the network in the error message.
 
     Raises:
         ValueError: the network has no such feature.
     """
     if not features or name not in features:
         raise ValueError(f"{whose} has no feature '{name}'; its features: {', '.join(features or {}) or 'none'}")
-    return features[name]
+    return features[name].float()
 
 
 def probabilities_of(teacher: TeacherOutput) -> Tensor:

@@ -284,6 +284,19 @@ def test_a_network_that_does_not_change_reads_each_word_once() -> None:
     assert not torch.equal(changed, loaded)
 
 
+def test_word_vectors_follow_a_fused_optimizer() -> None:
+    """Torch's fused SGD does not count its changes of a tensor as changes."""
+    model, words = character_lstm(), torch.arange(12).view(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
+    for _ in range(2):
+        with torch.no_grad():
+            cached = model.eval()(words).features["stem"]
+        with torch.enable_grad():
+            torch.testing.assert_close(cached, model(words).features["stem"])
+        model.train()(words).logits.square().sum().backward()
+        optimizer.step()
+
+
 def test_initial_weights() -> None:
     model = character_lstm()
     for name, parameter in model.named_parameters():

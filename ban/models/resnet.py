@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ban.interfaces import Output, up_to
+from ban.models.head import Head
 from ban.models.initialisation import initialise
 
 
@@ -74,7 +75,7 @@ class ResNet(nn.Module):
         self.stem = nn.Conv2d(channels, stem, 3, padding=1, bias=False)
         self.stages = nn.ModuleList(stages)
         self.norm = nn.BatchNorm2d(outputs)
-        self.head = nn.Linear(outputs, classes)
+        self.head = Head(outputs, classes)
         initialise(self, fan="in")
 
     def forward(

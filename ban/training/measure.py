@@ -12,6 +12,7 @@ from torch import nn
 
 import ban
 from ban import metrics
+from ban.errors import UserError
 from ban.interfaces import Data
 from ban.plan.identity import identity_of
 from ban.plan.stage import Stage
@@ -67,6 +68,21 @@ def measure(
     state.curves[-1] |= {name: value for name, value in after_last.items() if not name.startswith("train")}
     selected = {"selected_epoch": state.best.epoch} if state.best else {}
     return mean | selected | _best(state.curves, stage.dataset.metric) | {"networks": measured}, tested[0]
+
+
+def check_stored(stored: float, trained: float, name: str) -> None:
+    """Checks that the stored weights give the metric `name` that the network in training gave.
+
+    Raises:
+        UserError: they differ by more than the order of sums on a GPU can explain.
+    """
+    tolerance = 0.5 if name.endswith("error_percent") else 0.01 * trained
+    if abs(stored - trained) > tolerance:
+        raise UserError(
+            f"the {name} of the stored weights is {stored:.2f}, but that of the network in training was {trained:.2f}: "
+            "the network computes with values that are not in its state_dict, or that outlive a change of its weights; "
+            "make them parameters or persistent buffers, or compute them in each forward pass."
+        )
 
 
 def last_epoch(name: str) -> str:
