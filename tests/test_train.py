@@ -300,6 +300,13 @@ class TestWhatFailsSilentlyElsewhere:
         assert not list((tmp_path / "stages").iterdir())
 
 
+def test_a_training_that_learns_less_than_a_guess_is_not_published(train: Train, tmp_path: Path) -> None:
+    """Its losses are finite numbers, but nothing good comes of such a teacher."""
+    with pytest.raises(UserError, match="worse than that of a uniform guess among 62 classes"):
+        train("method=labels", "recipe.epochs=1", "recipe.optimizer.lr=1000", kind="language")
+    assert not list((tmp_path / "stages").iterdir())
+
+
 def test_an_ensemble_of_teachers_speaks_as_the_mean_probability() -> None:
     networks = [SmallConv(classes=10) for _ in range(3)]
     batch = Batch((torch.rand(4, 1, 8, 8),), torch.arange(4), torch.arange(4))

@@ -36,7 +36,7 @@ class Executor(Protocol):
 
     @property
     def device_type(self) -> str:
-        """"cpu" or "cuda"."""
+        """ "cpu" or "cuda"."""
         ...
 
     def check(self, missing: Sequence[Stage]) -> None:

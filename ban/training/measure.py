@@ -1,6 +1,7 @@
 """The result of a finished training: metrics of its networks, and the predictions to store."""
 
 import functools
+import math
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -53,6 +54,9 @@ def measure(
 
     Returns:
         The metrics, and the first reported network's predictions for the test set.
+
+    Raises:
+        UserError: the networks have learned nothing.
     """
     reported, measured, tested = stage.reported_networks, dict[str, dict[str, float]](), list[metrics.Predictions]()
     for name, network in networks.items():
@@ -61,6 +65,7 @@ def measure(
         if name in reported:
             tested.append(predictions["test"])
     mean = evaluation.mean([measured[name] for name in reported])
+    _check_learned(stage, mean[f"test_{stage.dataset.metric}"])
     if len(tested) > 1:
         measured["ensemble"] = evaluation.measure({"test": metrics.ensemble(tested)})
     last = [measured[last_epoch(name)] for name in reported if last_epoch(name) in measured]
@@ -68,6 +73,24 @@ def measure(
     state.curves[-1] |= {name: value for name, value in after_last.items() if not name.startswith("train")}
     selected = {"selected_epoch": state.best.epoch} if state.best else {}
     return mean | selected | _best(state.curves, stage.dataset.metric) | {"networks": measured}, tested[0]
+
+
+def _check_learned(stage: Stage, value: float) -> None:
+    """Refuses a result that is worse than a uniform guess, by more than chance for an error in %.
+
+    Raises:
+        UserError: the training has failed, although its losses are finite.
+    """
+    classes, size = stage.dataset.classes, stage.dataset.test_size
+    limit, guessed = float(classes), "perplexity"
+    if stage.dataset.metric == "error_percent":
+        limit, guessed = 100 * (1 - 1 / classes), "error"
+        limit += 3 * math.sqrt(limit * (100 - limit) / size)
+    if value > limit:
+        raise UserError(
+            f"the test {guessed} after training is {value:.6g}, worse than that of a uniform guess among "
+            f"{classes} classes: lower recipe.optimizer.lr, or set recipe.clip_norm."
+        )
 
 
 def check_stored(stored: float, trained: float, name: str) -> None:
