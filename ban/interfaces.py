@@ -91,6 +91,8 @@ class Data(Protocol):
     """The words of a text by index; empty for images and rows."""
     spelling: Integer[Tensor, "words characters"] | None
     """Character indices of each word of a text, padded with 0; None for images and rows."""
+    unknown_percent: Mapping[str, float]
+    """Split → the share of a text's words that are not in the vocabulary; empty for images and rows."""
 
     def epoch(self, key: tuple[int, ...], epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from `first_step` on. Order and augmentation depend on `key` and `epoch` only."""

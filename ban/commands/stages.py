@@ -71,7 +71,7 @@ def _show(store: Store, words: Sequence[str]) -> None:
         "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
         "finished": result["finished"],
     }
-    measured = {name: value for name, value in result.items() if name.endswith(result["metric"])}
+    measured = {name: value for name, value in result.items() if name.endswith((result["metric"], "unknown_percent"))}
     table = Table(box=None, show_header=False)
     for name, value in (facts | measured).items():
         table.add_row(name, f"{value:.4g}" if isinstance(value, float) else f"{value}")

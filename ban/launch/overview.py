@@ -102,9 +102,11 @@ def counts(stages: Sequence[Stage], missing: Sequence[Stage]) -> str:
 
 
 def regimes(stages: Sequence[Stage]) -> None:
-    """Prints data, sizes and recipe of the stages."""
+    """Prints data, sizes and recipe of the stages, and warnings about the data."""
     for title in dict.fromkeys(stage.regime_title for stage in stages):
         console.print(f"  {title}")
+    for warning in dict.fromkeys(warning for stage in stages for warning in stage.dataset.warnings):
+        console.print(f"  Warning: {warning}")
 
 
 def confirm(missing: Sequence[Stage], device: Device, yes: bool, parallel: int) -> None:

@@ -38,6 +38,7 @@ def result(stage: Stage, training: Training, device: Device, measured: Mapping[s
         f"{data.examples}_per_second": round(examples_per_second(state, data), 1),
         "peak_memory_mib": device.peak_memory_mib(),
         **measured,
+        **{f"{split}_unknown_percent": value for split, value in data.unknown_percent.items()},
         "device": device.name,
         "device_name": device.hardware,
         "threads": device.threads,
