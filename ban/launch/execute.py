@@ -36,7 +36,7 @@ class Executor(Protocol):
 
     @property
     def device_type(self) -> str:
-        """ "cpu" or "cuda"."""
+        """The kind of device that it trains on, `cpu` or `cuda`."""
         ...
 
     def check(self, missing: Sequence[Stage]) -> None:
