@@ -70,7 +70,13 @@ def import_stage(store: Store, source: Path) -> str | None:
 @contextmanager
 def _opened(source: Path) -> Generator[zipfile.ZipFile]:
     try:
-        with opened(source.resolve(), NO_LIMIT) as file:
+        file = opened(source.resolve(), NO_LIMIT)
+    except BadFile as error:
+        raise UserError(f"{source} {error}.") from error
+    except OSError as error:
+        raise UserError(f"{source} cannot be read: {cause(error, source)}.") from error
+    try:
+        with file:
             if _directory_size(file) > DIRECTORY_LIMIT:
                 raise BadFile("it has more files than a stage")
             with zipfile.ZipFile(file) as archive:
