@@ -13,22 +13,30 @@ import random
 import shutil
 import signal
 import socket
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from helpers import DIGITS, Say, flip_a_bit, host, quiet
+from helpers import DIGITS, flip_a_bit, host, quiet
 from safetensors.numpy import load, save
 
+from ban.commands.stages import stages
+from ban.commands.status import status
 from ban.errors import Interrupted, UserError
+from ban.launch.execute import InProcess, execute
+from ban.launch.journal import Journal
 from ban.plan.lineage import lineage
-from ban.plan.stage import Stage
+from ban.report.tables import everything
 from ban.settings.compose import compose_settings
+from ban.settings.schema import Settings
+from ban.store.archive import import_stage
 from ban.store.store import Store
 from ban.training.run import run
 from ban.training.signals import Signals
@@ -89,7 +97,7 @@ def replaced(path: Path, by: Callable[[Path], None]) -> None:
 
 
 def truncated(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
+    path.write_bytes(path.read_bytes()[:-10])
 
 
 def longer(path: Path) -> None:
@@ -102,7 +110,6 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 }
 
 # Content that has the right checksum
-
 
 
 def nested(depth: int) -> bytes:
@@ -141,7 +148,7 @@ ROWS, TARGETS = np.full((1697, 10), -2.3, np.float32), np.zeros(1697, np.int64)
 WRONG: dict[str, dict[str, Callable[[bytes], bytes]]] = {
     "result.json": {
         **{name: constant(content) for name, content in JSON.items()},
-        **{name: without(name) for name in ("signature", "metric", "networks", "parents", "finished", "test_nll")},
+        **{name: without(name) for name in ("signature", "metric", "networks", "parents", "finished", "threads")},
         "infinite": edited(test_error_percent=float("inf")),
         "overflow": lambda content: content.replace(b'"threads": 1', b'"threads": 1, "more": 1e999'),
         "others_seed": edited(seed=9),
@@ -247,17 +254,17 @@ class InterruptedAfter(Signals):
             raise Interrupted(signal.SIGTERM)
 
 
-def stages_in(outputs: Path, *overrides: str) -> list[Stage]:
-    return lineage(compose_settings([*OPTIONS, f"machine.outputs={outputs}", *overrides]))
+JOB, OTHER = (compose_settings([*OPTIONS, f"method={method}", "yes=true"]) for method in ("ban", "ban_l"))
+(TEACHER, STUDENT), (_, OTHER_STUDENT) = ([stage.signature for stage in lineage(job)] for job in (JOB, OTHER))
 
 
-def train(outputs: Path, *overrides: str, signals: Signals | None = None) -> None:
-    settings = compose_settings([*OPTIONS, f"machine.outputs={outputs}", *overrides])
-    for stage in lineage(settings):
-        run(stage, host(settings), quiet, signals or Signals())
+def within(outputs: Path, job: Settings = JOB) -> Settings:
+    return replace(job, machine=replace(job.machine, outputs=outputs))
 
 
-TEACHER, STUDENT = (stage.signature for stage in stages_in(Path("unused")))
+def train(outputs: Path, job: Settings = JOB, signals: Signals | None = None) -> None:
+    for stage in lineage(job):
+        run(stage, host(within(outputs, job)), quiet, signals or Signals())
 
 
 @pytest.fixture(scope="module")
@@ -363,16 +370,21 @@ def outputs(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def refusal(say: Say, outputs: Path) -> Callable[..., str]:
+def refusal(outputs: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """What a command says when it refuses: a sentence; empty if it does not refuse."""
+    commands: dict[str, Callable[..., object]] = {
+        "stages": lambda *words: stages(words, within(outputs)),
+        "table": lambda: everything(Store(outputs)),
+        "status": lambda: status(Journal(Store(outputs))),
+        "train": lambda: execute([within(outputs)], InProcess),
+    }
 
-    def refused(*words: str) -> str:
+    def refused(name: str, *words: str) -> str:
         COUNTS["commands"] += 1
         try:
             with bounded():
-                say(*words, f"machine.outputs={outputs}")
-        except SystemExit as refusal:
-            assert str(refusal).startswith("ban: ") and "Traceback" not in str(refusal)
+                commands[name](*words)
+        except (UserError, SystemExit) as refusal:
             return str(refusal)
         return ""
 
@@ -399,25 +411,31 @@ def stamps(folder: Path) -> list[int]:
 
 @pytest.mark.parametrize("fault", some(OF_A_STAGE, 12))
 def test_a_stage_with_a_fault_is_named_and_trained_again_and_the_other_is_left_alone(
-    fault: Fault, undisturbed: Path, outputs: Path, refusal: Callable[..., str], say: Say, tmp_path: Path
+    fault: Fault,
+    undisturbed: Path,
+    outputs: Path,
+    refusal: Callable[..., str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     COUNTS["faults"] += 1
     shutil.copytree(undisturbed, outputs)
     other = stamps(outputs / "stages" / STUDENT)
     fault.damage(outputs / "stages" / TEACHER / fault.place)
     seen = refusal("stages", "verify")
-    assert TEACHER in seen or fault.place == "result.json" and fault.kind == "missing"
+    assert TEACHER in seen or (fault.place == "result.json" and fault.kind == "missing")
     if seen:
         assert f"{TEACHER}/" in seen and "1 of 2 stages damaged" in seen
-        with bounded():
-            assert STUDENT in say("stages", f"machine.outputs={outputs}")
+        assert not refusal("stages")
+        assert STUDENT in (listed := capsys.readouterr().out) and TEACHER in listed
+        assert (f"Damaged: {TEACHER}" in listed) == (fault.place in ("result.json", "stage.json", "SHA256SUMS"))
         assert refusal("stages", "export", TEACHER, f"{tmp_path}/file.ban")
         assert not (tmp_path / "file.ban").exists()
         refusal("table")
-        with suppress(UserError), bounded():  # another student needs the teacher's weights
-            train(outputs, "method=ban_l")
-        shutil.rmtree(outputs / "stages" / stages_in(outputs, "method=ban_l")[1].signature, ignore_errors=True)
-        assert not refusal("stages", "remove", TEACHER, "yes=true")
+        with suppress(UserError), bounded():  # another student needs the teacher's weights, and nothing else of it
+            train(outputs, OTHER)
+        shutil.rmtree(outputs / "stages" / OTHER_STUDENT, ignore_errors=True)
+        assert not refusal("stages", "remove", TEACHER)
     assert not Store(outputs).has(TEACHER)
     with bounded():
         train(outputs)
@@ -437,10 +455,10 @@ def test_a_training_with_a_fault_ends_with_the_same_weights(
     (work,) = outputs.glob("work/*.*/")
     name = fault.place.rpartition("/")[2]
     for path in sorted(work.glob(name)) or [work / name]:  # all checkpoints
-        path.touch()
+        path.write_bytes(path.read_bytes() if path.exists() else b"content")
         fault.damage(path)
     other = stamps(outputs / "stages" / TEACHER)
-    for words in (("stages",), ("status",), ("stages", "verify")):
+    for words in (("stages",), ("status",), ("stages", "verify"), ("table",)):
         assert not refusal(*words)
     with bounded():
         train(outputs)
@@ -457,7 +475,7 @@ def test_a_whole_checkpoint_of_another_content_is_refused(
     fault.damage(max(outputs.glob("work/*.*/checkpoint-*")))
     with pytest.raises(UserError, match="another version of ban wrote"), bounded():
         train(outputs)
-    assert not refusal("stages", "remove", "unfinished", "yes=true")
+    assert not refusal("stages", "remove", "unfinished")
     train(outputs)
     whole(outputs, undisturbed)
 
@@ -470,21 +488,19 @@ def test_a_fault_beside_the_stages_loses_nothing(
     shutil.copytree(interrupted, outputs)
     path = outputs / fault.place
     path.parent.mkdir(exist_ok=True)
-    path.touch()
+    path.write_text("1\n" if fault.place == "format" else "content")
     fault.damage(path)
     for words in (("stages",), ("status",), ("stages", "verify"), ("stages", "remove", "unfinished")):
         refusal(*words)
-    if refused := refusal(*OPTIONS):
+    if refused := refusal("train"):
         assert str(path) in refused or str(outputs) in refused
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        assert not refusal(*OPTIONS)
+        assert not refusal("train")
     whole(outputs, undisturbed)
 
 
 @pytest.mark.parametrize("fault", some(OF_A_STAGE, 8))
-def test_a_complete_folder_with_a_fault_is_not_published(
-    fault: Fault, undisturbed: Path, outputs: Path
-) -> None:
+def test_a_complete_folder_with_a_fault_is_not_published(fault: Fault, undisturbed: Path, outputs: Path) -> None:
     """Between the last file and the renaming."""
     COUNTS["faults"] += 1
     shutil.copytree(undisturbed, outputs)
@@ -494,6 +510,44 @@ def test_a_complete_folder_with_a_fault_is_not_published(
     with bounded():
         train(outputs)
     whole(outputs, undisturbed)
+
+
+# Archives
+
+
+def test_an_archive_with_wrong_content_is_refused_before_anything_is_taken(undisturbed: Path, tmp_path: Path) -> None:
+    stage, copy, file = undisturbed / "stages" / TEACHER, tmp_path / "copy", tmp_path / "stage.ban"
+    for fault in OF_A_STAGE:
+        if fault.kind in DAMAGES and fault.kind not in ("flipped", "truncated", "garbage", "missing", "touch"):
+            continue
+        COUNTS["archives"] += 1
+        shutil.copytree(stage, copy)
+        fault.damage(copy / fault.place)
+        with zipfile.ZipFile(file, "w") as archive:
+            for path in copy.iterdir():
+                archive.write(path, path.name)
+        with pytest.raises(UserError, match="or it is damaged: "), bounded():
+            import_stage(Store(tmp_path / "store"), file)
+        assert not (tmp_path / "store").exists()
+        shutil.rmtree(copy)
+
+
+def test_an_archive_of_too_many_or_too_large_files_is_refused_early(undisturbed: Path, tmp_path: Path) -> None:
+    file = tmp_path / "stage.ban"
+    with zipfile.ZipFile(file, "w") as archive:
+        for number in range(70_000):  # so many that the archive needs the format's 64-bit extension
+            archive.writestr(f"{number}", "")
+    with pytest.raises(UserError, match="more files than a stage"):
+        import_stage(Store(tmp_path), file)
+    with zipfile.ZipFile(file, "w") as archive:
+        for path in (undisturbed / "stages" / TEACHER).iterdir():
+            if path.name == "weights.safetensors":
+                path = tmp_path / "weights.safetensors"
+                path.touch()
+                os.truncate(path, 2**28)
+            archive.write(path, path.name)
+    with pytest.raises(UserError, match=r"weights.safetensors is larger than it can be"):
+        import_stage(Store(tmp_path), file)
 
 
 # Stages under another's name
@@ -515,5 +569,5 @@ def test_a_stage_under_anothers_name_is_not_used(
     assert f"stage.json is that of the stage '{STUDENT}', not of {TEACHER}" in refusal("stages", "verify")
     assert TEACHER in refusal("table")
     with pytest.raises(UserError, match=f"not of {TEACHER}"):
-        train(outputs, "method=ban_l")
-    assert not Store(outputs).has(stages_in(outputs, "method=ban_l")[1].signature)
+        train(outputs, OTHER)
+    assert not Store(outputs).has(OTHER_STUDENT)

@@ -265,7 +265,8 @@ class Store:
 
     def _unwritable(self, error: OSError) -> UserError:
         path = Path(error.filename or self.root)
-        return UserError(f"{self.root} cannot be written ({cause(error, path)}): choose another machine.outputs.")
+        advice = "mend this, or choose another machine.outputs"
+        return UserError(f"{path} cannot be written ({cause(error, path)}): {advice}.")
 
     def _begin(self, signature: str) -> Work | None:
         mine, target = self.works / f"{signature}.{secrets.token_hex(4)}", self.folder(signature)
