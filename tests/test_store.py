@@ -1,16 +1,24 @@
 """The publish protocol: whatever is killed when, each stage is trained once and is whole or absent."""
 
 import multiprocessing
+import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import fill, plan, result_of
+from safetensors.numpy import save_file
 
-from ban.errors import UserError
+from ban.commands.doctor import _permissions
+from ban.errors import DamagedStage, UserError
+from ban.launch.journal import Journal, Note
+from ban.store.archive import export_stage, import_stage
 from ban.store.store import Store
 from ban.store.work import Work
 
@@ -287,3 +295,54 @@ def test_three_processes_killed_at_random_train_once(seed: int, tmp_path: Path) 
     assert begun == sorted(begun)  # nobody began again before where another had stood
     assert lines.count("published") <= 1  # 0: killed between publishing and writing its line
     assert not list((tmp_path / "work").glob("*/"))
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder that a group shares, as `umask 002` and the set-group-id bit make it."""
+    with tempfile.TemporaryDirectory() as name:  # above tmp_path, folders are closed to other users
+        folder = Path(name) / "outputs"
+        folder.mkdir()
+        if os.geteuid() == 0:
+            os.chown(folder, -1, 12345)
+        folder.chmod(0o2775)
+        Path(name).chmod(0o755)
+        before = os.umask(0o002)
+        yield folder
+        os.umask(before)
+
+
+def test_every_file_of_a_shared_store_is_the_groups(shared: Path, tmp_path: Path) -> None:
+    store, file = published(shared), tmp_path / "stage.ban"
+    with store.claim("f" * 16) as work:
+        assert work is not None
+        work.write_checkpoint(1, lambda path: save_file({"w": np.zeros(1)}, path))  # its mode is 0600
+    export_stage(store, S, file)
+    other = Store(shared / "imported")
+    assert import_stage(other, file) == S
+    Journal(store).append(S, "text")
+    Journal(store).write(Note.by_this_process(STAGE, "running"))
+    for path in shared.rglob("*"):
+        mode, expected = path.stat().st_mode, 0o775 if path.is_dir() else 0o664
+        assert (mode & 0o777, path.stat().st_gid) == (expected, shared.stat().st_gid), path
+    assert _permissions(store).state == "good"
+    (store.folder(S) / "weights.safetensors").chmod(0o600)
+    assert _permissions(store).state == "note"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
+@pytest.mark.parametrize("name", ["stages/{S}/weights.safetensors", "stages/{S}/result.json", "stages/{S}", "stages"])
+def test_a_file_of_another_user_is_named_with_its_mode_and_owner(name: str, shared: Path) -> None:
+    store, path = published(shared), shared / name.format(S=S)
+    path.chmod(0o700 if path.is_dir() else 0o600)
+    os.setresuid(65534, 65534, 0)
+    try:
+        assert _permissions(store).state == "bad"
+        for use in (lambda: store.check(S), lambda: [store.check(signature) for signature in store.finished()]):
+            with pytest.raises(UserError, match=rf"{path} has mode .*00\) and belongs to root, who can run") as refusal:
+                use()
+            assert not isinstance(refusal.value, DamagedStage)  # so nobody is advised to remove it
+        with pytest.raises(UserError, match="belongs to root"), Store(shared).claim("f" * 16):
+            pass
+    finally:
+        os.setresuid(0, 0, 0)

@@ -12,7 +12,7 @@ import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -184,6 +184,13 @@ class Store:
             temporary = path.with_suffix(f".{secrets.token_hex(4)}.part")
             temporary.write_text(f"{FORMAT}\n", encoding="utf-8")
             temporary.rename(path)
+
+    def entries(self) -> Iterator[Path]:
+        """The folders of the store, and the files and folders in them, as far as this user can see them."""
+        for top in (self.stages, self.works):
+            yield top
+            for folder, folders, names in os.walk(top):
+                yield from (Path(folder, name) for name in (*folders, *names))
 
     def unfinished(self) -> list[Path]:
         """The folders of unfinished trainings that no process continues now."""
