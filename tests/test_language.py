@@ -251,6 +251,14 @@ class TestPennTreebank:
             self.load(tmp_path / "data", tmp_path / "mirror")
         assert not (tmp_path / "data" / "ptb" / "ptb.valid.txt").exists()
 
+    def test_a_damaged_file_and_a_folder_too_deep_are_not_absent(self, tmp_path: Path) -> None:
+        self.put(tmp_path / "ptb")
+        with pytest.raises(UserError, match=rf"set machine\.data_dir={tmp_path}\."):
+            self.load(tmp_path / "ptb")
+        (tmp_path / "ptb" / "ptb.test.txt").write_text("")
+        with pytest.raises(UserError, match=r"is damaged: replace .*ptb\.test\.txt \(0 bytes; its sha256 is "):
+            self.load(tmp_path)
+
     def test_offline_it_says_what_to_put_where(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"put ptb\.train\.txt, ptb\.valid\.txt, ptb\.test\.txt"):
             self.load(tmp_path)

@@ -19,12 +19,13 @@ from ban.models import SmallConv
 from ban.plan.lineage import lineage
 from ban.plan.stage import Parent, Stage
 from ban.settings.compose import CONF, compose_settings
+from ban.store.formats import weights_file
 from ban.store.store import Store, sha256
 from ban.training import build, evaluation
 from ban.training.device import Device
 from ban.training.loop import reseed
 from ban.training.rehearsal import FakeDevice, fake_tensors
-from ban.training.run import run, weights_file
+from ban.training.run import run
 from ban.training.signals import Signals
 
 METHODS = {path.stem: with_bases(path) for path in sorted((CONF / "method").glob("*.yaml"))}

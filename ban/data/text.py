@@ -14,6 +14,7 @@ from torch import Tensor
 from ban.data.corpus import END, Corpus, Vocabulary, read, words
 from ban.data.corpus import lines as lines_of
 from ban.data.coverage import unknown_percent
+from ban.data.downloads import damaged, refuse_inner_folder
 from ban.errors import UserError
 from ban.interfaces import Batch
 
@@ -139,8 +140,12 @@ def ptb(*, files: Mapping[str, str], mirrors: Sequence[str], data_dir: Path, dow
     """
     folder = data_dir / "ptb"
     if not all((folder / name).exists() for name in files):
+        refuse_inner_folder(data_dir, "ptb", next(iter(files)))
         _fetch(folder, files, mirrors if download else ())
-    return Text(Corpus(*(words(lines_of(folder / name)) for name in files)), TextOptions(**options))
+    corpus = Corpus(*(words(lines_of(folder / name)) for name in files))
+    if corpus.checksum != options["checksum"] and (found := damaged(folder, files)):
+        raise UserError(f"the Penn Treebank is damaged: replace {', '.join(found)}.")
+    return Text(corpus, TextOptions(**options))
 
 
 def _fetch(folder: Path, files: Mapping[str, str], mirrors: Sequence[str]) -> None:
