@@ -33,7 +33,7 @@ def test_each_system_stands_beside_the_labels_alone(say: Say, tmp_path: Path) ->
     assert (row["system"], row["baseline"], row["student"], row["gain"], row["n"]) == ("DKPP-1", 21.0, 18.0, -3.0, 3)
     assert row["gain_half_width"] == pytest.approx(4.302653 * 1 / 3**0.5)  # Student's t with two degrees of freedom
     shown = (tmp_path / "outputs" / "tables" / "methods.md").read_text()
-    for text in ("-3.00 ± 2.48 *", "| Wide-ResNet-10-1 |", "-0.26 (DenseNet-90-60, CIFAR-100)"):
+    for text in (r"-3.00 ± 2.48 \*", "| Wide-ResNet-10-1 |", "-0.26 (DenseNet-90-60, CIFAR-100)"):
         assert text in shown
 
 
@@ -83,11 +83,11 @@ def test_diagnostics_of_the_last_epoch(say: Say, tmp_path: Path) -> None:
 def test_every_diagnostic_of_the_table_is_recorded() -> None:
     import torch
 
-    from ban.training.diagnostics import report
+    from ban.training.diagnostics import report, summary
 
-    assert {*HEADINGS} <= {*report(torch.randn(4, 5), torch.randn(4, 5), torch.arange(4))}
+    assert {*HEADINGS} <= {*summary(report(torch.randn(4, 5), torch.randn(4, 5), torch.arange(4)))}
 
 
 def test_an_empty_store_says_so(say: Say) -> None:
     assert "No finished system" in say("table", "methods")
-    assert "No stored stage has diagnostics" in say("table", "diagnostics")
+    assert "No student is stored" in say("table", "diagnostics")

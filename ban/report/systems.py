@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ban.display import console
-from ban.report.render import Section, present, write
-from ban.report.results import Interval, Pair, Results
+from ban.report.markup import Section
+from ban.report.render import present, write
+from ban.report.results import Pair, Results
+from ban.report.statistics import Interval, resolved
 from ban.report.tables import distinct, is_baseline
+from ban.report.verdicts import ADJUSTED, about, pairs
 from ban.store.result import Result
 from ban.store.store import Store
 from ban.wording import plural
@@ -44,7 +47,20 @@ class System(NamedTuple):
     @property
     def gain(self) -> Interval:
         """Of the pairs; less is better."""
-        return Interval.of([pair.ours - pair.theirs for pair in self.pairs])
+        return self._interval([pair.difference for pair in self.pairs])
+
+    @property
+    def alone(self) -> Interval:
+        """Of the label-trained networks."""
+        return self._interval([pair.theirs for pair in self.pairs])
+
+    @property
+    def taught(self) -> Interval:
+        """Of the students."""
+        return self._interval([pair.ours for pair in self.pairs])
+
+    def _interval(self, values: Sequence[float]) -> Interval:
+        return Interval.of(values, [pair.streams for pair in self.pairs])
 
     @property
     def controls(self) -> int:
@@ -61,10 +77,11 @@ def show_systems(store: Store, outputs: Path) -> None:
     sections: list[Section] = []
     records: list[dict[str, Any]] = []
     for systems in filter(None, regimes.values()):
-        rows = [_texts(system) for system in systems]
+        verdicts = resolved([system.gain for system in systems])
+        rows = [_texts(system, verdict) for system, verdict in zip(systems, verdicts, strict=True)]
         sections.append(Section(systems[0].result["regime_title"], rows, _notes(systems)))
         present("Systems", sections[-1])
-        records += [_record(system) for system in systems]
+        records += [_record(system, verdict) for system, verdict in zip(systems, verdicts, strict=True)]
     if not sections:
         console.print(
             "No finished system has a finished label-trained network to compare it with: train method=labels too."
@@ -110,21 +127,22 @@ def _teacher(member: Result, results: Results) -> str:
     return f"cohort of {member['cohort']}" if member["cohort"] > 1 else "itself"
 
 
-def _texts(system: System) -> dict[str, str]:
-    gain, published, controls = system.gain, system.published, system.controls
+def _texts(system: System, is_resolved: bool) -> dict[str, str]:
+    published, controls = system.published, system.controls
+    fewer = f", {plural(controls, 'control')}" if controls < system.gain.count else ""
     return {
         "system": system.heading,
         "teacher": system.teacher,
         "student": system.result["model_title"],
-        "labels alone": Interval.of([pair.theirs for pair in system.pairs]).text(),
-        "with the system": Interval.of([pair.ours for pair in system.pairs]).text(),
-        "gain": gain.text(sign=True) + " *" * gain.resolved,
+        "labels alone": system.alone.text(),
+        "with the system": system.taught.text(),
+        "gain": system.gain.text(sign=True) + " *" * is_resolved,
         "published gain": f"{published.gain:+.2f} ({published.setup})" if published else "",
-        "n": f"{gain.count}" if controls == gain.count else f"{gain.count}, {plural(controls, 'control')}",
+        "pairs": pairs(system.gain) + fewer,
     }
 
 
-def _record(system: System) -> dict[str, Any]:
+def _record(system: System, is_resolved: bool) -> dict[str, Any]:
     """The same in full precision."""
     result, gain = system.result, system.gain
     return {
@@ -134,17 +152,24 @@ def _record(system: System) -> dict[str, Any]:
         "method": result["method"],
         "network": result["model_title"],
         "teacher": system.teacher,
-        "baseline": Interval.of([pair.theirs for pair in system.pairs]).mean,
-        "student": Interval.of([pair.ours for pair in system.pairs]).mean,
+        "baseline": system.alone.mean,
+        "student": system.taught.mean,
         "gain": gain.mean,
         "gain_half_width": gain.half_width,
+        "resolved": is_resolved,
         "n": gain.count,
+        "clusters": gain.clusters,
         "controls": system.controls,
     }
 
 
 def _notes(systems: Sequence[System]) -> list[str]:
-    notes = ["Gain: difference to the label-trained network of the same seed ± 95 % interval; *: it excludes zero."]
+    own_splits = len({pair.split for system in systems for pair in system.pairs}) > 1
+    notes = [
+        "Gain: difference to the label-trained network of the same seed ± 95 % interval.",
+        f"*: it is not zero, {ADJUSTED}.",
+        about(systems[0].result["metric"], own_splits),
+    ]
     cited = dict.fromkeys(f"{s.heading}: {s.published.source}" for s in systems if s.published)
     others = "Published gains were measured with other networks, data and recipes, and perhaps other settings."
     return [*notes, f"{others} {'; '.join(cited)}."] if cited else notes

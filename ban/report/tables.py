@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from ban.plan.identity import Identity, identity_of
 from ban.plan.stage import Stage
-from ban.report.results import Families, Interval, Results
+from ban.report.results import Families, Results
+from ban.report.statistics import Interval
 from ban.settings.schema import Cell, TableLayout
-from ban.store.result import measured
+from ban.store.result import parameters_of
 from ban.store.store import Store
 
 
@@ -21,14 +22,25 @@ class Row(NamedTuple):
     """A trained network, or an ensemble."""
 
     heading: str
+    families: Families
+    """Empty: the experiment does not train it."""
     measured: Mapping[str, Interval] = {}
     """Split → the table's metric: `test` unless nothing is stored; `validation` and `train` of single networks."""
     gain: Interval | None = None
     """Paired difference to the teacher on the test set."""
-    planned: bool = True
-    """Whether the experiment trains it at all."""
     teachers: int = 0
     """The number of different generations 0 that the repetitions descend from."""
+    seeds: int = 0
+    """The number of different seeds of the repetitions themselves."""
+    generation: int = 0
+
+
+class Compared(NamedTuple):
+    """A paired difference between two rows."""
+
+    ours: str
+    control: str
+    difference: Interval
 
 
 class Table(NamedTuple):
@@ -44,7 +56,9 @@ class Table(NamedTuple):
     parameters: int | None
     """None: nothing is stored."""
     rows: Sequence[Row]
-    notes: Sequence[str]
+    compared: Sequence[Compared]
+    own_splits: bool
+    """Whether repetitions differ in how the data were split."""
 
 
 def compare(stages: Iterable[Stage], store: Store, layout: TableLayout | None = None) -> list[Table]:
@@ -147,15 +161,24 @@ def _table(group: _Group, groups: Sequence[_Group], results: Results, layout: Ta
     rows = {heading: _families(cells, group, groups) for heading, cells in chosen.items()} or _all_rows(group)
     shown = [_row(heading, families, group, results) for heading, families in rows.items()]
     stored = [result for families in rows.values() for family in families for result in results.stored(family)]
-    parameters = next((result["parameters"] for result in stored if result["network"] == last["network"]), None)
+    counts = [parameters_of(result) for result in stored if result["network"] == last["network"]]
     headings = {tuple(families): heading for heading, families in rows.items()}
-    notes = _verdicts(shown)
+    compared: list[Compared] = []
     for comparison in layout.compare:
         ours, control = (tuple(_families(cells, group, groups)) for cells in (comparison.cell, comparison.control))
         difference = results.difference(ours, control, last["metric"]) if ours and control else None
         if difference and ours in headings and control in headings:
-            notes.append(_compared(headings[ours], headings[control], difference))
-    return Table(last["regime_title"], last["model"], last["model_title"], last["metric"], parameters, shown, notes)
+            compared.append(Compared(headings[ours], headings[control], difference))
+    return Table(
+        title=last["regime_title"],
+        model=last["model"],
+        network=last["model_title"],
+        metric=last["metric"],
+        parameters=next(filter(None, counts), None),
+        rows=shown,
+        compared=compared,
+        own_splits=len({result["split_seed"] for result in stored}) > 1,
+    )
 
 
 def _families(cells: Sequence[Cell], group: _Group, groups: Sequence[_Group]) -> Families:
@@ -175,17 +198,23 @@ def _row(heading: str, families: Families, group: _Group, results: Results) -> R
     metric = group.last["metric"]
     tested = results.tested(families, metric)
     if not tested:
-        return Row(heading, planned=bool(families))
-    intervals = {"test": Interval.of([*tested.values()])}
+        return Row(heading, families)
+    intervals = {"test": Interval.of(*zip(*tested.values(), strict=True))}
     if len(families) == 1:
-        for split in ("validation", "train"):
-            found = (measured(result, split, metric) for result in results.stored(families[0]))
-            if values := [value for value in found if value is not None]:
-                intervals[split] = Interval.of(values)
+        others = {split: results.measured(families[0], split, metric) for split in ("validation", "train")}
+        intervals |= {split: interval for split, interval in others.items() if interval}
     teacher = group.teacher(families[-1])
     gain = results.difference(families, [teacher], metric) if teacher and [*families] != [teacher] else None
-    firsts = {results.lineage(results.by_signature[signature])[-1]["signature"] for signature in tested}
-    return Row(heading, intervals, gain, teachers=len(firsts))
+    repetitions = [results.by_signature[signature] for signature in tested]
+    return Row(
+        heading,
+        families,
+        intervals,
+        gain,
+        teachers=len({results.root(result) for result in repetitions}),
+        seeds=len({result["seed"] for result in repetitions}),
+        generation=repetitions[0]["generation"],
+    )
 
 
 # Headings: the only place where stages get the names that people read
@@ -218,28 +247,3 @@ def distinct(named: Sequence[tuple[str, str]]) -> list[str]:
     """Headings of (heading, family), with the beginning of the family where two settings have the same heading."""
     headings = [heading for heading, _ in named]
     return [f"{heading} [{family[:6]}]" if headings.count(heading) > 1 else heading for heading, family in named]
-
-
-# Notes
-
-
-def _verdicts(rows: Iterable[Row]) -> list[str]:
-    """Which paired differences to the teacher are resolved."""
-    verdicts = ("better than the teacher", "worse than the teacher", "not resolved", "one pair only")
-    groups: dict[str, list[str]] = {verdict: [] for verdict in verdicts}
-    for row in rows:
-        if row.gain:
-            groups[_verdict(row.gain)].append(row.heading)
-    parts = [f"{verdict}: {', '.join(headings)}" for verdict, headings in groups.items() if headings]
-    return ["By the 95 % interval of the paired difference – " + "; ".join(parts) + "."] if parts else []
-
-
-def _verdict(difference: Interval) -> str:
-    if not difference.resolved:
-        return "one pair only" if difference.half_width is None else "not resolved"
-    return "better than the teacher" if difference.mean < 0 else "worse than the teacher"
-
-
-def _compared(ours: str, control: str, difference: Interval) -> str:
-    verdict = "resolved" if difference.resolved else _verdict(difference)
-    return f"{ours} against {control}: {difference.text(sign=True)} points, {verdict}."
