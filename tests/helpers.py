@@ -19,7 +19,7 @@ from torch import nn
 from ban.data.images import Images
 from ban.events import Event
 from ban.interfaces import TeacherContext
-from ban.plan.identity import identity_of
+from ban.plan.identity import description_of, identity_of
 from ban.plan.lineage import lineage
 from ban.plan.stage import Stage
 from ban.settings.compose import compose_settings
@@ -105,6 +105,7 @@ def publish(
     """A finished stage, with values of its result and files: name → what writes it."""
     with store.claim(stage.signature) as work:
         assert work is not None
+        work.write_json("stage.json", description_of(stage))
         for name, write in (files or {}).items():
             work.write(name, write)
         work.publish({**identity_of(stage), "parameters": 7, **values})

@@ -97,8 +97,8 @@ def test_settings_under_one_label_are_kept_apart(tmp_path: Path) -> None:
     errors = {name: row.measured["test"].mean for name, row in found(store, light, heavy).items() if row.measured}
     assert errors == {
         "Teacher": 50.0,
-        f"BAN+L-1 [{light[1].family[:6]}]": 30.0,
-        f"BAN+L-1 [{heavy[1].family[:6]}]": 40.0,
+        "BAN+L-1 (label weight 0.5)": 30.0,
+        "BAN+L-1 (label weight 1)": 40.0,
     }
 
 

@@ -9,7 +9,7 @@ from ban.report.markup import Section
 from ban.report.render import present, write
 from ban.report.results import Results
 from ban.report.statistics import Interval, Streams
-from ban.report.tables import distinct
+from ban.report.tables import labels, regimes
 from ban.store.result import Result
 from ban.store.store import Store
 from ban.wording import plural
@@ -50,10 +50,11 @@ def show_gradients(store: Store, outputs: Path) -> None:
     results = Results(store)
     sections: list[Section] = []
     records: list[dict[str, Any]] = []
-    for families in results.by_network().values():
+    networks = [*results.by_network().values()]
+    titles = regimes([families[0] for families in networks], results)
+    for families, regime in zip(networks, titles, strict=True):
         if columns := _columns(families, results):
-            first = results.stored(families[0])[0]
-            title = f"{first['model_title']}. {first['regime_title']}"
+            title = f"{results.stored(families[0])[0]['model_title']}. {regime}"
             rows = [_texts(name, columns) for name in HEADINGS]
             sections.append(Section(title, rows, [NOTE]))
             present("Diagnostics", sections[-1])
@@ -85,8 +86,7 @@ def _columns(families: Sequence[str], results: Results) -> dict[str, list[Diagno
         stages = [(_diagnostics(result, results), results.streams(result)) for result in results.stored(family)]
         if found := [Diagnosed(values, streams) for values, streams in stages if values]:
             measured[family] = found
-    headings = distinct([(results.stored(family)[0]["label"], family) for family in measured])
-    return dict(zip(headings, measured.values(), strict=True))
+    return dict(zip(labels([*measured], results), measured.values(), strict=True))
 
 
 def _diagnostics(result: Result, results: Results) -> dict[str, float]:

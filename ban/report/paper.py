@@ -65,7 +65,7 @@ def show_paper_table(tables: Sequence[Table], layout: TableLayout, published: Ab
             for row in table.rows:
                 column = f"{row.heading} {suffix}".strip()
                 number = numbers.get(table.model, {}).get(Column(row.heading, split))
-                judged = _judged(row.measured.get(split), number, published.issuperset(row.families))
+                judged = _judged(row.measured.get(split), number, {*row.families} <= published)
                 marks.append(judged)
                 line[column] = _text(row, row.measured.get(split), judged)
                 records.append({**render.record(table, row), "column": column, "split": split, **judged._asdict()})

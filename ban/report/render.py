@@ -66,7 +66,7 @@ def record(table: Table, row: Row) -> dict[str, Any]:
     for prefix, interval in (("", row.measured.get("test")), ("difference_", row.gain)):
         values[f"{prefix}n"] = interval.count if interval else 0
         values[f"{prefix}clusters"] = interval.clusters if interval else 0
-    return {**values, "teachers": row.teachers, "seeds": row.seeds, "families": " ".join(row.families)}
+    return {**values, "teachers": row.teachers, "seeds": row.seeds, "families": " ".join(row.families), **row.settings}
 
 
 def present(title: str, section: Section) -> None:

@@ -11,6 +11,8 @@ from safetensors.numpy import load_file  # pyright: ignore[reportUnknownVariable
 from ban import metrics
 from ban.display import console
 from ban.errors import UserError
+from ban.plan.contrast import Line
+from ban.plan.signature import signed_content
 from ban.report.statistics import Interval, Streams
 from ban.store.result import Result, measured
 from ban.store.store import Store
@@ -69,6 +71,15 @@ class Results:
         signature = result["signature"]
         path = functools.partial(self.store.file, signature, "curves.jsonl")
         return self._read(signature, lambda: json.loads(path().read_text(encoding="utf-8").splitlines()[-1])) or {}
+
+    def line(self, family: str) -> Line:
+        """The settings of a family's first stage and of its teachers, as far as they are stored and readable."""
+        files = [self.store.folder(each["signature"]) / "stage.json" for each in self.lineage(self.stored(family)[0])]
+        try:
+            line = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+            return line if all(map(signed_content, line)) else []
+        except (AttributeError, LookupError, OSError, TypeError, ValueError):  # results can be shown without it
+            return []
 
     def _read(self, signature: str, read: Callable[[], Read]) -> Read | None:
         try:

@@ -11,7 +11,8 @@ from ban.report.markup import Section
 from ban.report.render import present, write
 from ban.report.results import Pair, Results
 from ban.report.statistics import Interval, resolved
-from ban.report.tables import distinct, is_baseline
+from ban.report.tables import is_baseline, labels
+from ban.report.tables import regimes as titles_of
 from ban.report.verdicts import ADJUSTED, about, pairs
 from ban.store.result import Result
 from ban.store.store import Store
@@ -76,12 +77,14 @@ def show_systems(store: Store, outputs: Path) -> None:
         regimes.setdefault(regime, []).extend(_systems(families, results))
     sections: list[Section] = []
     records: list[dict[str, Any]] = []
-    for systems in filter(None, regimes.values()):
+    shown = [*filter(None, regimes.values())]
+    titles = titles_of([systems[0].result["family"] for systems in shown], results)
+    for systems, title in zip(shown, titles, strict=True):
         verdicts = resolved([system.gain for system in systems])
         rows = [_texts(system, verdict) for system, verdict in zip(systems, verdicts, strict=True)]
-        sections.append(Section(systems[0].result["regime_title"], rows, _notes(systems)))
+        sections.append(Section(title, rows, _notes(systems)))
         present("Systems", sections[-1])
-        records += [_record(system, verdict) for system, verdict in zip(systems, verdicts, strict=True)]
+        records += [{"regime": title, **_record(*each)} for each in zip(systems, verdicts, strict=True)]
     if not sections:
         console.print(
             "No finished system has a finished label-trained network to compare it with: train method=labels too."
@@ -101,7 +104,7 @@ def _systems(families: Sequence[str], results: Results) -> list[System]:
             published = published_gains().get((member["method"], member["metric"]))
             reported = published if member["generation"] < 2 else None
             systems.append(System(member["label"], member, _teacher(member, results), pairs, reported))
-    headings = distinct([(system.heading, system.result["family"]) for system in systems])
+    headings = labels([system.result["family"] for system in systems], results)
     return [system._replace(heading=heading) for system, heading in zip(systems, headings, strict=True)]
 
 
@@ -146,7 +149,6 @@ def _record(system: System, is_resolved: bool) -> dict[str, Any]:
     """The same in full precision."""
     result, gain = system.result, system.gain
     return {
-        "regime": result["regime_title"],
         "family": result["family"],
         "system": system.heading,
         "method": result["method"],
