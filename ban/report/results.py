@@ -1,18 +1,13 @@
 """Stored results by family: repetitions, ensembles, and pairs of trainings. No torch."""
 
 import functools
-import json
 from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple, TypeVar
 
-from safetensors import SafetensorError
-from safetensors.numpy import load_file  # pyright: ignore[reportUnknownVariableType]
-
 from ban import metrics
 from ban.display import console
-from ban.errors import UserError
+from ban.errors import StageError, UserError
 from ban.plan.contrast import Line
-from ban.plan.signature import signed_content
 from ban.report.statistics import Interval, Streams
 from ban.store.result import Result, measured
 from ban.store.store import Store
@@ -56,39 +51,28 @@ class Results:
         self.families: dict[str, list[Result]] = {}
         self._predictions = functools.cache(self._load)
         for signature in store.finished():
-            self._read(signature, lambda signature=signature: self._add(store.result(signature)))
-
-    def _add(self, result: Result) -> None:
-        signature, family = result["signature"], result["family"]
-        self.by_signature[signature] = result
-        self.families.setdefault(family, []).append(result)
+            if result := self._read(functools.partial(store.result, signature)):
+                self.by_signature[signature] = result
+                self.families.setdefault(result["family"], []).append(result)
 
     def _load(self, signature: str) -> metrics.Predictions | None:
-        return self._read(signature, lambda: load_file(self.store.file(signature, "predictions.safetensors")))
+        return self._read(functools.partial(self.store.predictions, signature))
 
     def last_epoch(self, result: Result) -> dict[str, float]:
-        """The record of a stage's last epoch; empty if it is damaged."""
-        signature = result["signature"]
-        path = functools.partial(self.store.file, signature, "curves.jsonl")
-        return self._read(signature, lambda: json.loads(path().read_text(encoding="utf-8").splitlines()[-1])) or {}
+        """The finite values of the last epoch's record; empty if it is damaged."""
+        records = self._read(functools.partial(self.store.curves, result["signature"]))
+        return {name: value for name, value in records[-1].items() if value is not None} if records else {}
 
     def line(self, family: str) -> Line:
-        """The settings of a family's first stage and of its teachers, as far as they are stored and readable."""
-        files = [self.store.folder(each["signature"]) / "stage.json" for each in self.lineage(self.stored(family)[0])]
-        try:
-            line = [json.loads(path.read_text(encoding="utf-8")) for path in files]
-            return line if all(map(signed_content, line)) else []
-        except (AttributeError, LookupError, OSError, TypeError, ValueError):  # results can be shown without it
-            return []
+        """The settings of a family's first stage and of its teachers, as far as they are stored."""
+        return [self.store.description(each["signature"]) for each in self.lineage(self.stored(family)[0])]
 
-    def _read(self, signature: str, read: Callable[[], Read]) -> Read | None:
+    def _read(self, read: Callable[[], Read]) -> Read | None:
         try:
             return read()
-        except UserError as damage:
+        except StageError as damage:
             console.print(f"Left out of the table: {damage}")
-        except (SafetensorError, LookupError, TypeError, ValueError) as error:
-            console.print(f"Left out of the table: a file of stage {signature} has unexpected content ({error!r}).")
-        return None
+            return None
 
     def stored(self, family: str) -> list[Result]:
         """The results of a family, one for each repetition."""

@@ -2,7 +2,6 @@
 
 import functools
 import gc
-import json
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from ban.interfaces import Progress
 from ban.plan.identity import description_of
 from ban.plan.stage import Parent, Stage
 from ban.settings.schema import Machine
+from ban.store.formats import weights_file
 from ban.store.result import Result, outcome
 from ban.store.store import Store, Work
 from ban.training import build, checkpoint, evaluation
@@ -187,8 +187,7 @@ class _StageTraining:
         self.checkpointed = self.training.clock = time.monotonic()  # writing does not count as training time
 
     def _write_curves(self) -> None:
-        lines = "".join(json.dumps(record) + "\n" for record in self.training.state.curves)
-        self.work.write("curves.jsonl", lambda path: path.write_text(lines))
+        self.work.write_curves(self.training.state.curves)
 
     # The result
 
@@ -206,8 +205,3 @@ class _StageTraining:
         measured, predictions = measure(self.stage, networks, self.data, self.training.state, self._predict)
         self.work.write("predictions.safetensors", functools.partial(save_arrays, dict(predictions)))
         return measured
-
-
-def weights_file(network: str) -> str:
-    """The file of one of a stage's networks."""
-    return "weights.safetensors" if network == "0" else f"weights.{network}.safetensors"
