@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ban.events import Event, Failed, Finished, Running, Started, Stopped, Waiting
+from ban.plan.contrast import names_of
 from ban.plan.stage import Stage
 from ban.wording import duration
 
@@ -55,7 +56,7 @@ class Display:
 
     def __init__(self, stages: Sequence[Stage], costs: Mapping[str, float], log_seconds: float) -> None:
         """`costs` maps signatures to costs in any unit; the remaining time is computed from them."""
-        self.rows = {stage.signature: _Row(name_of(stage), costs[stage.signature]) for stage in stages}
+        self.rows = {signature: _Row(name, costs[signature]) for signature, name in names_of(stages).items()}
         self.log_seconds, self.started = log_seconds, time.monotonic()
         self.quiet_until: dict[str, float] = {}
         self.live = Live(console=console, get_renderable=self._render, refresh_per_second=2, transient=True)
@@ -148,11 +149,6 @@ class Display:
         )
         elapsed = time.monotonic() - self.started
         return left / done * elapsed if done > 0.01 * (done + left) and elapsed > 5 else None
-
-
-def name_of(stage: Stage) -> str:
-    """A stage's name in a line of its own."""
-    return f"{stage.label}, {stage.model.title}, seed {stage.seed}"
 
 
 # Tables

@@ -3,9 +3,10 @@
 Only parts of one name are compared: the names of two recipes already say that they differ.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
+from ban.plan.identity import Identity, identity_of
 from ban.plan.signature import signed_content
 from ban.plan.stage import Stage
 from ban.settings.types import Node
@@ -98,3 +99,29 @@ def _words(key: str, value: str) -> str:
     if last in VAGUE:
         last = above[-1] if last == "class" else f"{above[-1]} {last}"
     return f"{whose}{last} {value}"
+
+
+def details(stages: Sequence[Identity], line: Callable[[Identity], Line]) -> dict[str, str]:
+    """Signature → what a list of stages must say beside label, network and seed, to tell them apart."""
+    families = {stage["family"]: stage for stage in stages}
+    settings = dict(zip(families, map(describe, differences([*map(line, families.values())])), strict=True))
+    several_splits = len({stage["split_seed"] for stage in stages}) > 1
+    found: dict[str, str] = {}
+    for stage in stages:
+        seed, root, split = stage["seed"], stage["root_seed"], stage["split_seed"]
+        parts = [f"teacher's seed {root}"] * (root != seed)
+        parts += [f"split {split}"] * (several_splits and split not in (None, seed))
+        found[stage["signature"]] = ", ".join([*parts, *filter(None, [settings[stage["family"]]])])
+    return found
+
+
+def names_of(stages: Sequence[Stage]) -> dict[str, str]:
+    """Signature → a stage's name in a line of its own, beside those of the other stages."""
+    families = {stage.family: stage for stage in stages}
+    more = details([*map(identity_of, stages)], lambda identity: line_of(families[identity["family"]]))
+    return {stage.signature: ", ".join(filter(None, [name_of(stage), more[stage.signature]])) for stage in stages}
+
+
+def name_of(stage: Stage) -> str:
+    """A stage's name without regard to others."""
+    return f"{stage.label}, {stage.model.title}, seed {stage.seed}"

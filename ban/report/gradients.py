@@ -9,7 +9,7 @@ from ban.report.markup import Section
 from ban.report.render import present, write
 from ban.report.results import Results
 from ban.report.statistics import Interval, Streams
-from ban.report.tables import labels, regimes
+from ban.report.tables import labels, networks, regimes
 from ban.store.result import Result
 from ban.store.store import Store
 from ban.wording import plural
@@ -50,11 +50,11 @@ def show_gradients(store: Store, outputs: Path) -> None:
     results = Results(store)
     sections: list[Section] = []
     records: list[dict[str, Any]] = []
-    networks = [*results.by_network().values()]
-    titles = regimes([families[0] for families in networks], results)
-    for families, regime in zip(networks, titles, strict=True):
+    groups = [*results.by_network().values()]
+    firsts = [families[0] for families in groups]
+    for families, network, regime in zip(groups, networks(firsts, results), regimes(firsts, results), strict=True):
         if columns := _columns(families, results):
-            title = f"{results.stored(families[0])[0]['model_title']}. {regime}"
+            title = f"{network}. {regime}"
             rows = [_texts(name, columns) for name in HEADINGS]
             sections.append(Section(title, rows, [NOTE]))
             present("Diagnostics", sections[-1])

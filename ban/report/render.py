@@ -41,7 +41,7 @@ def _texts(table: Table) -> list[dict[str, str]]:
         for split in splits:
             missing = "missing" if split == "test" and row.families and not row.measured else ""
             line[SPLITS[split]] = row.measured[split].text() if split in row.measured else missing
-            if split == "test":
+            if split == "test" and any(row.gain for row in table.rows):
                 line["against the teacher"] = row.gain.text(sign=True) if row.gain else ""
                 line["pairs"] = verdicts.pairs(row.gain) if row.gain else ""
         rows.append({**line, "n": verdicts.count(row)})

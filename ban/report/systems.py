@@ -11,7 +11,7 @@ from ban.report.markup import Section
 from ban.report.render import present, write
 from ban.report.results import Pair, Results
 from ban.report.statistics import Interval, resolved
-from ban.report.tables import is_baseline, labels
+from ban.report.tables import is_baseline, labels, networks
 from ban.report.tables import regimes as titles_of
 from ban.report.verdicts import ADJUSTED, about, pairs
 from ban.store.result import Result
@@ -41,6 +41,8 @@ class System(NamedTuple):
     heading: str
     result: Result
     """One of the family."""
+    student: str
+    """The title of its network."""
     teacher: str
     pairs: Sequence[Pair]
     published: Published | None
@@ -77,7 +79,7 @@ def show_systems(store: Store, outputs: Path) -> None:
         regimes.setdefault(regime, []).extend(_systems(families, results))
     sections: list[Section] = []
     records: list[dict[str, Any]] = []
-    shown = [*filter(None, regimes.values())]
+    shown = [_with_networks(systems, results) for systems in regimes.values() if systems]
     titles = titles_of([systems[0].result["family"] for systems in shown], results)
     for systems, title in zip(shown, titles, strict=True):
         verdicts = resolved([system.gain for system in systems])
@@ -93,6 +95,12 @@ def show_systems(store: Store, outputs: Path) -> None:
     write(records, sections, outputs, "methods")
 
 
+def _with_networks(systems: Sequence[System], results: Results) -> list[System]:
+    """The systems of one regime, with what tells networks of one title apart."""
+    students = networks([system.result["family"] for system in systems], results)
+    return [system._replace(student=student) for system, student in zip(systems, students, strict=True)]
+
+
 def _systems(families: Sequence[str], results: Results) -> list[System]:
     """The systems among the families of one network in one regime."""
     members = [results.stored(family)[0] for family in families]
@@ -103,7 +111,9 @@ def _systems(families: Sequence[str], results: Results) -> list[System]:
         if pairs and member["method"] != "labels":
             published = published_gains().get((member["method"], member["metric"]))
             reported = published if member["generation"] < 2 else None
-            systems.append(System(member["label"], member, _teacher(member, results), pairs, reported))
+            systems.append(
+                System(member["label"], member, member["model_title"], _teacher(member, results), pairs, reported)
+            )
     headings = labels([system.result["family"] for system in systems], results)
     return [system._replace(heading=heading) for system, heading in zip(systems, headings, strict=True)]
 
@@ -136,7 +146,7 @@ def _texts(system: System, is_resolved: bool) -> dict[str, str]:
     return {
         "system": system.heading,
         "teacher": system.teacher,
-        "student": system.result["model_title"],
+        "student": system.student,
         "labels alone": system.alone.text(),
         "with the system": system.taught.text(),
         "gain": system.gain.text(sign=True) + " *" * is_resolved,
@@ -152,7 +162,7 @@ def _record(system: System, is_resolved: bool) -> dict[str, Any]:
         "family": result["family"],
         "system": system.heading,
         "method": result["method"],
-        "network": result["model_title"],
+        "network": system.student,
         "teacher": system.teacher,
         "baseline": system.alone.mean,
         "student": system.taught.mean,

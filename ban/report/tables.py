@@ -307,3 +307,9 @@ def regimes(families: Sequence[str], results: Results) -> list[str]:
     """The titles of the regimes of families, with the settings in which they differ."""
     titles = [results.stored(family)[0]["regime_title"] for family in families]
     return named(titles, [results.line(family)[:1] for family in families], ("dataset", "recipe"))
+
+
+def networks(families: Sequence[str], results: Results) -> list[str]:
+    """The titles of the networks of families, with the settings in which they differ."""
+    titles = [results.stored(family)[0]["model_title"] for family in families]
+    return named(titles, [results.line(family)[:1] for family in families], ("models",))
