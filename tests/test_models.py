@@ -290,3 +290,34 @@ def test_a_forward_pass_can_end_at_a_stage(make: Callable[[], nn.Module]) -> Non
     whole, part = network(images), network(images, until="stage2")
     assert [*part.features] == ["stem", "stage1", "stage2"] and part.logits.shape == (2, 0)
     assert torch.equal(part.features["stage2"], whole.features["stage2"])
+
+
+MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+LAYOUTS = {number: compose_settings([f"experiment=table{number}"]).table for number in (1, 2, 3, 4, 5)}
+
+
+def printed_sizes() -> dict[str, float]:
+    """Network → the parameters that the paper prints for it, in millions."""
+    sizes: dict[str, float] = {}
+    with (Path(paper.__file__).parent / "paper_tables.csv").open(encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            layout = LAYOUTS.get(int(row["table"]))
+            if layout and not (row["table"] == "4" and row["column"] == "Teacher"):  # a misprint, see its note
+                cells = layout.cells.get(row["column"]) or [Cell(method="")]
+                sizes[cells[0].model or row["model"]] = float(row["params"].removesuffix("M"))
+    return sizes
+
+
+def test_the_files_of_networks_say_whether_they_are_the_papers() -> None:
+    """Files that extend one of the paper's networks included: a network of another size must not inherit the fact."""
+    counts = {name: millions for (name, _), millions in COUNTS.items()} | SHARING
+    sizes = printed_sizes()
+    papers = {name for name in sizes if abs(counts[name] / sizes[name] - 1) < 0.03}
+    assert {name for name in MODELS if with_bases(CONF / "model" / f"{name}.yaml").get("as_published")} == papers
+    assert {*sizes} - papers >= {"ban_pre_resnet_14_half", "densenet_90_60_compression_15"}
+
+
+@pytest.mark.parametrize(("group", "papers"), [("recipe", {"wrn"}), ("dataset", {"cifar10", "cifar100", "ptb"})])
+def test_the_files_of_recipes_and_data_say_whether_they_are_the_papers(group: str, papers: set[str]) -> None:
+    names = [path.stem for path in (CONF / group).glob("*.yaml")]
+    assert {name for name in names if with_bases(CONF / group / f"{name}.yaml").get("as_published")} == papers
