@@ -43,6 +43,8 @@ class Dataset(Part):
 
     name: Unsigned[Text]
     title: Unsigned[Text]
+    as_published: Unsigned[Flag] = False
+    """Whether it is the data set of Furlanello et al. 2018, as they use it."""
     target: Signed[Annotated[Text, Field(alias="_target_")]]
     source_sha256: Signed[Text | None] = None
     """Of the user's module that `_target_` names."""
@@ -72,7 +74,7 @@ class Dataset(Part):
     @property
     def constructor_arguments(self) -> dict[str, Any]:
         """What its function is called with."""
-        described = ("name", "title", "kind", "munge")
+        described = ("name", "title", "as_published", "kind", "munge")
         kept = {key: value for key, value in self.node().items() if key not in described}
         return {"checksum": self.checksum, **kept}
 
