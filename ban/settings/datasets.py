@@ -47,7 +47,9 @@ class Dataset(Part):
     """Whether it is the data set of Furlanello et al. 2018, as they use it."""
     target: Signed[Annotated[Text, Field(alias="_target_")]]
     source_sha256: Signed[Text | None] = None
-    """Of the user's module that `_target_` names."""
+    """Of the user's code that `_target_` names."""
+    content_sha256: Signed[Text | None] = None
+    """Of the data that a user's function returns."""
     classes: Signed[Annotated[Integer, Ge(2)]]
     train_size: Signed[Positive]
     validation_size: Signed[NonNegative]
