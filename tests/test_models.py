@@ -154,6 +154,18 @@ def test_initial_weights(network: nn.Module, deviation: Callable[[nn.Conv2d], fl
         assert convolution.weight.std().item() == pytest.approx(deviation(convolution), rel=0.1)
 
 
+def test_the_scale_of_batch_normalisation_is_drawn_on_request() -> None:
+    def weights(norm_scale: str) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        return dict(WideResNet(10, 1, norm_scale=norm_scale, classes=10).named_parameters())  # pyright: ignore
+
+    ones, uniform = weights("ones"), weights("uniform")
+    different = {name for name in ones if not torch.equal(ones[name], uniform[name])}
+    assert different == {name for name in ones if "norm" in name and name.endswith("weight")}
+    drawn = torch.cat([uniform[name].detach().flatten() for name in different])
+    assert drawn.min() >= 0 and drawn.max() <= 1 and drawn.mean().item() == pytest.approx(0.5, abs=0.05)
+
+
 def test_wide_resnet_shortcut_sees_the_activated_input() -> None:
     block = WideResNet(10, 2, classes=10).stages[1][0]
     seen = {}

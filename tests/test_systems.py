@@ -1,6 +1,5 @@
 """What all stored results say together."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -9,14 +8,16 @@ from helpers import Say, plan, publish
 
 from ban.plan.stage import Stage
 from ban.report.gradients import HEADINGS
+from ban.store.formats import dump_curves
 from ban.store.store import Store
 
 PARTLY = ("dataset.labelled=40",)
 
 
 def publish_error(store: Store, stage: Stage, error: float, **diagnosis: float) -> None:
-    curves = {"epoch": 1} | {f"diagnosis.{name}": value for name, value in diagnosis.items()}
-    files = {"curves.jsonl": lambda path: path.write_text(json.dumps(curves))}
+    diagnosed = {f"diagnosis.{name}": value for name, value in diagnosis.items()}
+    records = [{"epoch": n, "rate": 1.0, "seconds": 1.0, **diagnosed} for n in range(1, stage.recipe.epochs + 1)]
+    files = {"curves.jsonl": lambda path: path.write_bytes(dump_curves(records))}
     publish(store, stage, files, test_error_percent=error)
 
 

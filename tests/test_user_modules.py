@@ -11,7 +11,7 @@ from helpers import command, environment, plan
 from ban.errors import UserError
 from ban.plan.signature import digest, signed_network
 from ban.settings.compose import compose_settings
-from ban.training.shape_check import check_shapes
+from ban.training.rehearsal import rehearse
 
 OWN = Path(__file__).parent / "own"
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
@@ -93,7 +93,7 @@ def test_a_mistake_is_named_before_anything_is_trained(
     monkeypatch.syspath_prepend(tmp_path)
     stages = plan("method=ban_l", f"{place}._target_={module}.Own")
     with pytest.raises(UserError, match=says):
-        [check_shapes(stage) for stage in stages]
+        [rehearse(stage) for stage in stages]
 
 
 def test_a_reported_network_that_nobody_publishes_is_named_before_anything_is_trained() -> None:
@@ -101,7 +101,7 @@ def test_a_reported_network_that_nobody_publishes_is_named_before_anything_is_tr
     with pytest.raises(
         UserError, match=r"method\.reported_network is average, but the training gives the networks 0: choose"
     ):
-        [check_shapes(stage) for stage in stages]
+        [rehearse(stage) for stage in stages]
 
 
 def test_the_documentation_shows_these_files() -> None:

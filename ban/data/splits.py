@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -188,6 +188,7 @@ class LabelledData:
 
     vocabulary = ()
     spelling = None
+    unknown_percent: ClassVar[dict[str, float]] = {}
 
     def __init__(self, train: Labelled, options: LabelledOptions) -> None:
         self.count, self.batch_size, self.device = len(train.labels), options.batch_size, options.device

@@ -15,7 +15,7 @@ from ban.plan.lineage import union
 from ban.plan.stage import Stage
 from ban.store.store import Store
 from ban.training.device import Device
-from ban.training.shape_check import check_shapes
+from ban.training.rehearsal import rehearse
 from ban.wording import plural
 
 COSTLY_HOURS = 2.0
@@ -30,7 +30,7 @@ def show(lineages: Sequence[Sequence[Stage]], store: Store, device: Device) -> N
         table.add_column(heading, no_wrap=heading in ("signature", "parameters"))
     for stage in stages:
         state = "stored" if store.has(stage.signature) else "to train"
-        count = check_shapes(stage).parameters
+        count = rehearse(stage).parameters
         parameters = f"{count / 1e6:.2f} M" if count > 1e5 else f"{count:,}"
         seed = f"{stage.seed}"
         network = stage.model.title
@@ -102,9 +102,11 @@ def counts(stages: Sequence[Stage], missing: Sequence[Stage]) -> str:
 
 
 def regimes(stages: Sequence[Stage]) -> None:
-    """Prints data, sizes and recipe of the stages."""
+    """Prints data, sizes and recipe of the stages, and warnings about the data."""
     for title in dict.fromkeys(stage.regime_title for stage in stages):
         console.print(f"  {title}")
+    for warning in dict.fromkeys(warning for stage in stages for warning in stage.dataset.warnings):
+        console.print(f"  Warning: {warning}")
 
 
 def confirm(missing: Sequence[Stage], device: Device, yes: bool, parallel: int) -> None:

@@ -1,6 +1,6 @@
 """What the students' gradients consisted of in their last epoch (Furlanello et al. 2018, section 3.2)."""
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,9 +67,12 @@ def _columns(families: Sequence[str], results: Results) -> dict[str, list[Diagno
 
 def _last_epoch(store: Store, result: Result) -> Diagnostics:
     """The diagnostics of a stage's last epoch; none of a network without a teacher."""
-    lines = store.file(result["signature"], "curves.jsonl").read_text(encoding="utf-8").splitlines()
-    last: dict[str, float] = json.loads(lines[-1])
-    return {key.removeprefix("diagnosis."): value for key, value in last.items() if key.startswith("diagnosis.")}
+    last = store.curves(result["signature"])[-1]
+    return {
+        key.removeprefix("diagnosis."): math.nan if value is None else value
+        for key, value in last.items()
+        if key.startswith("diagnosis.")
+    }
 
 
 def _texts(name: str, columns: Mapping[str, Sequence[Diagnostics]]) -> dict[str, str]:

@@ -78,6 +78,7 @@ def record(table: Table, row: Row) -> dict[str, Any]:
         values[name] = interval.mean if interval else None
         values[f"{name}_half_width"] = interval.half_width if interval else None
     repetitions = row.measured["test"].count if row.measured else 0
+    values |= {f"{split}_unknown_percent": value for split, value in table.unknown_percent.items()}
     return {**values, "n": repetitions, "teachers": row.teachers}
 
 

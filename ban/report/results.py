@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from safetensors.numpy import load_file  # pyright: ignore[reportUnknownVariableType]
 from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs]
 
 from ban import metrics
@@ -65,7 +64,7 @@ class Results:
         self._predictions = functools.cache(self._load)
 
     def _load(self, signature: str) -> metrics.Predictions:
-        return load_file(self.store.file(signature, "predictions.safetensors"))
+        return self.store.predictions(signature)
 
     def stored(self, family: str) -> list[Result]:
         """The results of a family, one for each repetition."""

@@ -10,7 +10,7 @@ from ban.display import console
 from ban.report.render import Section, present, write
 from ban.report.results import Interval, Pair, Results
 from ban.report.tables import distinct, is_baseline
-from ban.store.result import Result
+from ban.store.result import Result, coverage, unknown_percent
 from ban.store.store import Store
 from ban.wording import plural
 
@@ -62,7 +62,8 @@ def show_systems(store: Store, outputs: Path) -> None:
     records: list[dict[str, Any]] = []
     for systems in filter(None, regimes.values()):
         rows = [_texts(system) for system in systems]
-        sections.append(Section(systems[0].result["regime_title"], rows, _notes(systems)))
+        first = systems[0].result
+        sections.append(Section(first["regime_title"] + coverage(unknown_percent(first)), rows, _notes(systems)))
         present("Systems", sections[-1])
         records += [_record(system) for system in systems]
     if not sections:
@@ -140,6 +141,7 @@ def _record(system: System) -> dict[str, Any]:
         "gain_half_width": gain.half_width,
         "n": gain.count,
         "controls": system.controls,
+        **{f"{split}_unknown_percent": value for split, value in unknown_percent(result).items()},
     }
 
 

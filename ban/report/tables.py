@@ -13,7 +13,7 @@ from ban.plan.identity import Identity, identity_of
 from ban.plan.stage import Stage
 from ban.report.results import Families, Interval, Results
 from ban.settings.schema import Cell, TableLayout
-from ban.store.result import measured
+from ban.store.result import coverage, measured, unknown_percent
 from ban.store.store import Store
 
 
@@ -45,6 +45,8 @@ class Table(NamedTuple):
     """None: nothing is stored."""
     rows: Sequence[Row]
     notes: Sequence[str]
+    unknown_percent: Mapping[str, float] = {}
+    """Split → the share of a text's words that are not in the vocabulary."""
 
 
 def compare(stages: Iterable[Stage], store: Store, layout: TableLayout | None = None) -> list[Table]:
@@ -155,7 +157,10 @@ def _table(group: _Group, groups: Sequence[_Group], results: Results, layout: Ta
         difference = results.difference(ours, control, last["metric"]) if ours and control else None
         if difference and ours in headings and control in headings:
             notes.append(_compared(headings[ours], headings[control], difference))
-    return Table(last["regime_title"], last["model"], last["model_title"], last["metric"], parameters, shown, notes)
+    alike = (result for result in stored if result["regime"] == last["regime"])
+    unknown = next(map(unknown_percent, alike), dict[str, float]())
+    title = last["regime_title"] + coverage(unknown)
+    return Table(title, last["model"], last["model_title"], last["metric"], parameters, shown, notes, unknown)
 
 
 def _families(cells: Sequence[Cell], group: _Group, groups: Sequence[_Group]) -> Families:

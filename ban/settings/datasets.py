@@ -126,6 +126,11 @@ class Dataset(Part):
         """Kind and number of examples and what was done to them, for people."""
         return self.examples
 
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What to know before its results are trusted, a sentence each."""
+        return ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledDataset(Dataset):
@@ -262,6 +267,16 @@ class TextDataset(Dataset):
     def description(self) -> str:
         """See `Dataset`."""
         return f"words, vocabulary {self.classes}"
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """See `Dataset`."""
+        if self.target != "ban.data.text.text" or self.checksum is None:
+            return ()
+        from ban.data import coverage
+
+        sizes = (self.train_size, self.validation_size, self.test_size)
+        return coverage.warnings(self.path, self.checksum, self.min_count, sizes)
 
 
 AnyDataset = Annotated[ImageDataset | TabularDataset | TextDataset, Field(discriminator="kind")]

@@ -141,8 +141,9 @@ class TrainingStep:
                 targets = self.teacher.targets(step)
             terms = learner.objective(outputs[turn], targets, batch, progress)
             learner.update(torch.stack([*terms.values()]).sum(), rate, beta1)
-            self.teacher.after_step(step)
             measured.append(self._measure(terms, outputs[turn], targets, batch, progress))
+            with self.precision():
+                self.teacher.after_step(step)  # may replace outputs[turn]
         for learner, output in zip(self.learners, outputs, strict=True):
             learner.state = output.state
         return measured
