@@ -14,7 +14,7 @@ from ban.report.statistics import Interval, resolved
 from ban.report.tables import is_baseline, labels, networks
 from ban.report.tables import regimes as titles_of
 from ban.report.verdicts import ADJUSTED, about, pairs
-from ban.store.result import Result, unknown_percent
+from ban.store.result import Result, coverage, unknown_percent
 from ban.store.store import Store
 from ban.wording import plural
 

@@ -12,7 +12,7 @@ CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 class Cpus(NamedTuple):
     """A number of CPUs, and where it comes from."""
 
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]
     source: str
 
 
