@@ -10,8 +10,10 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from ban.errors import UserError
+from ban.settings import merging, words
 from ban.settings.checks import check, validated
 from ban.settings.content import with_content
+from ban.settings.folder import check_folder
 from ban.settings.hydra_versions import VERSION_BASE
 from ban.settings.messages import explain, is_composition_error
 from ban.settings.schema import Method, Recipe, Settings
@@ -36,6 +38,7 @@ def _optional_keys(part: type[Part]) -> dict[str, None]:
     return {field.name: None for field in fields(part) if field not in required}
 
 
+merging.install()
 ConfigStore.instance().store("schema", {"recipe": _optional_keys(Recipe), "method": _optional_keys(Method)})
 
 
@@ -43,13 +46,18 @@ def register_teachers(folder: Path | None = None) -> None:
     """Makes `teacher=NAME` a choice for every network in `model/`, of this package and of the user's `folder`.
 
     Such a teacher is trained like `teacher=same`, but for its network.
+
+    Raises:
+        UserError: a file in the folder cannot be used.
     """
+    if folder is not None:
+        check_folder(folder, CONF)
     store = ConfigStore.instance()
     store.repo.pop("teacher", None)  # an earlier call may have had another folder
     for conf in filter(None, (CONF, folder)):
         for path in (conf / "model").glob("*.yaml"):
             defaults = [{"/method@method": "labels"}, {"/model@model": path.stem}]
-            store.store(path.stem, {"defaults": defaults, "seed": "${seed}", "recipe": "${recipe}"}, group="teacher")
+            store.store(path.stem, {"defaults": defaults, "seed": "${seed}", "recipe": None}, group="teacher")
 
 
 def compose_settings(overrides: Sequence[str], folder: Path | None = None) -> Settings:
@@ -72,7 +80,7 @@ def compose_config(overrides: Sequence[str], folder: Path | None = None) -> Dict
     path = [f"hydra.searchpath=['{quoted}']"] if quoted else []
     try:
         with initialize_config_dir(str(CONF), **VERSION_BASE):
-            return compose("config", [*path, *overrides], return_hydra_config=True)
+            return compose("config", [*path, *words.read(overrides)], return_hydra_config=True)
     except Exception as error:
         if not is_composition_error(error):
             raise
@@ -90,8 +98,17 @@ def freeze(config: DictConfig) -> Settings:
         from ban.data.corpus import measure_text
 
         own.dataset.update(measure_text(own.dataset))  # before other settings refer to the numbers
+    _fill_teacher(own)
     plain = cast("dict[str, Any]", OmegaConf.to_container(own, resolve=True))
     return with_content(check(validated(Settings, _with_sources(plain))))
+
+
+def _fill_teacher(config: DictConfig) -> None:
+    """Gives the teacher the student's network and recipe, unless a file was chosen; its own keys win."""
+    for name in ("model", "recipe"):
+        own = config.teacher.get(name)
+        if own is None or (isinstance(own, DictConfig) and "name" not in own):
+            config.teacher[name] = OmegaConf.merge(config[name], own or {})
 
 
 def _with_sources(value: Any) -> Any:

@@ -15,6 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from ban.errors import UserError
+from ban.settings import words
 from ban.settings.compose import compose_config, compose_settings, freeze
 from ban.settings.schema import Settings
 
@@ -98,7 +99,7 @@ def expand(
             on digits.
     """
     parser = OverridesParser.create(config_loader=loader)
-    given = _by_place(parser.parse_overrides(list(arguments)))
+    given = _by_place(parser.parse_overrides(words.read(arguments)))
     if (experiment := given.get(("experiment", None))) and experiment.is_sweep_override():
         raise UserError("experiment takes one name: run the experiments one after another, they share their stages.")
     chosen = given.get(("scale", None))
@@ -111,7 +112,7 @@ def expand(
     for product in list(sweeps.values()) or [{}]:
         plain: Any = OmegaConf.to_container(OmegaConf.create({**product, **changes}))
         lines = [f"{key}={json.dumps(v) if v is None or isinstance(v, bool) else v}" for key, v in plain.items()]
-        own = _by_place(parser.parse_overrides(lines))
+        own = _by_place(parser.parse_overrides(words.read(lines)))
         for job in _product([*(own | given).values()]):
             jobs.setdefault(tuple(sorted(job)), job)
     if not jobs:
