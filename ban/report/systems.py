@@ -81,8 +81,9 @@ def show_systems(store: Store, outputs: Path) -> None:
     records: list[dict[str, Any]] = []
     shown = [_with_networks(systems, results) for systems in regimes.values() if systems]
     titles = titles_of([systems[0].result["family"] for systems in shown], results)
+    found = iter(resolved([system.gain for systems in shown for system in systems]))  # one table in several parts
     for systems, title in zip(shown, titles, strict=True):
-        verdicts = resolved([system.gain for system in systems])
+        verdicts = [next(found) for _ in systems]
         rows = [_texts(system, verdict) for system, verdict in zip(systems, verdicts, strict=True)]
         sections.append(Section(title + coverage(unknown_percent(systems[0].result)), rows, _notes(systems)))
         present("Systems", sections[-1])
