@@ -1,7 +1,8 @@
 """`ban stages`: lists, checks, removes, exports and imports the stages of a store."""
 
+import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
@@ -14,6 +15,8 @@ from rich.table import Table
 from ban.display import console
 from ban.errors import DamagedStage, StageError, UserError
 from ban.launch.journal import Journal
+from ban.plan.contrast import Line, details
+from ban.plan.identity import Identity
 from ban.settings.schema import Settings
 from ban.store.archive import export_stage, import_stage
 from ban.store.files import BadFile, read
@@ -41,13 +44,32 @@ def _list(store: Store, words: Sequence[str]) -> None:
     whole, unreadable = _readable(store)
     found, students = [result for result in whole if _matches(result, words)], _students(whole)
     sizes = {result["signature"]: _size(store.folder(result["signature"])) for result in found}
+    settings = details(found, functools.partial(_line, store, {result["signature"]: result for result in whole}))
     table = Table(box=None)
-    for heading in ("signature", "stage", "network", "data", "seed", "result", "students", "size", "finished"):
+    for heading in (
+        "signature",
+        "stage",
+        "network",
+        "data",
+        "seed",
+        "differs in",
+        "result",
+        "students",
+        "size",
+        "finished",
+    ):
         table.add_column(heading, no_wrap=heading in ("signature", "result", "finished"), overflow="fold")
     for result in found:
         size, taught = decimal(sizes[result["signature"]]), len(students.get(result["signature"], []))
         who = (result["signature"], result["label"], result["model_title"], result["dataset"], f"{result['seed']}")
-        table.add_row(*who, outcome(result), f"{taught or ''}", size, result["finished"][:16].replace("T", " "))
+        table.add_row(
+            *who,
+            settings[result["signature"]],
+            outcome(result),
+            f"{taught or ''}",
+            size,
+            result["finished"][:16].replace("T", " "),
+        )
     if found:
         console.print(table)
     total = decimal(sum(sizes.values()))
@@ -58,6 +80,12 @@ def _list(store: Store, words: Sequence[str]) -> None:
         all_damaged = all(isinstance(error, DamagedStage) for error in unreadable.values())
         kind = "Damaged" if all_damaged else "Damaged or unreadable"
         console.print(f"{kind}: {', '.join(unreadable)}. `ban stages verify` shows the details.")
+
+
+def _line(store: Store, stored: Mapping[str, Result], result: Identity) -> Line:
+    """The settings of a stage and of its teachers, as far as they are stored."""
+    teachers = [stored[name] for name in result["teachers"][:1] if name in stored]
+    return [store.description(result["signature"]), *(each for t in teachers for each in _line(store, stored, t))]
 
 
 def _show(store: Store, words: Sequence[str]) -> None:

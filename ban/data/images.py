@@ -104,6 +104,7 @@ class Images(LabelledData):
             raise UserError("MUNGE needs images in bytes: set dataset.whitening=null, or choose another method.")
         pool = inspection.images(pool, options.shape)
         test = None if test is None else inspection.images(test, options.shape, "test ")
+        self.content = pool.sha256 if test is None else f"{pool.sha256} {test.sha256}"
         if not options.whitening:
             inspection.check_contrast(pool.inputs, options.augmentation.std)
         prepare = functools.partial(whitened, device=options.device) if options.whitening else None

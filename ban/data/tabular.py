@@ -44,7 +44,9 @@ class Tabular(LabelledData):
     examples = "rows"
 
     def __init__(self, pool: Labelled, options: TabularOptions) -> None:
-        self.splits = make_splits(inspection.rows(pool, options.features), None, options, scaled)
+        pool = inspection.rows(pool, options.features)
+        self.content = pool.sha256
+        self.splits = make_splits(pool, None, options, scaled)
         train = self.splits.train
         if options.munge:
             train = train.with_unlabelled(options.munge.rows(train.inputs, options.munge_generator()))

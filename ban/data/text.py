@@ -65,6 +65,7 @@ class Text:
     def __init__(self, corpus: Corpus, options: TextOptions) -> None:
         vocabulary = Vocabulary(corpus.train, options.min_count)
         _check(corpus, vocabulary, options)
+        self.content = options.checksum
         self.batch_size, self.unroll, self.device = options.batch_size, options.unroll, options.device
         self.examples_per_step = self.batch_size * self.unroll
         self.vocabulary = vocabulary.words

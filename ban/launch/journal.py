@@ -15,9 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from ban.display import name_of
 from ban.errors import Interrupted, UserError
 from ban.events import Event, Failed, Finished, Report, Running, Started, Stopped, Waiting
+from ban.plan.contrast import name_of
 from ban.plan.stage import Stage
 from ban.store.files import BadFile, append, read
 from ban.store.formats import read_json

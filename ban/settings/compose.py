@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ban.errors import UserError
 from ban.settings.checks import check, validated
+from ban.settings.content import with_content
 from ban.settings.hydra_versions import VERSION_BASE
 from ban.settings.messages import explain, is_composition_error
 from ban.settings.schema import Method, Recipe, Settings
@@ -90,7 +91,7 @@ def freeze(config: DictConfig) -> Settings:
 
         own.dataset.update(measure_text(own.dataset))  # before other settings refer to the numbers
     plain = cast("dict[str, Any]", OmegaConf.to_container(own, resolve=True))
-    return check(validated(Settings, _with_sources(plain)))
+    return with_content(check(validated(Settings, _with_sources(plain))))
 
 
 def _with_sources(value: Any) -> Any:

@@ -43,9 +43,13 @@ class Dataset(Part):
 
     name: Unsigned[Text]
     title: Unsigned[Text]
+    as_published: Unsigned[Flag] = False
+    """Whether it is the data set of Furlanello et al. 2018, as they use it."""
     target: Signed[Annotated[Text, Field(alias="_target_")]]
     source_sha256: Signed[Text | None] = None
-    """Of the user's module that `_target_` names."""
+    """Of the user's code that `_target_` names."""
+    content_sha256: Signed[Text | None] = None
+    """Of the data that a user's function returns."""
     classes: Signed[Annotated[Integer, Ge(2)]]
     train_size: Signed[Positive]
     validation_size: Signed[NonNegative]
@@ -72,7 +76,7 @@ class Dataset(Part):
     @property
     def constructor_arguments(self) -> dict[str, Any]:
         """What its function is called with."""
-        described = ("name", "title", "kind", "munge")
+        described = ("name", "title", "as_published", "kind", "munge")
         kept = {key: value for key, value in self.node().items() if key not in described}
         return {"checksum": self.checksum, **kept}
 

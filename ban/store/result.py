@@ -23,6 +23,8 @@ class Result(Identity):
 
     parameters: int
     """Of all networks of a cohort together."""
+    network_parameters: NotRequired[list[int]]
+    """Of each network of a cohort."""
     seconds: float
     """Training time, without evaluations and checkpoints."""
     images_per_second: NotRequired[float]
@@ -62,6 +64,12 @@ class Result(Identity):
 def measured(result: Result, split: str, metric: str) -> float | None:
     """A metric of a split (`test`, `validation`, `train`); None if it was not measured."""
     return cast("Mapping[str, Any]", result).get(f"{split}_{metric}")
+
+
+def parameters_of(result: Result) -> int | None:
+    """The parameters of a stage's network, of a cohort's first one; None for a cohort of version 0.2.0 or earlier."""
+    each = result.get("network_parameters") or ([result["parameters"]] if result["cohort"] == 1 else [None])
+    return each[0]
 
 
 def outcome(result: Result) -> str:

@@ -31,9 +31,11 @@ def result(stage: Stage, training: Training, device: Device, measured: Mapping[s
     """The content of `result.json`. `measured` holds the metrics."""
     state, data = training.state, training.data
     networks = [learner.network for learner in training.step.learners]
+    counts = [sum(parameter.numel() for parameter in network.parameters()) for network in networks]
     fields = {
         **identity_of(stage),
-        "parameters": sum(parameter.numel() for network in networks for parameter in network.parameters()),
+        "parameters": sum(counts),
+        "network_parameters": counts,
         "seconds": round(state.seconds, 3),
         f"{data.examples}_per_second": round(examples_per_second(state, data), 1),
         "peak_memory_mib": device.peak_memory_mib(),
