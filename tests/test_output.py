@@ -12,6 +12,8 @@ from helpers import DIGITS, command, environment
 
 from ban.cli import main
 from ban.output import tolerant
+from ban.report import render
+from ban.report.markup import Section
 
 QUICK = (*DIGITS, "method=labels", "recipe.epochs=1")
 
@@ -61,3 +63,14 @@ def test_a_sweep_without_any_standard_stream(tmp_path: Path) -> None:
     words = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command("-m", *QUICK)]
     assert subprocess.run(words, cwd=tmp_path, env=environment(), check=False).returncode == 0
     assert len(list((tmp_path / "outputs" / "stages").iterdir())) == 1
+
+
+def test_files_are_written_before_they_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(render, "show_table", interrupt)
+    section = Section("caption", [{"": "Teacher", "test": "5.00"}], [])
+    with pytest.raises(KeyboardInterrupt):
+        render.publish([("title", section)], [{"n": 1}], [section], tmp_path / "tables" / "last")
+    assert {path.suffix for path in (tmp_path / "tables").iterdir()} == {".md", ".tex", ".csv"}
