@@ -29,7 +29,8 @@ from ban.settings.schema import Settings
 from ban.store.files import cause, denied
 from ban.store.store import Store
 from ban.training import build
-from ban.training.device import Device, cores
+from ban.training.cpus import cpus
+from ban.training.device import Device
 from ban.wording import plural
 
 DATA = {"CIFAR-10": ["dataset=cifar10"], "CIFAR-100": ["dataset=cifar100"], "Penn Treebank": ["model=lstm"]}
@@ -80,7 +81,7 @@ def _devices(settings: Settings) -> Iterator[Finding]:
         yield Finding("GPU", "note", f"none ({built}): trainings run on the CPU")
     capability = torch.backends.cpu.get_cpu_capability()
     bf16 = "emulated: use fp32" if capability in ("DEFAULT", "AVX2") else "supported"
-    yield Finding("CPU", "good", f"{plural(cores(), 'core')}, {capability}; bf16: {bf16}")
+    yield Finding("CPU", "good", f"{cpus()}, {capability}; bf16: {bf16}")
     compiler = "a C++ compiler is installed" if shutil.which("c++") else "needs a C++ compiler"
     yield Finding("machine.compile", "good" if shutil.which("c++") else "note", compiler)
     try:

@@ -256,7 +256,7 @@ class Machine(Part):
 
     device: Annotated[Text, AfterValidator(_device)]
     threads: Positive | None = None
-    """CPU threads of a training; None: all cores."""
+    """CPU threads of a training; None: one for each CPU that the process may use."""
     outputs: Folder
     data_dir: Folder
     download: Flag
