@@ -27,6 +27,7 @@ from ban.settings.compose import compose_settings
 from ban.settings.schema import Settings
 from ban.store.store import Store
 from ban.training import build
+from ban.training.arguments import check_arguments
 from ban.training.device import Device, cores
 from ban.wording import plural
 
@@ -51,6 +52,8 @@ def doctor(jobs: Sequence[Settings]) -> None:
     Raises:
         UserError: something is wrong that would stop a training.
     """
+    for job in jobs:
+        check_arguments(job)
     settings = jobs[0]
     store = Store(settings.machine.outputs)
     if int(os.environ.get("SLURM_PROCID", "0")):

@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import torch.nn.functional as F
+from annotated_types import Le, Len
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ban.interfaces import Output, up_to
 from ban.models.head import Head
 from ban.models.initialisation import initialise
+from ban.ranges import Fraction, Positive, PositiveNumber, UpTo1000
+
+Depth = Annotated[Positive, Le(10_000)]
 
 
 class Block(nn.Module):
@@ -105,7 +109,9 @@ class WideResNet(ResNet):
         ValueError: `depth` is not 6n + 4.
     """
 
-    def __init__(self, depth: int, width: int, dropout: float = 0.0, *, classes: int, channels: int = 3) -> None:
+    def __init__(
+        self, depth: Depth, width: Positive, dropout: Fraction = 0.0, *, classes: int, channels: int = 3
+    ) -> None:
         blocks, rest = divmod(depth - 4, 6)
         if rest or blocks < 1:
             raise ValueError(f"a Wide-ResNet's depth must be 6n + 4 (10, 16, 22, 28, …), not {depth}")
@@ -125,7 +131,7 @@ class PreActivationResNet(ResNet):
         ValueError: `depth` is not 9n + 2.
     """
 
-    def __init__(self, depth: int, *, classes: int, channels: int = 3) -> None:
+    def __init__(self, depth: Depth, *, classes: int, channels: int = 3) -> None:
         blocks, rest = divmod(depth - 2, 9)
         if rest or blocks < 1:
             raise ValueError(f"a pre-activation ResNet's depth must be 9n + 2 (29, 164, 1001, …), not {depth}")
@@ -147,11 +153,11 @@ class DenseShapedResNet(ResNet):
 
     def __init__(
         self,
-        blocks: int,
-        ratio: float,
+        blocks: UpTo1000,
+        ratio: PositiveNumber,
         bottleneck: bool,
-        stem: int,
-        widths: Sequence[int],
+        stem: Positive,
+        widths: Annotated[Sequence[Positive], Len(3, 3)],
         *,
         classes: int,
         channels: int = 3,

@@ -10,17 +10,15 @@ from typing import Any, cast
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ban.errors import UserError
 from ban.settings.checks import check, validated
+from ban.settings.files import CONF
 from ban.settings.hydra_versions import VERSION_BASE
 from ban.settings.messages import explain, is_composition_error
 from ban.settings.schema import Method, Recipe, Settings
 from ban.settings.types import Node, Part
-
-_INSTALLED = Path(__file__).parents[1] / "conf"
-CONF = _INSTALLED if _INSTALLED.exists() else Path(__file__).parents[2] / "conf"
-"""The YAML files: inside the package in a wheel, at the top level in a checkout."""
 
 MOVED_TARGETS = {
     "ban.data.Augmentation": "ban.data.images.Augmentation",
@@ -86,11 +84,15 @@ def freeze(config: DictConfig) -> Settings:
         UserError: a setting is unknown or impossible. One sentence says which, and what to do.
     """
     own = OmegaConf.create({key: value for key, value in config.items() if key != "hydra"})
-    if {"min_count", "path"} <= {*own.dataset}:
-        from ban.data.corpus import measure_text
+    try:
+        dataset = own.get("dataset")
+        if isinstance(dataset, DictConfig) and {"min_count", "path"} <= {*dataset}:
+            from ban.data.corpus import measure_text
 
-        own.dataset.update(measure_text(own.dataset))  # before other settings refer to the numbers
-    plain = cast("dict[str, Any]", OmegaConf.to_container(own, resolve=True))
+            dataset.update(measure_text(dataset))  # before other settings refer to the numbers
+        plain = cast("dict[str, Any]", OmegaConf.to_container(own, resolve=True))
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error, CONF)) from None
     return check(validated(Settings, _with_sources(plain)))
 
 
@@ -120,7 +122,7 @@ def _source_hash(target: str) -> str:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         spec = None
-    if spec is None or spec.origin is None:
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():  # a module in C or of a zip has no file
         raise UserError(
             f"_target_: {target} names the module '{module}', which cannot be imported from here: is it in PYTHONPATH?"
         )
