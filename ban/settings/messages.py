@@ -3,6 +3,7 @@
 import difflib
 import re
 import shlex
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,18 +21,24 @@ from ban.settings.hydra_versions import VERSION_BASE
 from ban.settings.refusals import KNOWN, below, elsewhere, keys_of_files, shown
 from ban.settings.types import RENAMED
 
-UNTYPED = {
+ANSWERS = {
+    r"Ambiguous value for argument '([^']+)'": r"\1 names several values: sweep over them with `ban -m \1`.",
+    r"An item is already at '([^']+)'": r"\1 is set already: leave out the +.",
+    r"invalid literal for int\(\)": "a list is set as a whole: KEY=[A,B,C].",
+    r"Sweep parameters '([^'=]+)=interval": r"\1=interval(…) names no values: use `ban -m \1=A,B,C` or \1=range(…).",
+    r"Sweep parameters '([^']+)' requires": r"\1 names several values: sweep over them with `ban -m \1`.",
     "Config group override must be a string": "a file of settings is chosen by its name, for example recipe=wrn.",
     r"Hydra (launcher|sweeper) is not configured": r"hydra.\1 is null: choose a file with hydra/\1=NAME.",
     r"Invalid plugin '([^']*)'": r"\1 is no plugin: choose a file with hydra/launcher=NAME or hydra/sweeper=NAME.",
 }
-"""Pattern in an error of Hydra that has no type of its own → the sentence that replaces it."""
+"""Pattern in a message of Hydra or OmegaConf → the sentence that replaces it."""
 
 
 def is_composition_error(error: Exception) -> bool:
     """Whether Hydra, OmegaConf or PyYAML refuse a setting, so that the error is not one of this program."""
-    known = isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError)
-    return known or any(re.match(pattern, str(error)) for pattern in UNTYPED)
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    package = frames[-1].f_globals.get("__name__", "").partition(".")[0] if frames else ""
+    return isinstance(error, HydraException | OmegaConfBaseException) or package in ("hydra", "omegaconf", "yaml")
 
 
 def explain(error: Exception, conf: Path) -> str:
@@ -62,16 +69,6 @@ def _explain_text(error: Exception, text: str, conf: Path) -> str:
     first, *others = [line.strip().rstrip(":.") for line in text.splitlines()] or [type(error).__name__]
     key = next((line.removeprefix("full_key: ") for line in others if line.startswith("full_key: ")), None)
     return f"{key}: {first}." if key else ": ".join([first, *others[:1]]) + "."
-
-
-ANSWERS = {
-    r"Ambiguous value for argument '([^']+)'": r"\1 names several values: sweep over them with `ban -m \1`.",
-    r"An item is already at '([^']+)'": r"\1 is set already: leave out the +.",
-    r"Sweep parameters '([^'=]+)=interval": r"\1=interval(…) names no values: use `ban -m \1=A,B,C` or \1=range(…).",
-    r"Sweep parameters '([^']+)' requires": r"\1 names several values: sweep over them with `ban -m \1`.",
-    **UNTYPED,
-}
-"""Pattern in a message of Hydra or OmegaConf → the sentence that replaces it."""
 
 
 def _explain_syntax(override: str, text: str) -> str:

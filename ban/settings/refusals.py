@@ -73,7 +73,9 @@ def _file_for(where: str, given: Any) -> str:
     parent, _, key = where.rpartition(".")
     group = "model" if where.startswith(("peers.", "teacher.models.")) else key
     chosen = f"+{group}@{where}={given}" if parent else f"{group}={given}"
-    return f": choose a file with {chosen}" if group in GROUPS and isinstance(given, str) else ""
+    return (
+        f": choose a file with {chosen}" if group in GROUPS and isinstance(given, str) and given.isidentifier() else ""
+    )
 
 
 def _is_branch(step: str, index: int, path: Sequence[int | str]) -> bool:

@@ -7,6 +7,7 @@ Open parts hold the arguments of a constructor that `_target_` names (a network'
 plain data, because that constructor is their schema.
 """
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ def _with_learning_rate(node: Node) -> Node:
     rate = node.get("lr")
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
         advice = "has the learning rate lr={rate}; it must be a number above 0"
-        raise PydanticCustomError("no_rate", advice, {"rate": str(rate).lower()})
+        raise PydanticCustomError("no_rate", advice, {"rate": json.dumps(rate, default=str)})
     return node
 
 

@@ -4,6 +4,7 @@ A constructor is the schema of its arguments: their names, and the types and ran
 """
 
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
@@ -40,6 +41,8 @@ class Role(NamedTuple):
     """Positional arguments."""
     given: frozenset[str] = frozenset()
     """Arguments by name."""
+    makes: Callable[[Node], bool] = lambda _: True
+    """Builds an object. Returns whether it is what it must be."""
 
 
 NETWORK = Role(
@@ -47,8 +50,8 @@ NETWORK = Role(
 )
 TERM = Role("a term of a loss", Term)
 TEACHER = Role("a teacher", Teacher, leading=1)
-OPTIMIZER = Role("an optimizer", torch.optim.Optimizer, leading=1)
-SCHEDULE = Role("a schedule")
+OPTIMIZER = Role("an optimizer", torch.optim.Optimizer, leading=1, makes=lambda node: _is_optimizer(node))
+SCHEDULE = Role("a schedule", makes=lambda node: callable(build.build(node)))
 ANY = Role("")
 
 
@@ -81,24 +84,20 @@ def _check_method(path: str, method: Method | Pretraining) -> None:
     for name, term in method.terms.items():
         _check(f"{path}.terms.{name}", term.constructor, TERM)
         if isinstance(term.weight, Mapping):
-            _check_schedule(f"{path}.terms.{name}.weight", term.weight)
+            _check(f"{path}.terms.{name}.weight", term.weight, SCHEDULE)
     if isinstance(method, Method) and method.pretrain:
         _check_method(f"{path}.pretrain", method.pretrain)
 
 
 def _check_recipe(path: str, recipe: Recipe) -> None:
     _check(f"{path}.optimizer", recipe.optimizer, OPTIMIZER)
-    if not isinstance(build.build(recipe.optimizer, [nn.Parameter(torch.zeros(1))]), torch.optim.Optimizer):
-        raise UserError(f"{path}.optimizer is {recipe.optimizer['_target_']}, which makes no optimizer.")
-    _check_schedule(f"{path}.schedule", recipe.schedule)
+    _check(f"{path}.schedule", recipe.schedule, SCHEDULE)
     if recipe.beta1:
-        _check_schedule(f"{path}.beta1", recipe.beta1)
+        _check(f"{path}.beta1", recipe.beta1, SCHEDULE)
 
 
-def _check_schedule(path: str, node: Node) -> None:
-    _check(path, node, SCHEDULE)
-    if not callable(build.build(node)):
-        raise UserError(f"{path} is {node['_target_']}, which makes no schedule: choose one of ban.schedules.")
+def _is_optimizer(node: Node) -> bool:
+    return isinstance(build.build(node, [nn.Parameter(torch.zeros(1))]), torch.optim.Optimizer)
 
 
 def _check_dataset(dataset: Dataset) -> None:
@@ -117,6 +116,9 @@ def _check_dataset(dataset: Dataset) -> None:
 
 def _check(path: str, node: Node, role: Role) -> None:
     """Checks a class or function, and the arguments that a node gives it."""
+    known = json.dumps([role.title, node])
+    if known in _PASSED:
+        return
     target = node["_target_"]
     made = _imported(path, target)
     if role.base and isinstance(made, type) and not issubclass(made, role.base):
@@ -131,6 +133,13 @@ def _check(path: str, node: Node, role: Role) -> None:
         raise UserError(f"{path} has no {lacking[0]}, which {target} needs: set {path}.{lacking[0]}.")
     for key, value in given.items():
         _check_value(f"{path}.{key}", value, hints.get(key, Any))
+    if not role.makes(node):
+        raise UserError(f"{path} is {target}, but it must be {role.title}.")
+    _PASSED.add(known)
+
+
+_PASSED = set[str]()
+"""Roles and nodes that were checked: the jobs of a sweep share most of them."""
 
 
 def _check_value(path: str, value: Any, hint: Any) -> None:
