@@ -29,6 +29,7 @@ from ban.settings.schema import Settings
 from ban.store.files import cause, denied
 from ban.store.store import Store
 from ban.training import build
+from ban.training.arguments import check_arguments
 from ban.training.cpus import cpus
 from ban.training.device import Device
 from ban.wording import plural
@@ -54,6 +55,8 @@ def doctor(jobs: Sequence[Settings]) -> None:
     Raises:
         UserError: something is wrong that would stop a training.
     """
+    for job in jobs:
+        check_arguments(job)
     settings = jobs[0]
     store = Store(settings.machine.outputs)
     if int(os.environ.get("SLURM_PROCID", "0")):

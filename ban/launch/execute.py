@@ -19,6 +19,7 @@ from ban.report.render import show
 from ban.report.tables import compare
 from ban.settings.schema import LocalLauncherSettings, Settings
 from ban.store.store import Store
+from ban.training.arguments import check_arguments
 from ban.training.cpus import cpus
 from ban.training.device import Device
 from ban.training.rehearsal import rehearse
@@ -85,6 +86,8 @@ def _execute(jobs: Sequence[Settings], make_executor: Callable[[Settings], Execu
     common = ("machine", "dry_run", "yes", "table")
     if any(getattr(job, part) != getattr(first, part) for job in jobs for part in common):
         raise UserError("a sweep runs on one machine: machine, dry_run, yes and table cannot be swept over.")
+    for job in jobs:
+        check_arguments(job)
     lineages = [lineage(job) for job in jobs]
     stages = union(lineages)
     if first.dry_run:

@@ -1,5 +1,6 @@
 """Sweeps: the jobs of a command. A sweeper joins several products of settings into one batch."""
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -10,16 +11,19 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from ban.errors import UserError
 from ban.settings import words
+from ban.settings.checks import validated
 from ban.settings.compose import compose_config, compose_settings, freeze
-from ban.settings.schema import Settings
+from ban.settings.schema import Settings, SweeperSettings
 
 Sweeps = Mapping[str, Mapping[str, Any]]
+MOST_JOBS = 100_000
 
 
 class UnionSweeper(Sweeper):
@@ -29,8 +33,9 @@ class UnionSweeper(Sweeper):
     `hydra.sweeper.by_scale: {scale: {key: value}}`: what changes in every product at `scale=…`.
     """
 
-    def __init__(self, sweeps: Sweeps | None = None, by_scale: Sweeps | None = None) -> None:
-        self.sweeps, self.by_scale = sweeps or {}, by_scale or {}
+    def __init__(self, **options: Any) -> None:
+        checked = _checked(options)
+        self.sweeps, self.by_scale = checked.sweeps, checked.by_scale
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Makes the launcher that will run the jobs."""
@@ -58,13 +63,19 @@ def jobs_of(overrides: Sequence[str], folder: Path | None = None, all_seeds: boo
     Raises:
         UserError: a setting is unknown or impossible.
     """
-    sweeper = compose_config(overrides, folder).hydra.sweeper
+    sweeper = _checked(compose_config(overrides, folder).hydra.sweeper)
     left_out = () if all_seeds else ("seed",)
     sweeps = {
         name: {key: value for key, value in product.items() if key not in left_out}
         for name, product in sweeper.sweeps.items()
     }
     return [compose_settings(job, folder) for job in expand(sweeps, overrides, sweeper.by_scale)]
+
+
+def _checked(sweeper: Any) -> SweeperSettings:
+    plain: Any = OmegaConf.to_container(OmegaConf.create(sweeper or {}))
+    options = {key: value for key, value in plain.items() if key != "_target_"}
+    return validated(SweeperSettings, options, "hydra.sweeper")
 
 
 def settings_of(loader: ConfigLoader, config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[Settings]:
@@ -129,9 +140,20 @@ def _product(overrides: Sequence[Override]) -> list[list[str]]:
     jobs: list[list[str]] = [[]]
     for override in overrides:
         key = override.get_key_element()
-        if override.is_sweep_override():
-            choices = [f"{key}={value}" for value in override.sweep_string_iterator()]
-        else:
-            choices = [f"{key}={override.get_value_element_as_str()}"]
+        choices = _choices(key, override)
+        if len(jobs) * len(choices) > MOST_JOBS:
+            raise UserError(f"the sweep has more than {MOST_JOBS} jobs.")
         jobs = [[*job, choice] for job in jobs for choice in choices]
     return jobs
+
+
+def _choices(key: str, override: Override) -> list[str]:
+    """The settings that a word of the command line stands for."""
+    if not override.is_sweep_override():
+        return [f"{key}={override.get_value_element_as_str()}"]
+    try:
+        values = [*itertools.islice(override.sweep_string_iterator(), MOST_JOBS + 1)]
+    except (HydraException, ValueError):
+        word = override.input_line or key
+        raise UserError(f"{word} names no values to sweep over: use {key}=A,B,C or {key}=range(START,STOP).") from None
+    return [f"{key}={value}" for value in values]
