@@ -123,6 +123,8 @@ def _source_hash(target: str) -> str:
     except (ImportError, ValueError):
         spec = None
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():  # a module in C or of a zip has no file
+        if not module:
+            raise UserError(f"_target_: {target} names no module: it must be a dotted name, such as ban.terms.Label.")
         raise UserError(
             f"_target_: {target} names the module '{module}', which cannot be imported from here: is it in PYTHONPATH?"
         )
