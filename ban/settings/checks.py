@@ -40,6 +40,10 @@ def check(settings: Settings) -> Settings:
             f"method={method.name} has no trained teacher, so there is no generation {settings.generations}: leave "
             "generations out, or choose a method with a teacher."
         )
+    if method.frozen_from_teacher and not method.teacher_count:
+        raise UserError(
+            "method.frozen_from_teacher needs a trained teacher: set method.teacher_count, or leave it out."
+        )
     for name, part in {"": settings, "teacher.": teacher}.items():
         _check_network(f"{name}model", part.model, dataset)
         _check_recipe(f"{name}recipe", part.recipe, dataset)
@@ -132,6 +136,6 @@ def _check_recipe(name: str, recipe: Recipe, dataset: Dataset) -> None:
         raise UserError(f"{name}.select=best_validation needs a validation set: set dataset.validation_size.")
     if recipe.beta1 is not None and not recipe.uses_adam:
         raise UserError(
-            f"{name}.beta1 belongs to Adam, but {name}.optimizer is {recipe.optimizer['_target_']}: set "
+            f"{name}.beta1 belongs to Adam, but {name}.optimizer is {shown(recipe.optimizer['_target_'])}: set "
             f"{name}.beta1=null, or choose torch.optim.Adam."
         )

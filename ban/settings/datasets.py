@@ -1,6 +1,7 @@
 """The settings of data sets. There is one type for each kind of data, and it answers all that depends on the kind."""
 
 import inspect
+import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Annotated, Any, ClassVar, Literal, NotRequired, Self
@@ -299,16 +300,14 @@ GIVEN = {"data_dir", "download", "device", "batch_size", "steps_per_epoch", "unr
 
 def _parameters(target: str) -> list[str] | None:
     """The settings that a user's function or class takes; None: any."""
-    from hydra.utils import get_method  # imports the user's module
-
     try:
-        parameters = inspect.signature(get_method(target)).parameters.values()
+        parameters = inspect.signature(pkgutil.resolve_name(target)).parameters.values()
     except Exception as error:
         cause = error.__cause__ or error
         raise PydanticCustomError(
             "broken_target",
             "names {target}, which cannot be imported: {cause}",
-            {"target": target, "cause": str(cause)},
+            {"target": target, "cause": str(cause).rstrip(".")},
         ) from error
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return None

@@ -5,6 +5,7 @@ A constructor is the schema of its arguments: their names, and the types and ran
 
 import inspect
 import json
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
@@ -12,7 +13,6 @@ from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, cast, get_args, get_origin, get_type_hints
 
 import torch
-from hydra.utils import get_object
 from pydantic import ConfigDict, Strict, TypeAdapter, ValidationError
 from torch import nn
 
@@ -156,10 +156,10 @@ def _check_value(path: str, value: Any, hint: Any) -> None:
 
 def _imported(path: str, target: str) -> Callable[..., Any]:
     try:
-        made = get_object(target)
+        made = pkgutil.resolve_name(target)
     except Exception as error:
         cause = " ".join(str(error.__cause__ or error).split())
-        raise UserError(f"{path} names {shown(target)}, which cannot be imported: {cause}") from error
+        raise UserError(f"{path} names {shown(target)}, which cannot be imported: {cause.rstrip('.')}.") from error
     if not callable(made):
         raise UserError(f"{path} names {target}, which is neither a class nor a function.")
     return made
