@@ -10,10 +10,11 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import DIGITS, TEXT
+from helpers import DIGITS, TEXT, Say, ban, files, with_bases
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -24,7 +25,8 @@ from ban.plan.lineage import lineage
 from ban.settings.checks import check, validated
 from ban.settings.compose import CONF, compose_config, compose_settings, freeze
 from ban.settings.messages import explain, is_composition_error
-from ban.settings.schema import Settings
+from ban.settings.schema import LocalLauncherSettings, Settings, SlurmLauncherSettings
+from ban.settings.types import Part
 from ban.training.arguments import check_arguments
 
 IMAGES = ("dataset=cifar10", "dataset.labelled=4000")
