@@ -46,7 +46,7 @@ CONFIGS = {
     "munge": ("method=munge", "model=mlp_256", "dataset=breast_cancer", "recipe=tabular"),
     "model_compression": ("method=model_compression", "model=mlp_256x2", "dataset=digits_features"),
 }
-"""Together they name every class in `conf/` with every argument. The first is tried whole, of the others these parts."""
+"""Together they name every class in `conf/` with every argument. Of all but the first only these parts are tried."""
 PARTS = ("model", "method", "recipe", "dataset", "peers")
 WRONG = (
     *("foo", "no", "off", "00", "''", "' '", "'0.2'", '"a\nb"', "null", "true", "nan", "inf", "-inf"),
