@@ -14,9 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from ban.errors import UserError
 from ban.settings.checks import check, validated
 from ban.settings.hydra_versions import VERSION_BASE
+from ban.settings.loader import SAME_AS, follow
 from ban.settings.messages import explain, is_composition_error
 from ban.settings.schema import Method, Recipe, Settings
 from ban.settings.types import Node, Part
+from ban.settings.words import read
 
 _INSTALLED = Path(__file__).parents[1] / "conf"
 CONF = _INSTALLED if _INSTALLED.exists() else Path(__file__).parents[2] / "conf"
@@ -48,8 +50,9 @@ def register_teachers(folder: Path | None = None) -> None:
     store.repo.pop("teacher", None)  # an earlier call may have had another folder
     for conf in filter(None, (CONF, folder)):
         for path in (conf / "model").glob("*.yaml"):
-            defaults = [{"/method@method": "labels"}, {"/model@model": path.stem}]
-            store.store(path.stem, {"defaults": defaults, "seed": "${seed}", "recipe": "${recipe}"}, group="teacher")
+            files = [{"/method@method": "labels"}, {"/model@model": path.stem}, {"/recipe@recipe": None}]
+            node = {"defaults": ["_self_", *files], "seed": "${seed}", "recipe": {SAME_AS: "recipe"}}
+            store.store(path.stem, node, group="teacher")
 
 
 def compose_settings(overrides: Sequence[str], folder: Path | None = None) -> Settings:
@@ -72,7 +75,7 @@ def compose_config(overrides: Sequence[str], folder: Path | None = None) -> Dict
     path = [f"hydra.searchpath=['{quoted}']"] if quoted else []
     try:
         with initialize_config_dir(str(CONF), **VERSION_BASE):
-            return compose("config", [*path, *overrides], return_hydra_config=True)
+            return compose("config", [*path, *read(overrides)], return_hydra_config=True)
     except Exception as error:
         if not is_composition_error(error):
             raise
@@ -86,6 +89,7 @@ def freeze(config: DictConfig) -> Settings:
         UserError: a setting is unknown or impossible. One sentence says which, and what to do.
     """
     own = OmegaConf.create({key: value for key, value in config.items() if key != "hydra"})
+    follow(own)
     if {"min_count", "path"} <= {*own.dataset}:
         from ban.data.corpus import measure_text
 
