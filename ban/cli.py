@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from ban import __version__
 from ban.errors import UserError
+from ban.output import tolerate_failures
 from ban.settings.compose import CONF, compose_settings, freeze, register_teachers
 from ban.settings.hydra_versions import VERSION_BASE
 from ban.settings.messages import explain, is_composition_error
@@ -26,6 +27,7 @@ def main() -> None:
         SystemExit: with one sentence, if the command is refused or fails.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises errors instead of printing them
+    tolerate_failures()
     try:
         _run(sys.argv[1:])
     except UserError as error:

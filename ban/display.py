@@ -1,11 +1,13 @@
 """Shows running stages: a live table on a terminal, plain lines elsewhere."""
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -13,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ban.events import Event, Failed, Finished, Running, Started, Stopped, Waiting
+from ban.plan.contrast import names_of
 from ban.plan.stage import Stage
 from ban.wording import duration
 
@@ -53,7 +56,7 @@ class Display:
 
     def __init__(self, stages: Sequence[Stage], costs: Mapping[str, float], log_seconds: float) -> None:
         """`costs` maps signatures to costs in any unit; the remaining time is computed from them."""
-        self.rows = {stage.signature: _Row(name_of(stage), costs[stage.signature]) for stage in stages}
+        self.rows = {signature: _Row(name, costs[signature]) for signature, name in names_of(stages).items()}
         self.log_seconds, self.started = log_seconds, time.monotonic()
         self.quiet_until: dict[str, float] = {}
         self.live = Live(console=console, get_renderable=self._render, refresh_per_second=2, transient=True)
@@ -148,6 +151,46 @@ class Display:
         return left / done * elapsed if done > 0.01 * (done + left) and elapsed > 5 else None
 
 
-def name_of(stage: Stage) -> str:
-    """A stage's name in a line of its own."""
-    return f"{stage.label}, {stage.model.title}, seed {stage.seed}"
+# Tables
+
+
+def show_table(title: str, caption: str, rows: Sequence[Mapping[str, str]]) -> None:
+    """Prints a table. One too wide for the console is transposed or, if that does not help, printed line by line.
+
+    Texts are wrapped between words, and cells of numbers never.
+    """
+    headings = [*dict.fromkeys(heading for row in rows for heading in row)]
+    lines = [headings, *([row.get(heading, "") for heading in headings] for row in rows)]
+    transposed = [[*line] for line in zip(*lines, strict=True)]
+    transposed[0][0] = ""
+    for shown in (lines, transposed):
+        if table := _fitting(shown):
+            table.title, table.caption, table.caption_justify = title, caption, "left"
+            console.print(table)
+            return
+    console.print(title)
+    for first, *others in lines[1:]:
+        console.print(first)
+        for heading, text in zip(headings[1:], others, strict=True):
+            if text:
+                console.print(f"  {heading}: {text}")
+    console.print(caption)
+
+
+def _fitting(lines: Sequence[Sequence[str]]) -> Table | None:
+    """The table, if its longest words and numbers have room on the console."""
+    table, columns = Table(), [*zip(*lines, strict=True)]
+    numbers = [all(re.fullmatch("(missing)?[^A-Za-z]*", cell) for cell in cells) for _, *cells in columns]
+    spare = console.width - 1 - 3 * len(columns)
+    least = [
+        max(cell_len(part) for cell in cells for part in [*heading.split(), *([cell] if whole else cell.split()), ""])
+        for (heading, *cells), whole in zip(columns, numbers, strict=True)
+    ]
+    spare -= sum(least)
+    for cells, whole, width in zip(columns, numbers, least, strict=True):
+        more = max(0, min(spare, max(map(cell_len, cells)) - width))
+        spare -= more
+        table.add_column(cells[0], justify="right" if whole else "left", width=width + more)
+    for line in lines[1:]:
+        table.add_row(*line)
+    return table if spare >= 0 else None

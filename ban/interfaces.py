@@ -91,6 +91,8 @@ class Data(Protocol):
     """The words of a text by index; empty for images and rows."""
     spelling: Integer[Tensor, "words characters"] | None
     """Character indices of each word of a text, padded with 0; None for images and rows."""
+    unknown_percent: Mapping[str, float]
+    """Split → the share of a text's words that are not in the vocabulary; empty for images and rows."""
 
     def epoch(self, key: tuple[int, ...], epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from `first_step` on. Order and augmentation depend on `key` and `epoch` only."""
@@ -155,7 +157,7 @@ class Teacher(nn.Module):
 
         start_epoch()           before the first step; not when a training resumes in the middle of the epoch
         targets(step)           for each learner in turn, after all forward passes, within autocast
-        after_step(step)        for each learner in turn, after its optimizer step
+        after_step(step)        for each learner in turn, after its optimizer step, within autocast
         after_epoch(progress)   after the last step and the epoch's evaluation
 
     `targets` runs with gradients enabled: use `torch.no_grad` or detach. It also runs before training, on zeros and on
@@ -229,14 +231,14 @@ class Term(nn.Module):
 
 
 def feature(features: Mapping[str, Tensor] | None, name: str, whose: str) -> Tensor:
-    """The hidden activations called `name`; `whose` names the network in the error message.
+    """The hidden activations called `name`, in fp32; `whose` names the network in the error message.
 
     Raises:
         ValueError: the network has no such feature.
     """
     if not features or name not in features:
         raise ValueError(f"{whose} has no feature '{name}'; its features: {', '.join(features or {}) or 'none'}")
-    return features[name]
+    return features[name].float()
 
 
 def probabilities_of(teacher: TeacherOutput) -> Tensor:

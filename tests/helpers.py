@@ -19,13 +19,14 @@ from torch import nn
 from ban.data.images import Images
 from ban.events import Event
 from ban.interfaces import TeacherContext
-from ban.plan.identity import identity_of
+from ban.plan.identity import description_of, identity_of
 from ban.plan.lineage import lineage
 from ban.plan.stage import Stage
 from ban.settings.compose import compose_settings
 from ban.settings.schema import Settings
 from ban.settings.types import merged
 from ban.store.store import Store
+from ban.store.work import Work
 from ban.teachers import Frozen
 from ban.training import build
 from ban.training.device import Device
@@ -89,14 +90,17 @@ def cifar100(*overrides: str) -> list[Stage]:
     return lineage(compose_settings(["dataset=cifar100", *overrides]))
 
 
-def published(root: Path) -> Store:
-    """A store with one stage."""
-    store = Store(root)
-    with store.claim("s") as work:
-        assert work is not None
-        work.write("weights.safetensors", lambda path: path.write_bytes(bytes(1000)))
-        work.publish({"value": 1})
-    return store
+MEASURED = {
+    **{"parameters": 7, "seconds": 1.5, "peak_memory_mib": 1, "device": "cpu", "device_name": "cpu", "threads": 1},
+    **{"versions": {"ban": "0", "torch": "0", "commit": None}, "finished": "2020-01-01T00:00:00+00:00"},
+}
+
+
+def result_of(stage: Stage, **values: float) -> dict[str, Any]:
+    """A stage's result, with these values."""
+    metric = stage.dataset.metric
+    tested = {f"test_{metric}": 50.0, f"train_{metric}": 50.0} | values
+    return {**identity_of(stage), **MEASURED, **tested, "networks": {"0": tested}}
 
 
 def publish(
@@ -105,18 +109,34 @@ def publish(
     """A finished stage, with values of its result and files: name → what writes it."""
     with store.claim(stage.signature) as work:
         assert work is not None
+        work.write_json("stage.json", description_of(stage))
         for name, write in (files or {}).items():
             work.write(name, write)
-        work.publish({**identity_of(stage), "parameters": 7, **values})
+        work.publish(result_of(stage, **values))
+
+
+def fill(work: Work, stage: Stage) -> None:
+    """Writes all files of a stage but the result."""
+    work.write_json("stage.json", description_of(stage))
+    work.write_curves([{"epoch": n, "rate": 1.0, "seconds": 1.0} for n in range(1, stage.recipe.epochs + 1)])
+    work.write("weights.safetensors", partial(save_file, {"w": np.zeros(10, np.float32)}))
+    work.write("predictions.safetensors", partial(save_file, predictions_of(stage, wrong=5)))
+
+
+def predictions_of(stage: Stage, wrong: int) -> dict[str, Any]:
+    """Tests in ten equal parts, the first `wrong` of them with little confidence in the wrong class."""
+    sizes, last = stage.dataset, stage.dataset.classes - 1
+    probabilities = np.full((sizes.test_size, sizes.classes), 0.1 / last, np.float32)
+    probabilities[:, 0] = 0.9
+    part = np.arange(sizes.test_size) * 10 // sizes.test_size < wrong
+    probabilities[part] = 0
+    probabilities[part, :2] = [0.45, 0.55]
+    return {"log_probabilities": np.log(probabilities + 1e-9), "targets": np.zeros(sizes.test_size, np.int64)}
 
 
 def publish_predictions(store: Store, stage: Stage, wrong: int) -> None:
-    """A finished stage with ten test examples, the first `wrong` of them with little confidence in the wrong class."""
-    probabilities = np.full((10, 2), 0.1, np.float32)
-    probabilities[:, 0] = 0.9
-    probabilities[:wrong] = [0.45, 0.55]
-    arrays = {"log_probabilities": np.log(probabilities), "targets": np.zeros(10, np.int64)}
-    files = {"predictions.safetensors": partial(save_file, arrays)}
+    """A finished stage, of whose test examples a tenth times `wrong` are misclassified with little confidence."""
+    files = {"predictions.safetensors": partial(save_file, predictions_of(stage, wrong))}
     publish(store, stage, files, test_error_percent=10.0 * wrong, train_error_percent=0.0)
 
 

@@ -282,9 +282,26 @@ def test_a_damaged_file_is_not_used(server: str, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     fetch(Tiny, tmp_path, [])  # the archive is there: unpacked again
     path.write_bytes(path.read_bytes()[:-1])
-    (tmp_path / Tiny.filename).unlink()
-    with pytest.raises(UserError, match=r"machine\.download is off"):
+    (tmp_path / Tiny.filename).write_bytes(ARCHIVE[:-1])
+    size, wanted = path.stat().st_size, FILES["test_batch"]
+    with pytest.raises(UserError, match=rf"is damaged: .*\.tar\.gz .*test_batch \({size:,} bytes; .*, not {wanted}\)"):
         fetch(Tiny, tmp_path, [])
+    (tmp_path / Tiny.filename).unlink()
+    path.unlink()
+    with pytest.raises(UserError, match=rf"is not in {tmp_path}: .*\n.*machine\.download is off"):
+        fetch(Tiny, tmp_path, [])
+
+
+def test_one_folder_too_deep_the_folder_above_is_named(server: str, tmp_path: Path) -> None:
+    fetch(Tiny, tmp_path, [f"{server}/whole"])
+    with pytest.raises(UserError, match=rf"set machine\.data_dir={tmp_path}\."):
+        fetch(Tiny, tmp_path / "cifar-10-batches-py", [f"{server}/whole"])
+
+
+def test_a_folder_for_data_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file cannot be written \(.*\): choose another machine\.data_dir"):
+        fetch(Tiny, tmp_path / "file", [])
 
 
 def test_without_data_the_command_says_which_files_to_put_where(say: Say, tmp_path: Path) -> None:

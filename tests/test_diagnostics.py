@@ -1,10 +1,16 @@
 """The decomposition of the gradient: golden numbers, and identities to 1e-6."""
 
+import math
+
 import pytest
 import torch
 
 from ban import losses
+from ban.errors import UserError
+from ban.interfaces import Progress
 from ban.training import diagnostics
+from ban.training.loop import TrainingState
+from ban.training.step import Measured
 
 STUDENT = torch.tensor([[2, 0.5, -1, 0], [0.1, 0.2, 0.3, -0.4]])
 TEACHER = torch.tensor([[3, 1, 0, -2], [0.5, 2, -0.5, 1]])
@@ -68,8 +74,30 @@ def test_effective_share() -> None:
     assert diagnostics.effective_share(torch.tensor([1.0, 0, 0, 0])).item() == 0.25
 
 
-def test_a_certain_teacher_gives_finite_numbers() -> None:
-    student, targets = torch.randn(4, 10), torch.arange(4)
-    for sign in (1e4, -1e4):
-        teacher = torch.zeros(4, 10).scatter(-1, targets.unsqueeze(-1), sign)
-        assert all(value.isfinite() for value in diagnostics.report(student, teacher, targets).values())
+@pytest.mark.parametrize("scale", [0.1, 1.0, 5.0])
+def test_quantiles_of_omega_come_from_sums_of_histograms(scale: float) -> None:
+    student, teacher, targets = many(scale)
+    parts = [diagnostics.report(*each) for each in zip(student, teacher, targets, strict=True)]
+    sums = {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}
+    found, exact = diagnostics.summary(sums), diagnostics.rescaling(student, teacher, targets)
+    assert found["omega_negative_share"] == pytest.approx((exact < 0).float().mean().item(), abs=1e-6)
+    for name, quantile in diagnostics.QUANTILES.items():
+        low, high = (exact.quantile(quantile + sign / exact.numel()).item() for sign in (-1, 1))
+        assert low - 0.0051 * (1 - low) <= found[name] <= high + 0.0051 * (1 - high), name
+
+
+@pytest.mark.parametrize("sign", [1e4, -1e4, 18.0])
+@pytest.mark.parametrize("confident", ["teacher", "student"])
+def test_a_certain_network_gives_finite_numbers_and_ends_no_training(confident: str, sign: float) -> None:
+    """One confident example makes the mean of ω any number, and its float infinite; the quantiles do not change."""
+    targets, other = torch.arange(10), torch.zeros(10, 10)
+    certain = torch.zeros(10, 10)
+    certain[0, 0] = sign
+    teacher, student = (certain, other) if confident == "teacher" else (other, certain)
+    sums = diagnostics.report(student, teacher, targets)
+    found = diagnostics.summary(sums)
+    assert all(map(math.isfinite, found.values())) and found["omega_median"] == 0.0
+    broken = {**sums, "tckd": torch.tensor(math.nan)}
+    TrainingState(Progress(0, 0, 1, 1), [Measured({}, {}, broken)]).check_finite()
+    with pytest.raises(UserError, match="the loss"):
+        TrainingState(Progress(0, 0, 1, 1), [Measured({"label": torch.tensor(math.nan)}, {}, {})]).check_finite()

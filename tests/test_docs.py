@@ -20,7 +20,7 @@ from ban.settings import datasets, schema
 from ban.settings.compose import CONF, compose_settings
 from ban.settings.types import keys_of
 from ban.store.store import Store
-from ban.training.shape_check import StageCost
+from ban.training.rehearsal import StageCost
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -73,7 +73,7 @@ def ban(folder: Path, *arguments: str) -> None:
         patch.setattr(sys, "argv", ["ban", *arguments])
         # Large networks take seconds to build and minutes to time; other tests do both.
         for module in (estimate, overview):
-            patch.setattr(module, "check_shapes", lambda stage: StageCost(0, 0))
+            patch.setattr(module, "rehearse", lambda stage: StageCost(0, 0))
         patch.setattr(overview, "estimate", lambda *_: estimate.Estimate(0, 0, 0, 0, 0))
         try:
             main()

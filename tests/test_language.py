@@ -19,8 +19,12 @@ from ban.errors import UserError
 from ban.interfaces import Batch, Progress, Step
 from ban.losses import cross_entropy
 from ban.models import LSTM, CharacterLSTM
+from ban.report.render import record
+from ban.report.tables import everything
 from ban.schedules import Plateau
 from ban.settings.compose import compose_settings
+from ban.store.result import outcome
+from ban.store.store import Store
 from ban.training import build
 
 # Words
@@ -82,6 +86,12 @@ def test_pythons_help_is_english_and_no_paragraph_is_in_two_parts() -> None:
         ({"train.txt": "a b", "test.txt": "a"}, "no file with 'valid' in its name"),
         ({"train.txt": "a b", "valid.txt": "", "test.txt": "a b"}, "the validation text is empty"),
         ({"train.txt": b"\xff\xfe", "valid.txt": "a", "test.txt": "a"}, "train.txt is not UTF-8"),
+        ({"train.txt": "a b".encode("utf-16-le"), "valid.txt": "a", "test.txt": "a"}, "train.txt contains NUL bytes"),
+        (
+            {"train.txt": f"a b {'x' * 2**27}", "valid.txt": "a", "test.txt": "a"},
+            r"characters \(x+…\), which is too long",
+        ),
+        ({"train.txt": "a b", "valid.txt": "<eos>\n<eos>", "test.txt": "a b"}, "the validation text is empty"),
         ({"train.txt": "a", "old_train.txt": "a"}, "several files for 'train'"),
         ({"train.txt": "a", "test_valid.txt": "a"}, "no file with 'valid' in its name"),
     ],
@@ -90,13 +100,15 @@ def test_what_is_wrong_with_a_text_is_said(files: dict[str, str | bytes], messag
     for name, content in files.items():
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=message):
-        compose_settings([*LANGUAGE, f"dataset.path={tmp_path}"])
+        compose_settings([*LANGUAGE, f"dataset.path={tmp_path}", "dataset.min_count=1"])
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("dataset.path=2024", "dataset.path=2024 is neither a file nor a folder"),
+        (f"dataset.path={'x' * 300}", "cannot be read: File name too long"),
+        ("dataset.path='~nosuch/text'", "cannot be read: Could not determine home directory"),
         ("dataset.min_count=many", "dataset.min_count is many; it must be an integer"),
         ("dataset.classes=7", "dataset.classes is 7, but this text has 62"),
     ],
@@ -117,6 +129,64 @@ def test_a_folder_with_three_files_is_a_text(tmp_path: Path) -> None:
     for name, lines in {"wiki.train.tokens": "a b c\n\na b", "wiki.valid.tokens": "a", "wiki.test.tokens": "b"}.items():
         (tmp_path / name).write_text(lines)
     assert corpus.read(str(tmp_path)) == (["a", "b", "c", END, "a", "b", END], ["a", END], ["b", END])
+
+
+LINES = ["the cat sat", "on a mat", "it slept"] * 5
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\r\n".join(LINES),
+        "\r".join(LINES),
+        "\ufeff" + "\n\n".join(LINES) + "\n",
+        "\n".join(f"{line} <eos>" for line in LINES),
+        "\n".join(f"<eos> {line}  <eos> <eos> " for line in LINES),
+        "\n<eos>\n".join(LINES) + "\n<eos>\n",
+    ],
+    ids=["CRLF", "CR", "BOM and blank lines", "ends", "starts and ends", "ends in lines of their own"],
+)
+def test_marks_in_a_file_are_not_words(content: str, tmp_path: Path) -> None:
+    """Nor do two spellings of one text get different signatures."""
+    checksums = []
+    for name, text in {"plain.txt": "\n".join(LINES), "other.txt": content}.items():
+        (tmp_path / name).write_bytes(text.encode())
+        read = corpus.read(str(tmp_path / name))
+        assert read.train[:5] == ["the", "cat", "sat", END, "on"] and read.train.count(END) == 12
+        checksums.append(read.checksum)
+    assert checksums[0] == checksums[1]
+
+
+def warnings(path: Path, text: str, *overrides: str) -> str:
+    path.write_text(text)
+    return " ".join(plan(f"dataset.path={path}", *overrides, kind="language")[0].dataset.warnings)
+
+
+def test_markup_and_many_unknown_words_are_named_before_anything_is_trained(tmp_path: Path) -> None:
+    path, known = tmp_path / "text.txt", "\n".join(["a b c d e"] * 500)
+    assert warnings(path, known) == ""
+    marked = warnings(path, known.replace("a b", "<s> <UNK>"))
+    assert marked.startswith("the text has <s> (500 times), <UNK> (500 times), which is read as a word like any other")
+    often, rare = (
+        warnings(path, TEXT.read_text(), "dataset.min_count=60"),
+        "\n".join(f"a b c d e new{i}" for i in range(50)),
+    )
+    assert "many words are unknown: train 44.3 %" in often and "lower dataset.min_count" in often
+    assert "train 0.0 %, validation 0.0 %, test 13.2 %" in warnings(path, f"{known}\n{rare}", "dataset.min_count=1")
+
+
+def test_a_perplexity_carries_the_share_of_unknown_words(train: Train, tmp_path: Path) -> None:
+    result = train("method=labels", "recipe.epochs=1", "dataset.min_count=60", kind="language")[0]
+    read = corpus.read(str(TEXT))
+    counts = Counter(read.train)
+    for split, part in read._asdict().items():
+        expected = 100 * sum(counts[word] < 60 and word != END for word in part) / len(part)
+        assert result[f"{split}_unknown_percent"] == pytest.approx(expected) and expected > 10
+    share = f"{result['test_unknown_percent']:.1f} %"
+    assert outcome(result).endswith(f"({share} of the words unknown)")
+    (table,) = everything(Store(tmp_path))
+    assert table.title.endswith(f"test {share}")
+    assert record(table, table.rows[0])["test_unknown_percent"] == result["test_unknown_percent"]
 
 
 def test_a_text_that_has_changed_is_refused() -> None:
@@ -180,6 +250,14 @@ class TestPennTreebank:
         with pytest.raises(UserError, match=r"put ptb\.valid\.txt .* into (.|\n)*invalid hash"):
             self.load(tmp_path / "data", tmp_path / "mirror")
         assert not (tmp_path / "data" / "ptb" / "ptb.valid.txt").exists()
+
+    def test_a_damaged_file_and_a_folder_too_deep_are_not_absent(self, tmp_path: Path) -> None:
+        self.put(tmp_path / "ptb")
+        with pytest.raises(UserError, match=rf"set machine\.data_dir={tmp_path}\."):
+            self.load(tmp_path / "ptb")
+        (tmp_path / "ptb" / "ptb.test.txt").write_text("")
+        with pytest.raises(UserError, match=r"is damaged: replace .*ptb\.test\.txt \(0 bytes; its sha256 is "):
+            self.load(tmp_path)
 
     def test_offline_it_says_what_to_put_where(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"put ptb\.train\.txt, ptb\.valid\.txt, ptb\.test\.txt"):
@@ -282,6 +360,19 @@ def test_a_network_that_does_not_change_reads_each_word_once() -> None:
     with torch.enable_grad():
         torch.testing.assert_close(loaded, model(words).features["stem"])
     assert not torch.equal(changed, loaded)
+
+
+def test_word_vectors_follow_a_fused_optimizer() -> None:
+    """Torch's fused SGD does not count its changes of a tensor as changes."""
+    model, words = character_lstm(), torch.arange(12).view(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
+    for _ in range(2):
+        with torch.no_grad():
+            cached = model.eval()(words).features["stem"]
+        with torch.enable_grad():
+            torch.testing.assert_close(cached, model(words).features["stem"])
+        model.train()(words).logits.square().sum().backward()
+        optimizer.step()
 
 
 def test_initial_weights() -> None:

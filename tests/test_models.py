@@ -1,11 +1,14 @@
 """Parameter counts against the paper's, initial weights against the authors' codes, and memory saving."""
 
 import copy
+import csv
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from helpers import with_bases
 from safetensors.torch import load, save
 from torch import nn
 from torch.nn.functional import conv2d, linear
@@ -13,7 +16,8 @@ from torch.nn.functional import conv2d, linear
 from ban.models import MLP, ConvLarge, DenseNet, DenseShapedResNet, PreActivationResNet, Shallow, SmallConv, WideResNet
 from ban.models.conv_large import MeanOnlyNorm
 from ban.plan.lineage import lineage
-from ban.settings.compose import compose_settings
+from ban.report import paper
+from ban.settings.compose import CONF, compose_settings
 from ban.training import build
 from ban.training.device import Device
 
@@ -154,6 +158,18 @@ def test_initial_weights(network: nn.Module, deviation: Callable[[nn.Conv2d], fl
         assert convolution.weight.std().item() == pytest.approx(deviation(convolution), rel=0.1)
 
 
+def test_the_scale_of_batch_normalisation_is_drawn_on_request() -> None:
+    def weights(norm_scale: str) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        return dict(WideResNet(10, 1, norm_scale=norm_scale, classes=10).named_parameters())  # pyright: ignore
+
+    ones, uniform = weights("ones"), weights("uniform")
+    different = {name for name in ones if not torch.equal(ones[name], uniform[name])}
+    assert different == {name for name in ones if "norm" in name and name.endswith("weight")}
+    drawn = torch.cat([uniform[name].detach().flatten() for name in different])
+    assert drawn.min() >= 0 and drawn.max() <= 1 and drawn.mean().item() == pytest.approx(0.5, abs=0.05)
+
+
 def test_wide_resnet_shortcut_sees_the_activated_input() -> None:
     block = WideResNet(10, 2, classes=10).stages[1][0]
     seen = {}
@@ -290,3 +306,32 @@ def test_a_forward_pass_can_end_at_a_stage(make: Callable[[], nn.Module]) -> Non
     whole, part = network(images), network(images, until="stage2")
     assert [*part.features] == ["stem", "stage1", "stage2"] and part.logits.shape == (2, 0)
     assert torch.equal(part.features["stage2"], whole.features["stage2"])
+
+
+def printed_sizes() -> dict[str, float]:
+    """Network → the parameters that the paper prints for it, in millions; not of the language models."""
+    sizes: dict[str, float] = {}
+    students = compose_settings(["experiment=table4"]).table
+    with (Path(paper.__file__).parent / "paper_tables.csv").open(encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            is_student = row["table"] == "4" and row["column"] != "Teacher"  # whose size is a misprint, see its note
+            if is_student and students:
+                sizes[students.cells[row["column"]][0].model or ""] = float(row["params"].removesuffix("M"))
+            elif row["table"] in "1235":
+                sizes[row["model"]] = float(row["params"].removesuffix("M"))
+    return sizes
+
+
+def test_the_files_of_networks_say_whether_they_are_the_papers() -> None:
+    """Files that extend one of the paper's networks included: a network of another size must not inherit the fact."""
+    counts = {name: millions for (name, _), millions in COUNTS.items()} | SHARING
+    sizes, names = printed_sizes(), [path.stem for path in (CONF / "model").glob("*.yaml")]
+    papers = {name for name in sizes if abs(counts[name] / sizes[name] - 1) < 0.03}
+    assert {name for name in names if with_bases(CONF / "model" / f"{name}.yaml").get("as_published")} == papers
+    assert {*sizes} - papers >= {"ban_pre_resnet_14_half", "densenet_90_60_compression_15"}
+
+
+@pytest.mark.parametrize(("group", "papers"), [("recipe", {"wrn"}), ("dataset", {"cifar10", "cifar100", "ptb"})])
+def test_the_files_of_recipes_and_data_say_whether_they_are_the_papers(group: str, papers: set[str]) -> None:
+    names = [path.stem for path in (CONF / group).glob("*.yaml")]
+    assert {name for name in names if with_bases(CONF / group / f"{name}.yaml").get("as_published")} == papers

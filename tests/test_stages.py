@@ -5,11 +5,14 @@ import pickle
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import DIGITS, Say, files, flip_a_bit, host, plan, quiet
+from safetensors.numpy import save
 
 from ban.errors import UserError
 from ban.launch.journal import Journal, Note
+from ban.plan.identity import description_of
 from ban.plan.lineage import lineage
 from ban.plan.signature import signature_of
 from ban.settings.compose import compose_settings
@@ -91,11 +94,12 @@ def test_a_teacher_stays_as_long_as_its_students(say: Say, outputs: Path) -> Non
 
 def test_unfinished_trainings_are_removed_only_if_nobody_goes_on_with_them(say: Say, outputs: Path) -> None:
     store = Store(outputs)
-    with store.claim("0" * 16) as work:
+    grandchild = plan(*QUICK, "generations=2")[-1]
+    with store.claim(grandchild.signature) as work:
         assert work is not None
-        work.write_json("stage.json", {"signature": "0" * 16, "parents": [STUDENT]})
+        work.write_json("stage.json", description_of(grandchild))
         assert "nothing to remove" in say("remove", "unfinished")
-        assert f"is kept: it taught {'0' * 16}" in say("remove", STUDENT)
+        assert f"is kept: it taught {grandchild.signature}" in say("remove", STUDENT)
     with pytest.raises(SystemExit, match="use: ban stages remove WORD"):
         say("remove", "yes=true")
     assert "Removed 1 folder." in say("remove", "unfinished", "yes=true")
@@ -182,20 +186,20 @@ def test_what_would_grow_is_refused(archive: Archive) -> None:
 def test_settings_that_are_not_the_signatures_are_refused(archive: Archive) -> None:
     archive.edit("stage.json", seed=7)
     archive.rewrite()
-    refused(archive, "its signature does not match its settings")
+    refused(archive, "stage.json has a signature that does not match its settings")
 
 
 @pytest.mark.parametrize("signature", ["../../evil", "0" * 16, 7, None])
 def test_another_signature_is_refused(signature: object, archive: Archive) -> None:
     archive.edit("stage.json", signature=signature)
     archive.rewrite()
-    refused(archive, "its signature does not match its settings")
+    refused(archive, "stage.json has a signature that does not match its settings")
 
 
 def test_somebody_elses_result_is_refused(archive: Archive) -> None:
     archive.edit("result.json", generation=3)
     archive.rewrite()
-    refused(archive, "its result belongs to another stage")
+    refused(archive, "result.json belongs to another stage")
 
 
 @pytest.mark.parametrize("settings", [{"dataset": []}, {"models": 5}, {"method": {"_target_": 5}}])
@@ -209,7 +213,7 @@ def test_a_description_that_is_none_is_refused(settings: dict[str, object], arch
 def test_a_result_without_what_tables_need_is_refused(name: str, archive: Archive) -> None:
     archive.edit("result.json", **{name: None})
     archive.rewrite()
-    refused(archive, f"its result has no valid {name}")
+    refused(archive, f"result.json (has no valid {name}|belongs to another stage)")
 
 
 def test_a_text_that_could_steer_a_terminal_is_refused(archive: Archive) -> None:
@@ -227,7 +231,7 @@ def test_a_damaged_archive_is_refused(damage: str, archive: Archive) -> None:
     else:
         content = {"truncated": archive.path.read_bytes()[:-100], "empty": b"", "pickle": pickle.dumps(print)}
         archive.path.write_bytes(content[damage])
-    refused(archive, "cannot be read|or it is damaged")
+    refused(archive, "is missing|or it is damaged")
 
 
 def test_weights_that_are_a_pickle_are_an_error_and_not_run(archive: Archive) -> None:
@@ -237,12 +241,17 @@ def test_weights_that_are_a_pickle_are_an_error_and_not_run(archive: Archive) ->
 
     archive.entries["weights.safetensors"] = pickle.dumps(Evil())
     archive.rewrite()
+    refused(archive, r"weights\.safetensors is not a file of safetensors")
+
+
+def test_weights_of_another_network_are_an_error(archive: Archive) -> None:
+    archive.entries["weights.safetensors"] = save({"other": np.zeros(3, np.float32)})
+    archive.rewrite()
     outputs = archive.folder / "store"
-    assert import_stage(Store(outputs), archive.path) == TEACHER  # a whole stage, as far as anybody can say
+    assert import_stage(Store(outputs), archive.path) == TEACHER  # only who builds the network can say
     settings = compose_settings([*DIGITS, *QUICK, f"machine.outputs={outputs}"])
     with pytest.raises(UserError, match=r"weights\.safetensors does not fit Small-Conv"):
         run(lineage(settings)[-1], host(settings), quiet, Signals())
-    assert not (archive.folder / "evil").exists()
 
 
 def test_a_description_gives_its_signature(trained: Path) -> None:

@@ -1,52 +1,83 @@
-"""The publish protocol, without torch: whatever is killed when, each stage is trained once and is whole or absent."""
+"""The publish protocol: whatever is killed when, each stage is trained once and is whole or absent."""
 
 import multiprocessing
+import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-from helpers import published
+from helpers import fill, plan, result_of
+from safetensors.numpy import save_file
 
-from ban.errors import UserError
+from ban.commands.doctor import _permissions
+from ban.errors import DamagedStage, UserError
+from ban.launch.journal import Journal, Note
+from ban.store.archive import export_stage, import_stage
 from ban.store.store import Store
+from ban.store.work import Work
 
 CONTEXT = multiprocessing.get_context("fork")
+STAGE = plan("method=labels", "recipe.epochs=2")[0]
+S = STAGE.signature
+FILES = ["SHA256SUMS", "curves.jsonl", "predictions.safetensors", "result.json", "stage.json", "weights.safetensors"]
+
+
+def publish(work: Work, **values: float) -> None:
+    """A stage whose training made up its result."""
+    fill(work, STAGE)
+    work.publish(result_of(STAGE, **values))
+
+
+def published(root: Path) -> Store:
+    """A store with one stage."""
+    store = Store(root)
+    with store.claim(S) as work:
+        assert work is not None
+        publish(work)
+    return store
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_stage_appears_only_when_it_is_published(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with store.claim("s") as work:
+    with store.claim(S) as work:
         assert work is not None
         work.write_json("stage.json", {})
         work.write_checkpoint(1, lambda path: path.write_text("half"))
-        assert not store.has("s") and not store.folder("s").exists()
-        work.publish({"value": 1})
-    assert store.result("s") == {"value": 1}
-    assert sorted(path.name for path in store.folder("s").iterdir()) == ["SHA256SUMS", "result.json", "stage.json"]
-    assert [*store.sums("s")] == ["stage.json", "result.json"]
-    with store.claim("s") as again:
+        assert not store.has(S) and not store.folder(S).exists()
+        publish(work, test_error_percent=1.0)
+    assert store.result(S).get("test_error_percent") == 1.0
+    assert names(store.folder(S)) == FILES and sorted(["SHA256SUMS", *store.check(S)]) == FILES
+    with store.claim(S) as again:
         assert again is None
 
 
 def test_interrupted_work_is_taken_over(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with store.claim("s") as work:
+    with store.claim(S) as work:
         assert work is not None
-        work.write("checkpoint.pt", lambda path: path.write_text("half"))
+        work.write_checkpoint(1, lambda path: path.write_text("half"))
         dead = work.folder
-    with store.claim("s") as heir:
+    with store.claim(S) as heir:
         assert heir is not None and heir.folder != dead and not dead.exists()
-        assert (heir.folder / "checkpoint.pt").read_text() == "half"
+        (checkpoint,) = heir.folder.iterdir()
+        assert checkpoint.read_text() == "half"
 
 
 def test_who_was_taken_over_is_told(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with store.claim("s") as work:
+    with store.claim(S) as work:
         assert work is not None
-    with store.claim("s"), pytest.raises(UserError, match="taken over"):
+    with store.claim(S), pytest.raises(UserError, match="taken over"):
         work.write_json("stage.json", {})
 
 
@@ -55,7 +86,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         path.write_text("half")
         raise OSError(28, "No space left on device")
 
-    with Store(tmp_path).claim("s") as work:
+    with Store(tmp_path).claim(S) as work:
         assert work is not None
         work.write("checkpoint.pt", lambda path: path.write_text("whole"))
         with pytest.raises(UserError, match="No space left"):
@@ -75,7 +106,7 @@ def test_an_error_of_a_library_is_one_sentence_too(library: str, tmp_path: Path)
         else:  # it would replace /dev/full by renaming, so a folder that is not there stands for the disk
             save_file({"weights": torch.zeros(10)}, path / "missing")
 
-    with Store(tmp_path).claim("s") as work:
+    with Store(tmp_path).claim(S) as work:
         assert work is not None
         with pytest.raises(UserError, match="could not be written"):
             work.write("weights", onto_a_full_disk)
@@ -85,15 +116,14 @@ def test_an_error_of_a_library_is_one_sentence_too(library: str, tmp_path: Path)
 def test_what_a_dead_trainer_had_completed_is_published_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Store(tmp_path).claim("s") as work:
+    with Store(tmp_path).claim(S) as work:
         assert work is not None
         work.write_checkpoint(1, lambda path: path.write_text("last"))
         monkeypatch.setattr(work, "finish", lambda: None)  # killed just before
-        work.publish({"value": 7})
-    with Store(tmp_path).claim("s") as nothing_to_do:
+        publish(work)
+    with Store(tmp_path).claim(S) as nothing_to_do:
         assert nothing_to_do is None
-    assert Store(tmp_path).result("s") == {"value": 7}
-    assert sorted(path.name for path in (tmp_path / "stages" / "s").iterdir()) == ["SHA256SUMS", "result.json"]
+    assert sorted(["SHA256SUMS", *Store(tmp_path).check(S)]) == names(tmp_path / "stages" / S) == FILES
 
 
 def test_a_training_leaves_nothing_beside_its_result_even_if_it_is_killed_in_the_last_moment(
@@ -104,78 +134,78 @@ def test_a_training_leaves_nothing_beside_its_result_even_if_it_is_killed_in_the
     def killed(self: Path, target: Path) -> None:
         raise Killed
 
-    with pytest.raises(Killed), Store(tmp_path).claim("s") as work:
+    with pytest.raises(Killed), Store(tmp_path).claim(S) as work:
         assert work is not None
         work.write_checkpoint(1, lambda path: path.write_text("last"))
         monkeypatch.setattr(Path, "rename", killed)
-        work.publish({"value": 7})
+        publish(work)
     monkeypatch.undo()
-    (left,) = (tmp_path / "work").glob("s.*/")
-    assert sorted(path.name for path in left.iterdir()) == ["SHA256SUMS", "result.json"]
-    assert not Store(tmp_path).has("s")
-    with Store(tmp_path).claim("s") as nothing_to_do:
+    (left,) = (tmp_path / "work").glob("*.*/")
+    assert names(left) == FILES
+    assert not Store(tmp_path).has(S)
+    with Store(tmp_path).claim(S) as nothing_to_do:
         assert nothing_to_do is None
-    assert Store(tmp_path).result("s") == {"value": 7}
+    assert sorted(["SHA256SUMS", *Store(tmp_path).check(S)]) == FILES
 
 
 def test_a_claim_is_seen_by_other_processes_and_by_those_who_ask_twice(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    assert not store.is_claimed("s") and not store.works.exists()
+    assert not store.is_claimed(S) and not store.works.exists()
     ask = (
         "from pathlib import Path; from ban.store.store import Store; "
-        f"print(Store(Path({str(tmp_path)!r})).is_claimed('s'))"
+        f"print(Store(Path({str(tmp_path)!r})).is_claimed('{S}'))"
     )
-    with store.claim("s"):
-        assert store.is_claimed("s") and store.is_claimed("s")
+    with store.claim(S):
+        assert store.is_claimed(S) and store.is_claimed(S)
         assert subprocess.run([sys.executable, "-c", ask], capture_output=True, check=True).stdout == b"True\n"
-    assert not store.is_claimed("s")
+    assert not store.is_claimed(S)
 
 
 def test_a_folder_whose_result_was_removed_is_not_in_the_way(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.folder("s").mkdir(parents=True)
-    (store.folder("s") / "weights").write_text("old")
-    with store.claim("s") as work:
+    store.folder(S).mkdir(parents=True)
+    (store.folder(S) / "weights").write_text("old")
+    with store.claim(S) as work:
         assert work is not None
-        work.publish({"value": 1})
-    assert sorted(path.name for path in store.folder("s").iterdir()) == ["SHA256SUMS", "result.json"]
+        publish(work)
+    assert names(store.folder(S)) == FILES
 
 
 def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"machine\.outputs"), Store(tmp_path / "file").claim("s"):
+    with pytest.raises(UserError, match=r"machine\.outputs"), Store(tmp_path / "file").claim(S):
         pass
 
 
 def test_a_damaged_result_is_an_error_that_names_it(tmp_path: Path) -> None:
     store = published(tmp_path)
-    (store.folder("s") / "result.json").write_text('{"value": 2}')
-    with pytest.raises(UserError, match=r"result\.json is damaged.*ban stages remove s"):
-        store.result("s")
+    (store.folder(S) / "result.json").write_text('{"value": 2}')
+    with pytest.raises(UserError, match=rf"result\.json is damaged.*ban stages remove {S}"):
+        store.result(S)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
 def test_a_damaged_file_is_never_read(damage: str, tmp_path: Path) -> None:
     store = published(tmp_path)
-    path = store.file("s", "weights.safetensors")
+    path = store.file(S, "weights.safetensors")
     content = bytearray(path.read_bytes())
     if damage == "missing":
         path.unlink()
     else:
-        content[500] ^= 1
+        content[50] ^= 1
         path.write_bytes(content if damage == "flipped" else content[:-1])
     with pytest.raises(UserError, match="missing" if damage == "missing" else "damaged"):
-        store.file("s", "weights.safetensors")
+        store.file(S, "weights.safetensors")
 
 
 def test_the_checksums_are_those_of_the_usual_tool(tmp_path: Path) -> None:
-    folder = published(tmp_path).folder("s")
+    folder = published(tmp_path).folder(S)
     done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=folder, capture_output=True, text=True, check=True)
-    assert done.stdout == "weights.safetensors: OK\nresult.json: OK\n"
+    assert sorted(done.stdout.split()) == sorted(word for name in FILES[1:] for word in (f"{name}:", "OK"))
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) -> None:
-    with Store(tmp_path).claim("s") as work:
+    with Store(tmp_path).claim(S) as work:
         assert work is not None
         for step in (9, 10, 11):
             work.write_checkpoint(step, lambda path, step=step: path.write_text(f"{step} steps"))
@@ -196,23 +226,23 @@ def test_what_is_being_removed_is_not_taken_for_a_stage(tmp_path: Path, monkeypa
     store = published(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("shutil.rmtree", lambda path: (path / "weights.safetensors").unlink())  # killed half-way
-        store.remove(store.folder("s"))
-    assert not store.has("s")
-    with store.claim("s") as work:
+        store.remove(store.folder(S))
+    assert not store.has(S)
+    with store.claim(S) as work:
         assert work is not None and not list(work.folder.iterdir())
-    with store.claim("s"), pytest.raises(UserError, match="another process trains it now"):
+    with store.claim(S), pytest.raises(UserError, match="another process trains it now"):
         store.remove(work.folder)
 
 
 def test_a_format_that_was_never_written_is_none(tmp_path: Path) -> None:
     (tmp_path / "format").write_text("")
-    assert not Store(tmp_path).has("s")
+    assert not Store(tmp_path).has(S)
 
 
 def test_a_store_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     store = published(tmp_path)
     (tmp_path / "format").write_text("2\n")
-    for use in (lambda: store.has("s"), store.results, lambda: store.claim("t").__enter__()):
+    for use in (lambda: store.has(S), store.results, lambda: store.claim("f" * 16).__enter__()):
         with pytest.raises(UserError, match="another version of ban"):
             use()
 
@@ -221,13 +251,13 @@ def test_waiting_is_reported_and_may_be_given_up(tmp_path: Path) -> None:
     def give_up() -> None:
         raise KeyboardInterrupt
 
-    with Store(tmp_path).claim("s"), pytest.raises(KeyboardInterrupt), Store(tmp_path).claim("s", give_up):
+    with Store(tmp_path).claim(S), pytest.raises(KeyboardInterrupt), Store(tmp_path).claim(S, give_up):
         pass
 
 
 def trainer(root: Path, log: Path) -> None:
     """Counts to twenty, saving each step, as a training would."""
-    with Store(root).claim("s") as work:
+    with Store(root).claim(S) as work:
         if work is None:
             return
         checkpoint, damaged = work.latest_checkpoint()
@@ -239,7 +269,7 @@ def trainer(root: Path, log: Path) -> None:
             time.sleep(0.002)
             step += 1
             work.write_checkpoint(step, lambda path, step=step: path.write_text(str(step)))
-        work.publish({"steps": step})
+        publish(work, train_nll=step)
         with log.open("a") as lines:
             lines.write("published\n")
 
@@ -256,12 +286,63 @@ def test_three_processes_killed_at_random_train_once(seed: int, tmp_path: Path) 
         for process in processes:
             process.kill()
             process.join()
-        if Store(tmp_path).has("s"):
+        if Store(tmp_path).has(S):
             break
     trainer(tmp_path, log)
-    assert Store(tmp_path).result("s") == {"steps": 20}
+    assert Store(tmp_path).result(S).get("train_nll") == 20
     lines = log.read_text().split()
     begun = [int(word) for word in lines if word.isdigit()]
     assert begun == sorted(begun)  # nobody began again before where another had stood
     assert lines.count("published") <= 1  # 0: killed between publishing and writing its line
     assert not list((tmp_path / "work").glob("*/"))
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder that a group shares, as `umask 002` and the set-group-id bit make it."""
+    with tempfile.TemporaryDirectory() as name:  # above tmp_path, folders are closed to other users
+        folder = Path(name) / "outputs"
+        folder.mkdir()
+        if os.geteuid() == 0:
+            os.chown(folder, -1, 12345)
+        folder.chmod(0o2775)
+        Path(name).chmod(0o755)
+        before = os.umask(0o002)
+        yield folder
+        os.umask(before)
+
+
+def test_every_file_of_a_shared_store_is_the_groups(shared: Path, tmp_path: Path) -> None:
+    store, file = published(shared), tmp_path / "stage.ban"
+    with store.claim("f" * 16) as work:
+        assert work is not None
+        work.write_checkpoint(1, lambda path: save_file({"w": np.zeros(1)}, path))  # its mode is 0600
+    export_stage(store, S, file)
+    other = Store(shared / "imported")
+    assert import_stage(other, file) == S
+    Journal(store).append(S, "text")
+    Journal(store).write(Note.by_this_process(STAGE, "running"))
+    for path in shared.rglob("*"):
+        mode, expected = path.stat().st_mode, 0o775 if path.is_dir() else 0o664
+        assert (mode & 0o777, path.stat().st_gid) == (expected, shared.stat().st_gid), path
+    assert _permissions(store).state == "good"
+    (store.folder(S) / "weights.safetensors").chmod(0o600)
+    assert _permissions(store).state == "note"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
+@pytest.mark.parametrize("name", ["stages/{S}/weights.safetensors", "stages/{S}/result.json", "stages/{S}", "stages"])
+def test_a_file_of_another_user_is_named_with_its_mode_and_owner(name: str, shared: Path) -> None:
+    store, path = published(shared), shared / name.format(S=S)
+    path.chmod(0o700 if path.is_dir() else 0o600)
+    os.setresuid(65534, 65534, 0)
+    try:
+        assert _permissions(store).state == "bad"
+        for use in (lambda: store.check(S), lambda: [store.check(signature) for signature in store.finished()]):
+            with pytest.raises(UserError, match=rf"{path} has mode .*00\) and belongs to root, who can run") as refusal:
+                use()
+            assert not isinstance(refusal.value, DamagedStage)  # so nobody is advised to remove it
+        with pytest.raises(UserError, match="belongs to root"), Store(shared).claim("f" * 16):
+            pass
+    finally:
+        os.setresuid(0, 0, 0)

@@ -1,22 +1,23 @@
 """What all stored results say together."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from helpers import Say, plan, publish
+from helpers import DIGITS, Say, plan, publish
 
 from ban.plan.stage import Stage
 from ban.report.gradients import HEADINGS
+from ban.store.formats import dump_curves
 from ban.store.store import Store
 
 PARTLY = ("dataset.labelled=40",)
 
 
 def publish_error(store: Store, stage: Stage, error: float, **diagnosis: float) -> None:
-    curves = {"epoch": 1} | {f"diagnosis.{name}": value for name, value in diagnosis.items()}
-    files = {"curves.jsonl": lambda path: path.write_text(json.dumps(curves))}
+    diagnosed = {f"diagnosis.{name}": value for name, value in diagnosis.items()}
+    records = [{"epoch": n, "rate": 1.0, "seconds": 1.0, **diagnosed} for n in range(1, stage.recipe.epochs + 1)]
+    files = {"curves.jsonl": lambda path: path.write_bytes(dump_curves(records))}
     publish(store, stage, files, test_error_percent=error)
 
 
@@ -33,7 +34,7 @@ def test_each_system_stands_beside_the_labels_alone(say: Say, tmp_path: Path) ->
     assert (row["system"], row["baseline"], row["student"], row["gain"], row["n"]) == ("DKPP-1", 21.0, 18.0, -3.0, 3)
     assert row["gain_half_width"] == pytest.approx(4.302653 * 1 / 3**0.5)  # Student's t with two degrees of freedom
     shown = (tmp_path / "outputs" / "tables" / "methods.md").read_text()
-    for text in ("-3.00 ± 2.48 *", "| Wide-ResNet-10-1 |", "-0.26 (DenseNet-90-60, CIFAR-100)"):
+    for text in (r"-3.00 ± 2.48 \*", "| Wide-ResNet-10-1 |", "-0.26 (DenseNet-90-60, CIFAR-100)"):
         assert text in shown
 
 
@@ -83,11 +84,25 @@ def test_diagnostics_of_the_last_epoch(say: Say, tmp_path: Path) -> None:
 def test_every_diagnostic_of_the_table_is_recorded() -> None:
     import torch
 
-    from ban.training.diagnostics import report
+    from ban.training.diagnostics import report, summary
 
-    assert {*HEADINGS} <= {*report(torch.randn(4, 5), torch.randn(4, 5), torch.arange(4))}
+    assert {*HEADINGS} <= {*summary(report(torch.randn(4, 5), torch.randn(4, 5), torch.arange(4)))}
+
+
+def test_what_a_stored_stage_lacks_is_named_with_the_way_to_get_it(say: Say, tmp_path: Path) -> None:
+    """Repeating the command with the setting would find the stages stored, and record nothing."""
+    store = Store(tmp_path / "outputs")
+    for stage in plan():
+        publish_error(store, stage, 20.0)
+    student = plan()[1].signature
+    shown = say("table", "diagnostics")
+    assert f"1 student without diagnostics: {student}" in shown and "ban stages remove" in shown
+    shown = say(*DIGITS, "recipe.diagnosed_steps=1", "recipe.evaluate_every=2")
+    assert f"Stored without diagnosed steps (recipe.diagnosed_steps): {student}. To record" in shown
+    assert f"(recipe.evaluate_every): {plan()[0].signature}, {student}." in shown
+    assert "Stored without" not in say(*DIGITS)
 
 
 def test_an_empty_store_says_so(say: Say) -> None:
     assert "No finished system" in say("table", "methods")
-    assert "No stored stage has diagnostics" in say("table", "diagnostics")
+    assert "No student is stored" in say("table", "diagnostics")

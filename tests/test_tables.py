@@ -1,54 +1,30 @@
-"""Statistics against closed forms, and tables against what is in the store."""
+"""Tables against what is in the store."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import Say, Train, cifar100, plan, publish, publish_predictions
+from helpers import Say, Train, cifar100, flip_a_bit, plan, publish, publish_predictions
 from pydantic import TypeAdapter
-from scipy import stats
 
 from ban import metrics
 from ban.commands.table import planned_jobs
+from ban.display import console, show_table
 from ban.errors import UserError
+from ban.plan.contrast import names_of
 from ban.plan.lineage import lineage, union
 from ban.plan.stage import Stage
+from ban.report.markup import Section, latex, markdown
 from ban.report.paper import paper_numbers
-from ban.report.results import Interval
 from ban.report.tables import Row, compare, everything
+from ban.report.verdicts import notes
 from ban.settings.compose import CONF, compose_settings
 from ban.settings.schema import Cell, Comparison, TableLayout
 from ban.store.result import Result
 from ban.store.store import Store
-
-
-def test_interval_is_students() -> None:
-    values = [12.9, 11.8, 13.4, 12.0]
-    low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
-    interval = Interval.of(values)
-    assert (interval.mean - (interval.half_width or 0), interval.mean + (interval.half_width or 0)) == pytest.approx(
-        (low, high)
-    )
-    assert interval.text() == f"{np.mean(values):.2f} ± {(high - low) / 2:.2f}"
-
-
-def test_a_single_value_has_no_interval_and_resolves_nothing() -> None:
-    interval = Interval.of([3.0])
-    assert interval.text() == "3.00" and not interval.resolved and interval.predicts(3.0) is None
-
-
-def test_prediction_interval() -> None:
-    values = [16.0, 16.4, 16.8]
-    width = stats.t.ppf(0.975, 2) * np.std(values, ddof=1) * np.sqrt(1 + 1 / 3)
-    assert Interval.of(values).predicts(16.4 + 0.99 * width)
-    assert Interval.of(values).predicts(16.4 + 1.01 * width) is False
-    assert Interval.of(values[:2]).predicts(16.4) is None
-
-
-def test_equal_differences_resolve_nothing() -> None:
-    assert not Interval.of([-3.0, -3.0]).resolved
 
 
 def test_the_papers_numbers() -> None:
@@ -89,8 +65,7 @@ def test_verdicts_stand_in_a_fixed_order_and_one_pair_gives_none(tmp_path: Path)
             publish(store, lineages[method, seed][1], test_error_percent=error)
     cell, control = ([Cell(method=method, generation=1)] for method in ("dkpp", "ban"))
     layout = TableLayout(compare=[Comparison(cell=cell, control=control)])
-    (table,) = compare(union(lineages.values()), store, layout)
-    verdicts, compared = table.notes
+    verdicts, compared = notes(compare(union(lineages.values()), store, layout))[0]
     assert verdicts.endswith(
         "better than the teacher: BAN-1; worse than the teacher: BAN+L-1; not resolved: CWTM-1; one pair only: DKPP-1."
     )
@@ -115,7 +90,7 @@ def test_students_of_one_teacher_are_said_to_be(tmp_path: Path) -> None:
     for _, student in lineages:
         publish_predictions(store, student, 2)
     row = found(store, *lineages)["BAN-1"]
-    assert (row.measured["test"].count, row.teachers) == (3, 1)
+    assert (row.measured["test"].count, row.measured["test"].clusters, row.teachers) == (3, 1, 1)
 
 
 def test_settings_under_one_label_are_kept_apart(tmp_path: Path) -> None:
@@ -126,9 +101,97 @@ def test_settings_under_one_label_are_kept_apart(tmp_path: Path) -> None:
     errors = {name: row.measured["test"].mean for name, row in found(store, light, heavy).items() if row.measured}
     assert errors == {
         "Teacher": 50.0,
-        f"BAN+L-1 [{light[1].family[:6]}]": 30.0,
-        f"BAN+L-1 [{heavy[1].family[:6]}]": 40.0,
+        "BAN+L-1 (label weight 0.5)": 30.0,
+        "BAN+L-1 (label weight 1)": 40.0,
     }
+
+
+def test_what_differs_is_named_in_captions_rows_log_lines_and_columns(say: Say, tmp_path: Path) -> None:
+    store = Store(tmp_path / "outputs")
+    rates = [plan("method=labels", f"recipe.optimizer.lr={rate}")[0] for rate in (0.05, 0.1)]
+    teachers = [plan("method=dkpp", "teacher=wrn_10_1", f"teacher.model.width={width}") for width in (1, 2)]
+    widths = [plan("method=labels", f"model.width={width}")[0] for width in (8, 16)]
+    flips = plan("method=labels", "dataset.augmentation.flip=true", "recipe.schedule._target_=ban.schedules.Constant")
+    stages = union([rates, *teachers, widths, flips])
+    for stage in stages:
+        publish(store, stage, test_error_percent=20.0)
+    say("table")
+    markdown = (tmp_path / "outputs" / "tables" / "all.md").read_text()
+    for words in ("fp32, flip false, lr 0.05, schedule Cosine.", "lr 0.1, schedule Constant", "Small-Conv, width 16"):
+        assert words in markdown, words
+    assert "(taught by Wide-ResNet-10-1, teacher's width 1)" in markdown
+    frame = pd.read_csv(tmp_path / "outputs" / "tables" / "all.csv")
+    columns = ["recipe.optimizer.lr", "model.width", "dataset.augmentation.flip", "teacher.model.width"]
+    assert len(frame) == len(frame[[*columns, "cell"]].drop_duplicates())
+    names = names_of(stages)
+    assert len({*names.values()}) == len(stages)
+    assert names[rates[0].signature].startswith("Teacher, Small-Conv, seed 0, flip false, lr 0.05")
+    same = [plan(f"teacher.seed={seed}")[1] for seed in (0, 1)]
+    assert [*names_of(same).values()] == ["BAN-1, Small-Conv, seed 0", "BAN-1, Small-Conv, seed 0, teacher's seed 1"]
+    listed = say("stages")
+    assert "differs in" in listed and "lr 0.05" in listed
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 140])
+def test_no_number_is_cut_however_narrow_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setattr(console, "width", width)
+    cells = ["12.92 ± 10.65 (8 students, 2 teachers) [16.87 ± 1.24] ✓", "-0.50 ± 123.45", "1234567.89"]
+    rows = [{"": "another label-trained network", **{f"heading {n}": cell for n, cell in enumerate(cells)}}] * 3
+    show_table("A title", "A caption", rows)
+    shown = capsys.readouterr().out
+    for number in re.findall(r"[-\d.]*\d", " ".join(cells)):
+        assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.])", shown), number
+
+
+TEXTS = {
+    "a|b": (r"a\|b", r"a\textbar{}b"),
+    "Ens*2, Ens*3": (r"Ens\*2, Ens\*3", "Ens*2, Ens*3"),
+    "_x_ small_conv": (r"\_x\_ small_conv", r"\_x\_ small\_conv"),
+    "50 % & <b> `c` ~~d~~": (
+        r"50 % & \<b> \`c\` \~\~d\~\~",
+        r"50 \% \& $<$b$>$ `c` \textasciitilde{}\textasciitilde{}d",
+    ),
+    "# heading": (r"\# heading", r"\# heading"),
+    "[a](b) ±✓ Π": (r"[a]\(b) ±✓ Π", r"[a](b) $\pm$\checkmark{} $\Pi$"),
+    "two\nlines": ("two lines", "two lines"),
+}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_texts_are_escaped_in_captions_headings_cells_and_notes(text: str) -> None:
+    section = Section(text, [{text: text}], [text])
+    plain, tex = TEXTS[text]
+    caption, heading, _, cell, note = [line for line in markdown([section]).splitlines() if line]
+    assert caption == note == plain
+    assert heading.strip("| ") == cell.strip("| ") == plain
+    comment, _, table = latex([section]).partition(r"\toprule")
+    assert table.count(tex) == 2 and all(line.startswith(("%", r"\begin")) for line in comment.splitlines())
+
+
+def test_a_bad_stage_is_named_and_the_others_are_shown(say: Say, tmp_path: Path) -> None:
+    store = Store(tmp_path / "outputs")
+    lineages = [plan("generations=2", f"seed={seed}") for seed in range(3)]
+    for line in lineages:
+        for stage in line:
+            publish_predictions(store, stage, 3)
+    broken, unreadable = lineages[0][2].signature, lineages[1][2].signature
+    flip_a_bit(store.folder(broken) / "result.json")
+    flip_a_bit(store.folder(unreadable) / "predictions.safetensors")
+    for words in (("table",), ("table", "methods"), ("table", "diagnostics")):
+        shown = say(*words)
+        assert re.search(f"Left out of the table: .*{broken}/result.json is damaged", shown)
+        assert "Teacher" in shown or words[1:]
+    frame = pd.read_csv(tmp_path / "outputs" / "tables" / "all.csv").set_index("cell")
+    assert frame["n"].to_dict() == {"Teacher": 3, "BAN-1": 3, "BAN-2": 2, "Ens*2": 1}
+    assert frame["difference_n"].to_dict() == {"Teacher": 0, "BAN-1": 3, "BAN-2": 2, "Ens*2": 1}
+
+
+def test_a_title_shows_one_network_of_a_cohort(train: Train, tmp_path: Path) -> None:
+    train("method=deep_mutual_learning", "recipe.epochs=1")
+    (table,) = everything(Store(tmp_path))
+    assert table.parameters == 1442
 
 
 def test_networks_of_one_name_have_tables_of_their_own(tmp_path: Path) -> None:
@@ -162,7 +225,8 @@ def test_table_6_shows_both_splits_of_the_best_epochs_network(say: Say, tmp_path
         "BAN+L Test": 68.56,
     }
     assert lstm.loc["BAN+L Test", ["test_perplexity", "difference"]].tolist() == [69.0, -2.0]
-    assert "71.00 ± 2.48 (3) [71.87] ✓" in (tmp_path / "outputs" / "tables" / "table6.md").read_text()
+    markdown = (tmp_path / "outputs" / "tables" / "table6.md").read_text()
+    assert "71.00 ± 2.48 (3) [71.87] |" in markdown and "arithmetic" in markdown  # not the paper's networks: no mark
 
 
 def test_table_2_holds_every_cell_of_the_paper_and_ours(say: Say, tmp_path: Path) -> None:
@@ -191,7 +255,7 @@ def test_table_2_holds_every_cell_of_the_paper_and_ours(say: Say, tmp_path: Path
     assert ours.loc["BAN+L", "n"] == 0 and "missing" in shown
     assert frame.loc["DenseNet-80-80", "n"].sum() == 0
     markdown = (tmp_path / "outputs" / "tables" / "table2.md").read_text()
-    for word in ("| network", "10.00 ± 24.84 (3) [16.87] ✓", "missing [16.36]", "200 epochs"):
+    for word in ("| network", "10.00 ± 24.84 (3) [16.87 ± 49.68] ✓", "missing [16.36]", "200 epochs"):
         assert word in markdown
     assert r"\begin{tabular}" in (tmp_path / "outputs" / "tables" / "table2.tex").read_text()
 
@@ -203,6 +267,36 @@ def test_only_the_papers_own_experiment_is_judged(say: Say, override: str, tmp_p
     shown = say("table", "3", override)
     assert "20.00" in shown or "10.00" in shown
     assert "✓" not in shown and "✗" not in shown and "not comparable" in shown
+
+
+@pytest.mark.parametrize(
+    ("number", "marked", "unmarked"),
+    [
+        ("4", {"Teacher", "0.5*Depth"}, {"1.5*Compr"}),  # the compressed students have another size than the paper's
+        ("5", {"Baseline"}, set[str]()),
+    ],
+)
+def test_only_networks_that_are_the_papers_are_judged(
+    say: Say, number: str, marked: set[str], unmarked: set[str], tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "outputs")
+    models = ("depth_half", "compression_15")
+    for seed in range(3):
+        lineages = [cifar100(f"model=densenet_90_60_{m}", "teacher=densenet_90_60", f"seed={seed}") for m in models]
+        lineages += [
+            cifar100(f"model={m}", "method=labels", f"seed={seed}") for m in ("ban_wrn_1_1", "ban_pre_resnet_14_1")
+        ]
+        for stage in union(lineages):
+            publish(store, stage, test_error_percent=20.0 + seed / 10)
+    shown = say("table", number)
+    frame = pd.read_csv(tmp_path / "outputs" / "tables" / f"table{number}.csv")
+    stored = frame[frame["n"] > 0]
+    assert {*stored[stored["inside"].notna()]["cell"]} == marked
+    assert {*stored["cell"]} == marked | unmarked
+    rows = {"4": 0, "5": 1}[number]  # of table 5, only one of the two networks
+    assert len(stored[stored["inside"].isna()]) == len(unmarked) + rows and "No mark" in shown
+    assert "three runs with a standard deviation of 0.25 give ± 1.2" in shown
+    assert stored["prediction_half_width"].dropna().round(4).tolist() == [0.4968] * len(marked)
 
 
 def test_a_shortened_regime_is_never_judged_by_the_paper(say: Say, tmp_path: Path) -> None:
@@ -224,7 +318,7 @@ def test_every_cell_of_an_experiment_is_planned_by_its_sweep(experiment: str, tm
     layout = jobs[0].table or TableLayout()
     tables = compare(union(lineage(job) for job in jobs), Store(tmp_path), layout)
     shown = [table for table in tables if table.model in (layout.rows or [table.model])]
-    unplanned = {(table.model, row.heading) for table in shown for row in table.rows if not row.planned}
+    unplanned = {(table.model, row.heading) for table in shown for row in table.rows if not row.families}
     assert unplanned == ({("pre_resnet_1001", "BAN")} if experiment == "table5" else set())
     if layout.number:
         assert {table.model for table in shown} == {*paper_numbers(layout.number)}
@@ -286,7 +380,7 @@ def test_a_cell_with_two_settings_of_its_method_means_neither(tmp_path: Path) ->
     lineages = [plan("method=ban_l", f"method.terms.label.weight={weight}") for weight in (0.5, 1)]
     layout = TableLayout(cells={"ours": [Cell(method="ban_l", generation=1)], "teacher": [Cell(method="labels")]})
     rows = found(Store(tmp_path), *lineages, layout=layout)
-    assert not rows["ours"].planned and rows["teacher"].planned
+    assert not rows["ours"].families and rows["teacher"].families
 
 
 @pytest.mark.parametrize(

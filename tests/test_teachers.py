@@ -18,8 +18,9 @@ from ban.schedules import GaussianRampDown, GaussianRamps, GaussianRampUp, Linea
 from ban.settings.compose import compose_settings
 from ban.teachers import AverageWeights, EpochAverage, Frozen, Peers, SecondView
 from ban.training import build
-from ban.training.shape_check import check_shapes
-from ban.training.step import Learner, Objective
+from ban.training.device import Device
+from ban.training.rehearsal import rehearse
+from ban.training.step import START, Learner, Objective, Student
 
 
 def step(outputs: list[torch.Tensor], *, turn: int = 0, number: int = 0, learners: list | None = None) -> Step:
@@ -66,16 +67,18 @@ class TestEpochAverage:
 
 class TestAverageWeights:
     def test_it_is_a_plain_mean_at_first_and_then_decays(self) -> None:
+        """The authors count the steps from 1, so the first average is half of the initial weights."""
         student = nn.Linear(1, 1, bias=False)
-        teacher = AverageWeights(context(student), decay=0.6)
-        expected, seen = 0.0, []
+        student.weight.data.fill_(5.0)
+        teacher = AverageWeights(context(student), decay=0.7)
+        expected, seen = 5.0, []
         for number, value in enumerate([1.0, 3.0, 5.0, 7.0]):
             student.weight.data.fill_(value)
             teacher.after_step(step([torch.zeros(1, 3)], number=number))
-            decay = min(1 - 1 / (number + 1), 0.6)
+            decay = min(1 - 1 / (number + 2), 0.7)
             expected = decay * expected + (1 - decay) * value
             seen.append(teacher.network.weight.item())  # pyright: ignore
-        assert seen[:2] == [1.0, 2.0] and seen[-1] == pytest.approx(expected)
+        assert seen[:2] == pytest.approx([3.0, 3.0]) and seen[-1] == pytest.approx(expected)
 
     def test_its_batch_statistics_are_its_own_and_its_weights_nobodys_gradient(self) -> None:
         student = SmallConv(classes=10)
@@ -120,24 +123,57 @@ class TestPeers:
     def test_only_sequential_updates_ask_again(self, updates: str, asked: list[int]) -> None:
         heard: list[int] = []
 
-        def learner(number: int):
-            return lambda inputs: (heard.append(number), Output(torch.ones(4, 3), {}))[1]
+        def learner(number: int) -> Student:
+            return Student(network=Hears(number))
+
+        class Hears(nn.Module):
+            def __init__(self, number: int) -> None:
+                super().__init__()
+                self.number = number
+
+            def forward(self, inputs: torch.Tensor, state: object) -> Output:
+                heard.append(self.number)
+                return Output(torch.ones(4, 3), {})
 
         peers = Peers(context(*[nn.Identity()] * 2), updates)  # pyright: ignore[reportArgumentType]
         for turn in (0, 1):
             peers.after_step(step([*self.said[:2]], turn=turn, learners=[learner(0), learner(1)]))
         assert heard == asked
 
+    def test_a_second_look_leaves_the_batch_statistics(self) -> None:
+        network = SmallConv(classes=10).train()
+        before = {name: buffer.clone() for name, buffer in network.named_buffers() if "running" in name}
+        learners = [Student(network=network)] * 2
+        outputs = [torch.zeros(4, 10), torch.zeros(4, 10)]
+        taken = step(outputs, turn=0, learners=learners)
+        Peers(context(network, network)).after_step(taken)
+        assert taken.outputs[0].logits.any()
+        assert all(torch.equal(before[name], dict(network.named_buffers())[name]) for name in before)
+        network(taken.batch.views[0])
+        assert not torch.equal(before["stage1.1.running_mean"], network.stage1[1].running_mean)  # pyright: ignore
+
+    def test_the_training_error_is_that_of_the_outputs_before_the_step(self) -> None:
+        stage = plan("method=deep_mutual_learning", "recipe.optimizer.lr=10")[0]
+        step_of_both = build.training_step(stage, lambda parent: nn.Identity(), Device("cpu"), None)
+        batch = build.zero_batch(stage, torch.device("cpu"), 8)
+        batch = batch._replace(views=tuple(torch.rand_like(view) for view in batch.views))
+        wrong = [
+            float((learner.network.train()(batch.views[0]).logits.argmax(-1) != batch.targets).sum())
+            for learner in step_of_both.learners
+        ]
+        measured = step_of_both(batch, START)
+        assert [float(each.errors["wrong"]) for each in measured] == wrong
+
     def test_one_network_has_no_peers(self) -> None:
         with pytest.raises(UserError, match=r"set method\.cohort"):
-            check_shapes(plan("method=deep_mutual_learning", "method.cohort=1")[0])
+            rehearse(plan("method=deep_mutual_learning", "method.cohort=1")[0])
 
 
 @pytest.mark.parametrize("decay", [1.0, -0.1])
 @pytest.mark.parametrize("method", ["mean_teacher", "temporal_ensembling"])
 def test_a_decay_outside_of_its_range_is_refused(method: str, decay: float) -> None:
     with pytest.raises(UserError, match="at least 0 and below 1"):
-        check_shapes(plan(f"method={method}", f"method.teacher.decay={decay}")[0])
+        rehearse(plan(f"method={method}", f"method.teacher.decay={decay}")[0])
 
 
 def test_ramps() -> None:
@@ -284,4 +320,4 @@ def test_what_cannot_be_compared_is_said_before_anything_is_trained() -> None:
     ):
         with pytest.raises(UserError, match=message):
             for stage in plan(*options):
-                check_shapes(stage)
+                rehearse(stage)

@@ -1,8 +1,10 @@
 """One contract for every method, and a test for each way in which distillation silently fails."""
 
+import itertools
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +19,12 @@ from ban.models import SmallConv
 from ban.plan.lineage import lineage
 from ban.plan.stage import Parent, Stage
 from ban.settings.compose import CONF, compose_settings
+from ban.store.formats import weights_file
 from ban.store.store import Store, sha256
-from ban.training import build
+from ban.training import build, evaluation
 from ban.training.device import Device
 from ban.training.loop import reseed
+from ban.training.rehearsal import FakeDevice, fake_tensors
 from ban.training.run import run
 from ban.training.signals import Signals
 
@@ -66,8 +70,68 @@ FALL = {"images": 0.99, "language": 0.999, "tabular": 0.99}  # permuted among 60
 
 @every_method
 def test_the_first_losses_are_what_they_were(method: str, kind: str, train: Train, tmp_path: Path) -> None:
-    result = train(f"method={method}", *NEEDS.get(method, ()), *FIVE_STEPS, kind=kind)[-1]
+    """And the published metric is that of the published weights."""
+    options = (f"method={method}", *NEEDS.get(method, ()), *FIVE_STEPS)
+    result = train(*options, kind=kind)[-1]
     assert trace(tmp_path, result) == pytest.approx(TRACES[f"{kind} {method}"], rel=1e-3)
+    metric = f"test_{result['metric']}"
+    assert result[metric] == pytest.approx(recomputed(tmp_path, *options, kind=kind)[metric], rel=1e-6)
+
+
+def recomputed(outputs: Path, *options: str, kind: str) -> dict[str, float]:
+    """The test metrics of a plan's last stage, from its files alone."""
+    settings = compose_settings([*KINDS[kind], *options])
+    stage = lineage(settings)[-1]
+    data = build.data(stage, settings.machine, torch.device("cpu"))
+    measured = []
+    for name in stage.reported_networks:
+        network = build.network(stage, Parent(stage, name).index, data.spelling)
+        network.load_state_dict(load_file(outputs / "stages" / stage.signature / weights_file(name)))
+        measured.append(evaluation.measure({"test": evaluation.predict(network, data, "test", lambda: None)}))
+    return evaluation.mean(measured)
+
+
+CHARACTERS = ("model=cnn_lstm_small", "model.filters=[4,4]", "model.units=16", "model.layers=1")
+
+
+@pytest.mark.parametrize("select", ["best_validation", "null"])
+def test_the_published_numbers_of_characters_are_those_of_the_weights(
+    select: str, train: Train, tmp_path: Path
+) -> None:
+    options = (*CHARACTERS, "method=labels", "recipe.epochs=3", f"recipe.select={select}")
+    result = train(*options, kind="language")[-1]
+    again = recomputed(tmp_path, *options, kind="language")
+    assert result["test_perplexity"] == pytest.approx(again["test_perplexity"], rel=1e-6)
+
+
+class Remembers(SmallConv):
+    """Computes with a value that its weights do not determine: every other network gives opposite logits."""
+
+    signs = itertools.cycle([1, -1])
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.sign = next(self.signs)
+
+    def forward(self, inputs: torch.Tensor, state: object = None, until: str | None = None) -> Output:
+        output = super().forward(inputs, state, until)
+        return output._replace(logits=output.logits * self.sign)
+
+
+@pytest.mark.parametrize("select", ["best_validation", "null"])
+def test_a_network_with_hidden_values_is_not_published(
+    select: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ban.models.SmallConv", Remembers)
+    with pytest.raises(UserError, match="state_dict"):
+        train(
+            "method=labels",
+            *FIVE_STEPS,
+            f"recipe.select={select}",
+            "dataset.validation_size=100",
+            "dataset.test_size=1000",
+        )
+    assert not list((tmp_path / "stages").iterdir())
 
 
 @pytest.mark.parametrize("model", ["wrn_10_1", "densenet_40_12"])
@@ -237,6 +301,13 @@ class TestWhatFailsSilentlyElsewhere:
         assert not list((tmp_path / "stages").iterdir())
 
 
+def test_a_training_that_learns_less_than_a_guess_is_not_published(train: Train, tmp_path: Path) -> None:
+    """Its losses are finite numbers, but nothing good comes of such a teacher."""
+    with pytest.raises(UserError, match="worse than that of a uniform guess among 62 classes"):
+        train("method=labels", "recipe.epochs=1", "recipe.optimizer.lr=1000", kind="language")
+    assert not list((tmp_path / "stages").iterdir())
+
+
 def test_an_ensemble_of_teachers_speaks_as_the_mean_probability() -> None:
     networks = [SmallConv(classes=10) for _ in range(3)]
     batch = Batch((torch.rand(4, 1, 8, 8),), torch.arange(4), torch.arange(4))
@@ -296,6 +367,25 @@ def test_weights_are_byte_identical_for_identical_trainings(tmp_path: Path) -> N
         settings = compose_settings([*DIGITS, f"machine.outputs={tmp_path / name}"])
         run(stage, host(settings), quiet, Signals())
     assert weights(tmp_path / "one", stage.signature) == weights(tmp_path / "two", stage.signature)
+
+
+def test_half_precision_does_not_round_the_outputs(train: Train, tmp_path: Path) -> None:
+    """Rounded to bf16, the largest of a hundred logits are often equal, and the class number decides."""
+    result = train("method=labels", "recipe.precision=bf16", *FIVE_STEPS)[0]
+    predictions = load_file(tmp_path / "stages" / result["signature"] / "predictions.safetensors")
+    probabilities = predictions["log_probabilities"]
+    assert not torch.equal(probabilities, probabilities.bfloat16().float())
+    top = probabilities.topk(2, -1).values
+    assert (top[:, 0] > top[:, 1]).all()
+
+
+@pytest.mark.parametrize("model", ["small_conv", "wrn_10_1", "densenet_40_12", "mlp_16", "lstm_small"])
+def test_logits_are_fp32_under_autocast(model: str) -> None:
+    kind = {"mlp_16": "tabular", "lstm_small": "language"}.get(model, "images")
+    stage = plan(f"model={model}", "method=labels", kind=kind)[0]
+    with fake_tensors(), FakeDevice("cpu").precision("bf16"):
+        output = build.network(stage)(build.zero_batch(stage, torch.device("cpu")).views[0])
+    assert output.logits.dtype == torch.float32
 
 
 def test_half_precision_and_tensorboard(train: Train, tmp_path: Path) -> None:

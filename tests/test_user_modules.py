@@ -3,15 +3,22 @@
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from helpers import command, environment, plan
+import torch
+from helpers import DIGITS, command, environment, plan
 
 from ban.errors import UserError
+from ban.plan.lineage import lineage
 from ban.plan.signature import digest, signed_network
+from ban.plan.stage import Stage
+from ban.settings import content
 from ban.settings.compose import compose_settings
-from ban.training.shape_check import check_shapes
+from ban.training import build
+from ban.training.rehearsal import rehearse
 
 OWN = Path(__file__).parent / "own"
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
@@ -93,7 +100,7 @@ def test_a_mistake_is_named_before_anything_is_trained(
     monkeypatch.syspath_prepend(tmp_path)
     stages = plan("method=ban_l", f"{place}._target_={module}.Own")
     with pytest.raises(UserError, match=says):
-        [check_shapes(stage) for stage in stages]
+        [rehearse(stage) for stage in stages]
 
 
 def test_a_reported_network_that_nobody_publishes_is_named_before_anything_is_trained() -> None:
@@ -101,7 +108,7 @@ def test_a_reported_network_that_nobody_publishes_is_named_before_anything_is_tr
     with pytest.raises(
         UserError, match=r"method\.reported_network is average, but the training gives the networks 0: choose"
     ):
-        [check_shapes(stage) for stage in stages]
+        [rehearse(stage) for stage in stages]
 
 
 def test_the_documentation_shows_these_files() -> None:
@@ -120,9 +127,88 @@ def test_an_argument_of_a_users_network_is_signed_whatever_its_name() -> None:
     assert len({signature(1, "cos"), signature(2, "cos"), signature(1, "l2")}) == 3
 
 
-def test_a_users_data_function_with_options_takes_keys_of_its_own(
-    monkeypatch: pytest.MonkeyPatch,
+DATA = """
+from pathlib import Path
+
+import numpy as np
+
+from ban.data.images import Images, Labelled, Options
+
+FILE = Path(__file__).with_suffix(".npy")
+
+
+def read(*, checksum, data_dir, download, shift=0, **options):
+    images = np.load(FILE)
+    return Images(Labelled(images + np.uint8(shift), np.arange(600) % 3), None, Options(**options))
+
+
+def drawn(*, split_seed, **options):
+    np.save(FILE, np.random.default_rng(split_seed).integers(0, 99, (600, 8, 8, 1), dtype=np.uint8))
+    return read(split_seed=split_seed, **options)
+
+
+def random(**options):
+    np.save(FILE, np.random.default_rng().integers(0, 99, (600, 8, 8, 1), dtype=np.uint8))
+    return read(**options)
+
+
+def pairs(**options):
+    return [(0, 1)]
+
+
+def broken(**options):
+    return {}["missing"]
+"""
+
+
+@pytest.fixture
+def data_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Stage]]:
+    """The plan of a data set that is one of these functions."""
+    module = f"data_{tmp_path.name}"
+    (tmp_path / f"{module}.py").write_text(DATA)
+    np.save(tmp_path / f"{module}.npy", np.arange(600 * 64, dtype=np.uint8).reshape(600, 8, 8, 1))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(OWN)
+
+    def planned(function: str, *overrides: str) -> list[Stage]:
+        content._content.cache_clear()
+        given = ("dataset=halves", f"dataset._target_={module}.{function}", "model=linear", "recipe=digits")
+        return lineage(compose_settings([*given, "method=labels", *overrides], OWN / "conf"))
+
+    return planned
+
+
+def test_the_signature_covers_the_content_of_a_users_data(data_of: Callable[..., list[Stage]], tmp_path: Path) -> None:
+    (first,), (again,), (seed,) = data_of("read"), data_of("read"), data_of("read", "seed=1")
+    assert first.signature == again.signature != seed.signature and first.family == seed.family
+    (shifted,) = data_of("read", "+dataset.shift=1")  # a function with options takes keys of its own
+    assert shifted.family != first.family and shifted.dataset.arguments == {"shift": 1}
+    (file,) = tmp_path.glob("*.npy")
+    images = np.load(file)
+    images[7, 0, 0, 0] += 1
+    np.save(file, images)
+    assert data_of("read")[0].family != first.family
+
+
+def test_data_must_be_those_of_the_plan_and_may_depend_on_the_seed(data_of: Callable[..., list[Stage]]) -> None:
+    machine, device = compose_settings(DIGITS).machine, torch.device("cpu")
+    (zero,), (one,) = data_of("drawn", "seed=0"), data_of("drawn", "seed=1")
+    assert zero.family == one.family and zero.signature != one.signature
+    assert build.data(zero, machine, device).content != build.data(one, machine, device).content  # pyright: ignore
+    with pytest.raises(UserError, match=r"random returned other data than when this stage was planned"):
+        build.data(*data_of("random"), machine, device)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("pairs", r"pairs returns list, which has no examples: it must return a ban\.data\.images\.Images"),
+        ("broken", r"broken: .*data_.*\.py, line \d+, in broken: KeyError: 'missing'\.$"),
+        ("read", r"read: .*unexpected keyword argument 'brightness'"),
+    ],
+)
+def test_what_is_wrong_with_a_users_data_is_said_before_anything_is_trained(
+    function: str, message: str, data_of: Callable[..., list[Stage]]
 ) -> None:
-    monkeypatch.syspath_prepend(str(OWN))
-    own = ("dataset=halves", "model=linear", "method=reverse", "recipe=digits")
-    assert compose_settings([*own, "+dataset.brightness=55"], OWN / "conf").dataset.arguments == {"brightness": 55}
+    with pytest.raises(UserError, match=message):
+        data_of(function, "+dataset.brightness=55")

@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from ban.launch.slurm import partition
 from ban.plan.lineage import lineage, union
 from ban.settings.compose import compose_settings
 from ban.settings.schema import Settings
+from ban.store.files import cause, denied
 from ban.store.store import Store
 from ban.training import build
 from ban.training.device import Device, cores
@@ -96,11 +98,33 @@ def _store(store: Store) -> Iterator[Finding]:
         probe.write_text("")
         probe.unlink()
     except (OSError, UserError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = cause(error, Path(getattr(error, "filename", None) or store.root))
         yield Finding("store", "bad", f"{store.root} cannot be written ({reason}): choose another machine.outputs")
         return
     yield Finding("store", "good", f"{store.root.resolve()}, {plural(len(store.finished()), 'finished stage')}")
+    yield _permissions(store)
     yield _locks(store)
+
+
+def _permissions(store: Store) -> Finding:
+    """Whether this user can read all files, and so can the group of a store whose folder the group may write."""
+    shared = store.root.stat()
+    closed, of_group = list[Path](), list[Path]()
+    for path in store.entries():
+        status = path.lstat()
+        mine = os.R_OK | (os.W_OK | os.X_OK if stat.S_ISDIR(status.st_mode) else 0)
+        group = stat.S_IRGRP | (stat.S_IWGRP | stat.S_IXGRP if stat.S_ISDIR(status.st_mode) else 0)
+        if not os.access(path, mine):
+            closed.append(path)
+        elif shared.st_mode & stat.S_IWGRP and (~status.st_mode & group or status.st_gid != shared.st_gid):
+            of_group.append(path)
+    if closed:
+        return Finding("permissions", "bad", f"{len(closed)} of its files and folders are closed: {denied(closed[0])}")
+    if of_group:
+        advice = f"run `chgrp -R {shared.st_gid} {store.root} && chmod -R g+rwX {store.root}`"
+        detail = f"the group cannot use {len(of_group)} of its files and folders, such as {of_group[0]}: {advice}"
+        return Finding("permissions", "note", detail)
+    return Finding("permissions", "good", "every file of the store can be read")
 
 
 def _locks(store: Store) -> Finding:

@@ -1,9 +1,11 @@
 """`ban stages`: lists, checks, removes, exports and imports the stages of a store."""
 
+import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 from rich.filesize import decimal
 from rich.progress import track
@@ -11,10 +13,14 @@ from rich.prompt import Confirm
 from rich.table import Table
 
 from ban.display import console
-from ban.errors import UserError
+from ban.errors import DamagedStage, StageError, UserError
 from ban.launch.journal import Journal
+from ban.plan.contrast import Line, details
+from ban.plan.identity import Identity
 from ban.settings.schema import Settings
 from ban.store.archive import export_stage, import_stage
+from ban.store.files import BadFile, read
+from ban.store.formats import DESCRIPTION, read_description
 from ban.store.result import Result, outcome
 from ban.store.store import Store
 from ban.wording import duration, plural
@@ -35,30 +41,57 @@ def stages(words: Sequence[str], settings: Settings) -> None:
 
 
 def _list(store: Store, words: Sequence[str]) -> None:
-    whole, damaged = _readable(store)
+    whole, unreadable = _readable(store)
     found, students = [result for result in whole if _matches(result, words)], _students(whole)
     sizes = {result["signature"]: _size(store.folder(result["signature"])) for result in found}
+    settings = details(found, functools.partial(_line, store, {result["signature"]: result for result in whole}))
     table = Table(box=None)
-    for heading in ("signature", "stage", "network", "data", "seed", "result", "students", "size", "finished"):
+    for heading in (
+        "signature",
+        "stage",
+        "network",
+        "data",
+        "seed",
+        "differs in",
+        "result",
+        "students",
+        "size",
+        "finished",
+    ):
         table.add_column(heading, no_wrap=heading in ("signature", "result", "finished"), overflow="fold")
     for result in found:
         size, taught = decimal(sizes[result["signature"]]), len(students.get(result["signature"], []))
         who = (result["signature"], result["label"], result["model_title"], result["dataset"], f"{result['seed']}")
-        table.add_row(*who, outcome(result), f"{taught or ''}", size, result["finished"][:16].replace("T", " "))
+        table.add_row(
+            *who,
+            settings[result["signature"]],
+            outcome(result),
+            f"{taught or ''}",
+            size,
+            result["finished"][:16].replace("T", " "),
+        )
     if found:
         console.print(table)
     total = decimal(sum(sizes.values()))
     console.print(f"{plural(len(found), 'stage')}{' matching' if words else ''}, {total}, in {store.root}")
     if words and not found:
         console.print("`ban stages --help` lists the actions.")
-    if damaged:
-        console.print(f"Damaged: {', '.join(damaged)}. `ban stages verify` shows the details.")
+    if unreadable:
+        all_damaged = all(isinstance(error, DamagedStage) for error in unreadable.values())
+        kind = "Damaged" if all_damaged else "Damaged or unreadable"
+        console.print(f"{kind}: {', '.join(unreadable)}. `ban stages verify` shows the details.")
+
+
+def _line(store: Store, stored: Mapping[str, Result], result: Identity) -> Line:
+    """The settings of a stage and of its teachers, as far as they are stored."""
+    teachers = [stored[name] for name in result["teachers"][:1] if name in stored]
+    return [store.description(result["signature"]), *(each for t in teachers for each in _line(store, stored, t))]
 
 
 def _show(store: Store, words: Sequence[str]) -> None:
     result = _by_prefix(store, words, "ban stages show SIGNATURE")
     signature = result["signature"]
-    description = json.loads(store.file(signature, "stage.json").read_text(encoding="utf-8"))
+    description, names = store.description(signature), store.check(signature)
     students = _students(_readable(store)[0]).get(signature, [])
     console.print(f"{_name(result)}: {store.folder(signature)}")
     console.print(f"  {result['regime_title']}")
@@ -71,30 +104,32 @@ def _show(store: Store, words: Sequence[str]) -> None:
         "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
         "finished": result["finished"],
     }
-    measured = {name: value for name, value in result.items() if name.endswith(result["metric"])}
+    measured = {name: value for name, value in result.items() if name.endswith((result["metric"], "unknown_percent"))}
     table = Table(box=None, show_header=False)
     for name, value in (facts | measured).items():
         table.add_row(name, f"{value:.4g}" if isinstance(value, float) else f"{value}")
     for name in ("dataset", "models", "method", "recipe"):
         table.add_row(name, json.dumps(description[name], ensure_ascii=False))
-    for name in store.sums(signature):
+    for name in names:
         table.add_row(name, decimal((store.folder(signature) / name).stat().st_size))
     console.print(table)
 
 
 def _verify(store: Store, words: Sequence[str]) -> None:
-    """Compares every file of the stages with its checksum.
+    """Checks every file of the stages: name, checksum and content.
 
     Raises:
         UserError: a stage is damaged.
     """
     whole, unreadable = _readable(store)
-    chosen = unreadable + [result["signature"] for result in whole if _matches(result, words)]
+    chosen = [*unreadable] + [result["signature"] for result in whole if _matches(result, words)]
     shown = track(chosen, "verifying", console=console, transient=True, disable=not console.is_terminal)
-    damaged = [f"  {damage}" for signature in shown if (damage := _damage(store, signature))]
-    if damaged:
-        raise UserError(f"{len(damaged)} of {plural(len(chosen), 'stage')} damaged:\n" + "\n".join(damaged))
-    console.print(f"{plural(len(chosen), 'stage')} checked: every file matches its checksum.")
+    errors = [error for signature in shown if (error := _error(store, signature))]
+    if errors:
+        kind = "damaged" if all(isinstance(error, DamagedStage) for error in errors) else "damaged or unreadable"
+        reasons = "".join(f"\n  {error}" for error in errors)
+        raise UserError(f"{len(errors)} of {plural(len(chosen), 'stage')} {kind}:{reasons}")
+    console.print(f"{plural(len(chosen), 'stage')} checked: every file is there and matches its checksum.")
 
 
 def _remove(store: Store, words: Sequence[str], yes: bool) -> None:
@@ -137,31 +172,34 @@ def _removable(store: Store, words: Sequence[str]) -> dict[str, str]:
     """
     whole, unreadable = _readable(store)
     chosen = {result["signature"]: _name(result) for result in whole if _matches(result, words)}
-    damaged = {name: f"{chosen[name]}, damaged" for name in chosen if _damage(store, name)}
+    damaged = {name: f"{chosen[name]}, damaged" for name in chosen if isinstance(_error(store, name), DamagedStage)}
     students = _students([*whole, *_begun(store)])
     while kept := [name for name in chosen if name not in damaged and {*students.get(name, [])} - {*chosen}]:
         for name in kept:
             stay = [student for student in students[name] if student not in chosen]
             console.print(f"{chosen.pop(name)} ({name}) is kept: it taught {', '.join(stay)}.")
     named = {name: "damaged" for name in unreadable if any(name.startswith(word) for word in words)}
+    for name in [name for name in named if not isinstance(unreadable[name], DamagedStage)]:
+        console.print(f"{name} is kept: {unreadable[name]}")
+        del named[name]
     return chosen | damaged | named
 
 
 def _begun(store: Store) -> Iterator[Result]:
     """The descriptions of trainings that are not finished."""
-    for path in store.works.glob("*.*/stage.json"):
-        with suppress(OSError, ValueError):  # finished or removed meanwhile
-            yield json.loads(path.read_text(encoding="utf-8"))
+    for folder in store.works.glob("*.*/"):
+        with suppress(OSError, BadFile):  # finished or removed meanwhile, or a training will write it again
+            content = read(folder / DESCRIPTION, 2**20)
+            yield cast("Result", read_description(content, folder.name.partition(".")[0]))
 
 
-def _damage(store: Store, signature: str) -> str:
-    """What is wrong with a stage's files; empty if every file matches its checksum."""
+def _error(store: Store, signature: str) -> StageError | None:
+    """What is wrong with a stage's files, if anything is."""
     try:
-        for name in store.sums(signature):
-            store.file(signature, name)
-    except UserError as error:
-        return str(error)
-    return ""
+        store.check(signature)
+    except StageError as error:
+        return error
+    return None
 
 
 def _export(store: Store, words: Sequence[str]) -> None:
@@ -189,15 +227,15 @@ def _import(store: Store, words: Sequence[str]) -> None:
 # Selection of stages
 
 
-def _readable(store: Store) -> tuple[list[Result], list[str]]:
-    """The readable results, and the signatures of stages whose results cannot be read."""
-    whole, damaged = list[Result](), list[str]()
+def _readable(store: Store) -> tuple[list[Result], dict[str, StageError]]:
+    """The readable results, and signature → error of stages whose results cannot be read."""
+    whole, unreadable = list[Result](), dict[str, StageError]()
     for signature in store.finished():
         try:
             whole.append(store.result(signature))
-        except UserError:
-            damaged.append(signature)
-    return whole, damaged
+        except StageError as error:
+            unreadable[signature] = error
+    return whole, unreadable
 
 
 def _matches(result: Result, words: Sequence[str]) -> bool:
@@ -235,7 +273,9 @@ def _name(result: Result) -> str:
 
 
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir())
+    with suppress(OSError):  # removed meanwhile, or not readable
+        return sum(path.lstat().st_size for path in folder.iterdir())
+    return 0
 
 
 ACTIONS: dict[str, Callable[[Store, Sequence[str]], None]] = {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ban.plan.lineage import lineage, union
 from ban.report.gradients import show_gradients
-from ban.report.paper import show_paper_table
+from ban.report.paper import is_as_published, show_paper_table
 from ban.report.render import show
 from ban.report.systems import show_systems
 from ban.report.tables import compare, everything
@@ -40,10 +40,9 @@ def table(name: str, overrides: Sequence[str], folder: Path | None = None) -> No
     if layout is None or layout.number is None:
         show(tables, outputs, experiment)
         return
-    published = planned_jobs(experiment, [], folder) if overrides else jobs
-    families = {stage.family for job in published for stage in lineage(job)}
-    as_published = all(stage.family in families for stage in stages)
-    show_paper_table(tables, layout, as_published, outputs)
+    shipped = planned_jobs(experiment, [], folder) if overrides else jobs
+    published = {stage.family for job in shipped for stage in lineage(job) if is_as_published(stage)}
+    show_paper_table(tables, layout, published, outputs)
 
 
 def planned_jobs(experiment: str, overrides: Sequence[str], folder: Path | None = None) -> list[Settings]:

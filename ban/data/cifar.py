@@ -9,6 +9,7 @@ from filelock import FileLock
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity, download_and_extract_archive, extract_archive
 
+from ban.data.downloads import damaged, refuse_inner_folder
 from ban.data.images import ImageOptions, Images
 from ban.data.splits import Labelled
 from ban.errors import UserError
@@ -45,11 +46,36 @@ def fetch(source: type[CIFAR10], data_dir: Path, mirrors: Sequence[str]) -> tupl
     Every file is checked against torchvision's MD5 sum, so a partial download is never used.
 
     Raises:
-        UserError: the files are missing and no mirror provided them. The message says which files to put where.
+        UserError: the files are missing or damaged, and no mirror provided them. The message says which files to put
+            where.
     """
     if splits := _whole(source, data_dir):
         return splits
-    failures = []
+    refuse_inner_folder(data_dir, source.base_folder, source.train_list[0][0])
+    try:
+        splits, failures = _download(source, data_dir, mirrors)
+    except OSError as error:
+        raise UserError(f"{data_dir} cannot be written ({error.strerror}): choose another machine.data_dir.") from error
+    if splits:
+        return splits
+    tried = "".join(f"\n  tried {failure}" for failure in failures) or "\n  (machine.download is off)"
+    files = dict([*source.train_list, *source.test_list])
+    files[source.meta["filename"]] = source.meta["md5"]
+    checksums = {f"{source.base_folder}/{name}": checksum for name, checksum in files.items()}
+    if found := damaged(data_dir, {source.filename: source.tgz_md5, **checksums}):
+        raise UserError(f"{source.__name__} is damaged: replace {', '.join(found)}.{tried}")
+    raise UserError(
+        f"{source.__name__} is not in {data_dir}: put {source.filename} there and unpack it, so that "
+        f"{data_dir / source.base_folder} contains {', '.join(files)}, or set machine.data_dir=DIR or BAN_DATA to the "
+        f"folder that contains {source.base_folder}.{tried}"
+    )
+
+
+def _download(
+    source: type[CIFAR10], data_dir: Path, mirrors: Sequence[str]
+) -> tuple[tuple[CIFAR10, CIFAR10] | None, list[str]]:
+    """The splits from the archive, or from the first mirror that works; and why the other mirrors did not."""
+    failures: list[str] = []
     data_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(data_dir / f"{source.filename}.lock", fallback_to_soft=False):
         archive = data_dir / source.filename
@@ -57,20 +83,12 @@ def fetch(source: type[CIFAR10], data_dir: Path, mirrors: Sequence[str]) -> tupl
             extract_archive(archive, data_dir)
         for url in mirrors:
             if splits := _whole(source, data_dir):  # another process has downloaded it meanwhile
-                return splits
+                return splits, failures
             try:
                 download_and_extract_archive(url, data_dir, filename=source.filename, md5=source.tgz_md5)
             except (OSError, RuntimeError) as error:
                 failures.append(f"{url}: {error}")
-        if splits := _whole(source, data_dir):
-            return splits
-    tried = "".join(f"\n  tried {failure}" for failure in failures) or "\n  (machine.download is off)"
-    files = ", ".join(name for name, _ in [*source.train_list, *source.test_list])
-    raise UserError(
-        f"{source.__name__} is not in {data_dir}: put {source.filename} there and unpack it, so that "
-        f"{data_dir / source.base_folder} contains {files} and {source.meta['filename']}, or set machine.data_dir=DIR "
-        f"or BAN_DATA to the folder that contains {source.base_folder}.{tried}"
-    )
+        return _whole(source, data_dir), failures
 
 
 def _whole(source: type[CIFAR10], data_dir: Path) -> tuple[CIFAR10, CIFAR10] | None:

@@ -25,6 +25,8 @@ PARTS = (("train",), ("valid", "validation", "val", "dev"), ("test",))
 """Words in the names of a text's three files."""
 SPECIAL_CHARACTERS = 5
 """Padding, start and end of a word, and the single characters that spell `UNKNOWN` and `END`."""
+LARGEST_SPELLING = 2**28
+"""Entries of the table of spellings: 2 GiB."""
 
 
 class Corpus(NamedTuple):
@@ -33,6 +35,10 @@ class Corpus(NamedTuple):
     train: Sequence[str]
     validation: Sequence[str]
     test: Sequence[str]
+
+    def first(self, sizes: Iterable[int | None]) -> "Corpus":
+        """The first words of each part; None: all of them."""
+        return Corpus(*(part[:size] for part, size in zip(self, sizes, strict=True)))
 
     @property
     def checksum(self) -> str:
@@ -68,7 +74,16 @@ class Vocabulary:
         """Character indices of each word between its start and end, padded with 0: `[words, longest word + 2]`.
 
         `UNKNOWN` and `END` are spelled with one character each, as in the code of Kim et al. 2016.
+
+        Raises:
+            UserError: a word is so long that the table would be too large.
         """
+        longest = max(self.words, key=len)
+        if len(self) * len(longest) > LARGEST_SPELLING:
+            raise UserError(
+                f"the longest of the text's {len(self)} words has {len(longest)} characters ({longest[:20]}…), which "
+                "is too long to spell: put spaces between words, or raise dataset.min_count."
+            )
         number = {character: index for index, character in enumerate(self.alphabet, SPECIAL_CHARACTERS)}
         spelled = [[1, *_letters(word, number), 2] for word in self.words]
         table = np.zeros((len(self), max(map(len, spelled))), np.int64)
@@ -113,10 +128,18 @@ def _measure(path: str | None, min_count: int, version: tuple[Any, ...]) -> dict
 
 
 def _version(path: str | None) -> tuple[Any, ...]:
-    """Names, sizes and times of the files of a text: a changed file is read again."""
-    source = Path(path or "").expanduser()
-    files = [] if path is None else sorted(source.iterdir()) if source.is_dir() else [source]
-    states = [(file, file.stat()) for file in files if file.is_file()]
+    """Names, sizes and times of the files of a text: a changed file is read again.
+
+    Raises:
+        UserError: there can be no such path, or it cannot be read.
+    """
+    try:
+        source = Path(path or "").expanduser()
+        files = [] if path is None else sorted(source.iterdir()) if source.is_dir() else [source]
+        states = [(file, file.stat()) for file in files if file.is_file()]
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise UserError(f"dataset.path={path} cannot be read: {reason}.") from None
     return tuple((str(file), state.st_size, state.st_mtime_ns) for file, state in states)
 
 
@@ -173,10 +196,10 @@ def _part(folder: Path, names: Sequence[str]) -> Path:
 
 
 def lines(file: Path) -> list[str]:
-    """The lines of a text file that are not blank.
+    """The lines of a text file that have words.
 
     Raises:
-        UserError: the file cannot be read or is not UTF-8.
+        UserError: the file cannot be read, or is not text in UTF-8.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -186,12 +209,18 @@ def lines(file: Path) -> list[str]:
         ) from None
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}.") from None
-    return [line for line in text.split("\n") if line.strip()]
+    if "\0" in text:
+        raise UserError(f"{file} contains NUL bytes: it is not a text, or in another encoding than UTF-8.")
+    return [line for line in text.split("\n") if line.strip() not in ("", END)]
 
 
 def words(text: Iterable[str]) -> list[str]:
-    """The words of all lines, with `END` after each line."""
-    return [sys.intern(word) for line in text for word in (*line.split(), END)]
+    """The words of all lines, with one `END` after each line, whether or not the file has it there already."""
+    found: list[str] = []
+    for word in (word for line in text for word in (*line.split(), END)):
+        if word != END or (found and found[-1] != END):
+            found.append(sys.intern(word))
+    return found
 
 
 # Python's own help

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from ban.data import inspection
 from ban.data.splits import (
     Labelled,
     LabelledData,
@@ -87,12 +88,13 @@ class Images(LabelledData):
     The training images are one tensor, of bytes or whitened, and a batch of views takes one gather.
 
     Args:
-        pool: images `[examples, height, width, channels]` in bytes, for training and validation.
+        pool: images `[examples, height, width, channels]` in bytes, for training and validation, or what
+            `ban.data.inspection.images` converts to that.
         test: images to draw the test set from; None: the rest of the pool.
         options: sizes, seeds, augmentation, batch size and device.
 
     Raises:
-        UserError: the images are fewer than `options` requires, or have a different shape.
+        UserError: the images are fewer than `options` requires, or are no images of the right shape.
     """
 
     examples = "images"
@@ -100,6 +102,11 @@ class Images(LabelledData):
     def __init__(self, pool: Labelled, test: Labelled | None, options: ImageOptions) -> None:
         if options.whitening and options.munge:
             raise UserError("MUNGE needs images in bytes: set dataset.whitening=null, or choose another method.")
+        pool = inspection.images(pool, options.shape)
+        test = None if test is None else inspection.images(test, options.shape, "test ")
+        self.content = pool.sha256 if test is None else f"{pool.sha256} {test.sha256}"
+        if not options.whitening:
+            inspection.check_contrast(pool.inputs, options.augmentation.std)
         prepare = functools.partial(whitened, device=options.device) if options.whitening else None
         self.splits = make_splits(pool, test, options, prepare)
         train = self.splits.train
@@ -108,9 +115,7 @@ class Images(LabelledData):
         super().__init__(train, options)
         self.augmentation = options.augmentation
         self.views, self.shared_flip = options.views, options.shared_flip and options.augmentation.flip
-        height, width, channels = train.inputs.shape[1:]
-        if [channels, height, width] != list(options.shape):
-            raise UserError(f"dataset.shape is {options.shape}, but the images are {[channels, height, width]}.")
+        channels, height, width = options.shape
         pad, mode = self.augmentation.pad, self.augmentation.pad_mode
         padded = np.pad(train.inputs, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode=mode)
         self._padded = torch.from_numpy(padded).to(self.device)

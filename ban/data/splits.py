@@ -1,8 +1,9 @@
 """Labelled examples, images or rows: splits, the order of an epoch, and evaluation batches."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -45,6 +46,14 @@ class Labelled(NamedTuple):
         """These examples, followed by `inputs` without labels."""
         labels = np.concatenate([self.labels, np.full(len(inputs), -1)])
         return Labelled(np.concatenate([self.inputs, inputs]), labels)
+
+    @property
+    def sha256(self) -> str:
+        """A hash of the examples and their labels."""
+        digest = hashlib.sha256(f"{self.inputs.dtype} {self.inputs.shape}".encode())
+        for array in (self.inputs, self.labels):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     def __getitem__(self, chosen: slice | NDArray[np.int64] | NDArray[np.bool_]) -> "Labelled":  # pyright: ignore[reportIncompatibleMethodOverride]
         """The chosen examples."""
@@ -188,6 +197,7 @@ class LabelledData:
 
     vocabulary = ()
     spelling = None
+    unknown_percent: ClassVar[dict[str, float]] = {}
 
     def __init__(self, train: Labelled, options: LabelledOptions) -> None:
         self.count, self.batch_size, self.device = len(train.labels), options.batch_size, options.device

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ban.data import inspection
 from ban.data.splits import (
     Labelled,
     LabelledData,
@@ -15,7 +16,6 @@ from ban.data.splits import (
     evaluation_batches,
     make_splits,
 )
-from ban.errors import UserError
 from ban.interfaces import Batch
 
 
@@ -38,14 +38,14 @@ class Tabular(LabelledData):
         options: sizes, seeds, batch size and device.
 
     Raises:
-        UserError: the rows are fewer than `options` requires, or have a different number of features.
+        UserError: the rows are fewer than `options` requires, have a different number of features, or gaps.
     """
 
     examples = "rows"
 
     def __init__(self, pool: Labelled, options: TabularOptions) -> None:
-        if pool.inputs.shape[1] != options.features:
-            raise UserError(f"dataset.features is {options.features}, but the rows have {pool.inputs.shape[1]}.")
+        pool = inspection.rows(pool, options.features)
+        self.content = pool.sha256
         self.splits = make_splits(pool, None, options, scaled)
         train = self.splits.train
         if options.munge:

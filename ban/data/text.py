@@ -13,6 +13,8 @@ from torch import Tensor
 
 from ban.data.corpus import END, Corpus, Vocabulary, read, words
 from ban.data.corpus import lines as lines_of
+from ban.data.coverage import unknown_percent
+from ban.data.downloads import damaged, refuse_inner_folder
 from ban.errors import UserError
 from ban.interfaces import Batch
 
@@ -63,14 +65,16 @@ class Text:
     def __init__(self, corpus: Corpus, options: TextOptions) -> None:
         vocabulary = Vocabulary(corpus.train, options.min_count)
         _check(corpus, vocabulary, options)
+        self.content = options.checksum
         self.batch_size, self.unroll, self.device = options.batch_size, options.unroll, options.device
         self.examples_per_step = self.batch_size * self.unroll
         self.vocabulary = vocabulary.words
         self.spelling: Int64[Tensor, "words characters"] = torch.from_numpy(vocabulary.spelling)
-        sizes = {"train": options.train_size, "validation": options.validation_size, "test": options.test_size}
+        used = corpus.first((options.train_size, options.validation_size, options.test_size))
+        self.unknown_percent = unknown_percent(used, vocabulary)
         self._streams = {
-            name: torch.from_numpy(vocabulary.encode([END, *part[: sizes[name]]])).to(self.device)
-            for name, part in corpus._asdict().items()
+            name: torch.from_numpy(vocabulary.encode([END, *part])).to(self.device)
+            for name, part in used._asdict().items()
         }
         row = options.train_size // self.batch_size
         self.steps_per_epoch = min(row // self.unroll, options.steps_per_epoch or row)
@@ -137,8 +141,12 @@ def ptb(*, files: Mapping[str, str], mirrors: Sequence[str], data_dir: Path, dow
     """
     folder = data_dir / "ptb"
     if not all((folder / name).exists() for name in files):
+        refuse_inner_folder(data_dir, "ptb", next(iter(files)))
         _fetch(folder, files, mirrors if download else ())
-    return Text(Corpus(*(words(lines_of(folder / name)) for name in files)), TextOptions(**options))
+    corpus = Corpus(*(words(lines_of(folder / name)) for name in files))
+    if corpus.checksum != options["checksum"] and (found := damaged(folder, files)):
+        raise UserError(f"the Penn Treebank is damaged: replace {', '.join(found)}.")
+    return Text(corpus, TextOptions(**options))
 
 
 def _fetch(folder: Path, files: Mapping[str, str], mirrors: Sequence[str]) -> None:

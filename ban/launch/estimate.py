@@ -15,7 +15,7 @@ from ban.plan.stage import Parent, Stage
 from ban.store.store import Store
 from ban.training import build
 from ban.training.device import Device
-from ban.training.shape_check import check_shapes
+from ban.training.rehearsal import rehearse
 from ban.training.step import START, TrainingStep
 
 STEPS, SECONDS = 5, 1.0
@@ -76,7 +76,7 @@ def examples_per_second(stage: Stage, device: Device) -> float:
     target, recipe = device.prepare(), stage.recipe
     size, unroll = recipe.batch_size, recipe.unroll or 1
     if target.type == "cpu":
-        operations = check_shapes(stage).training_flops * size * unroll
+        operations = rehearse(stage).training_flops * size * unroll
         size = max(2, min(size, int(size * CPU_OPERATIONS / max(1.0, operations))))
     spelling = build.zero_spelling(stage, target)
 
@@ -120,7 +120,7 @@ def _examples(stage: Stage) -> float:
 def disk(stage: Stage) -> Disk:
     """Weights and predictions; checkpoints hold weights and the optimizer's state, and the one before is kept."""
     dataset, recipe = stage.dataset, stage.recipe
-    weights = 4 * check_shapes(stage).parameters
+    weights = 4 * rehearse(stage).parameters
     networks = (2 if recipe.select else 1) + bool(stage.method.reported_network)
     predictions = dataset.test_size * dataset.bytes_per_prediction
     moments = 2 if "Adam" in recipe.optimizer["_target_"] else 1
@@ -135,7 +135,7 @@ def free_disk(store: Store) -> int:
 
 def operations(stage: Stage) -> float:
     """The floating-point operations of a training."""
-    return check_shapes(stage).training_flops * stage.examples_seen
+    return rehearse(stage).training_flops * stage.examples_seen
 
 
 def operations_per_second(threads: int) -> float:

@@ -20,6 +20,7 @@ from ban.report.tables import compare
 from ban.settings.schema import LocalLauncherSettings, Settings
 from ban.store.store import Store
 from ban.training.device import Device, cores
+from ban.training.rehearsal import rehearse
 from ban.training.run import Host, run
 from ban.training.signals import Signals
 from ban.wording import plural
@@ -31,6 +32,11 @@ class Executor(Protocol):
     @property
     def description(self) -> str:
         """Where it trains, for people."""
+        ...
+
+    @property
+    def device_type(self) -> str:
+        """The kind of device that it trains on, `cpu` or `cuda`."""
         ...
 
     def check(self, missing: Sequence[Stage]) -> None:
@@ -84,11 +90,14 @@ def _execute(jobs: Sequence[Settings], make_executor: Callable[[Settings], Execu
         overview.show(lineages, store, Device.of(first.machine))
         return {}
     missing = [stage for stage in stages if not store.has(stage.signature)]
-    costs = {stage.signature: operations(stage) for stage in missing}
     executor = make_executor(first)
+    for stage in missing:
+        rehearse(stage, executor.device_type)
+    costs = {stage.signature: operations(stage) for stage in missing}
     executor.check(missing)
     console.print(f"{overview.counts(stages, missing)} on {executor.description}. Results: {store.root}")
     overview.regimes(stages)
+    overview.tell_unrecorded(stages, store)
     missing = by_longest_path(missing, lambda stage: costs[stage.signature])
     with Display(missing, costs, first.machine.log_seconds) as display:
         failures = executor.train(missing, journal, display)
@@ -108,6 +117,11 @@ class InProcess:
     def description(self) -> str:
         """See `Executor`."""
         return f"{self.device}"
+
+    @property
+    def device_type(self) -> str:
+        """See `Executor`."""
+        return self.device.torch_device.type
 
     def check(self, missing: Sequence[Stage]) -> None:
         """See `Executor`."""
@@ -139,6 +153,11 @@ class LocalPool:
         """See `Executor`."""
         devices = ", ".join(dict.fromkeys(slot.name for slot in self.slots))
         return f"{devices} ({len(self.slots)} at a time, {plural(self.device.threads, 'thread')} each)"
+
+    @property
+    def device_type(self) -> str:
+        """See `Executor`."""
+        return self.device.torch_device.type
 
     def check(self, missing: Sequence[Stage]) -> None:
         """See `Executor`."""

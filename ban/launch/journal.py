@@ -15,10 +15,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from ban.display import name_of
 from ban.errors import Interrupted, UserError
 from ban.events import Event, Failed, Finished, Report, Running, Started, Stopped, Waiting
+from ban.plan.contrast import name_of
 from ban.plan.stage import Stage
+from ban.store.files import BadFile, append, read
+from ban.store.formats import read_json
 from ban.store.store import Store
 
 State = Literal["waiting", "running", "stopped", "failed"]
@@ -68,8 +70,8 @@ class Journal:
     def note(self, signature: str) -> Note | None:
         """The note of one stage; None if there is no readable one."""
         try:
-            return Note(**json.loads((self.status / f"{signature}.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            return Note(**read_json(read(self.status / f"{signature}.json", 2**16)))
+        except (OSError, BadFile, TypeError):
             return None
 
     def write(self, note: Note) -> None:
@@ -94,8 +96,7 @@ class Journal:
         """Appends a line to the stage's log."""
         with suppress(OSError):
             self.logs.mkdir(parents=True, exist_ok=True)
-            with self.log(signature).open("a", encoding="utf-8") as lines:
-                lines.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n")
+            append(self.log(signature), f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n")
 
     @contextmanager
     def queued(self, stages: Iterable[Stage]) -> Iterator[None]:

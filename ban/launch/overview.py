@@ -1,6 +1,7 @@
 """Shows a plan and its cost, and asks before a costly one."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from rich.filesize import decimal
 from rich.progress import track
@@ -9,13 +10,13 @@ from rich.table import Table
 from rich.tree import Tree
 
 from ban.display import console
-from ban.errors import UserError
+from ban.errors import StageError, UserError
 from ban.launch.estimate import estimate, free_disk, operations, operations_per_second
 from ban.plan.lineage import union
 from ban.plan.stage import Stage
 from ban.store.store import Store
 from ban.training.device import Device
-from ban.training.shape_check import check_shapes
+from ban.training.rehearsal import rehearse
 from ban.wording import plural
 
 COSTLY_HOURS = 2.0
@@ -30,7 +31,7 @@ def show(lineages: Sequence[Sequence[Stage]], store: Store, device: Device) -> N
         table.add_column(heading, no_wrap=heading in ("signature", "parameters"))
     for stage in stages:
         state = "stored" if store.has(stage.signature) else "to train"
-        count = check_shapes(stage).parameters
+        count = rehearse(stage).parameters
         parameters = f"{count / 1e6:.2f} M" if count > 1e5 else f"{count:,}"
         seed = f"{stage.seed}"
         network = stage.model.title
@@ -101,10 +102,33 @@ def counts(stages: Sequence[Stage], missing: Sequence[Stage]) -> str:
     return f"{plural(len(stages), 'stage')}, {len(stages) - len(missing)} in the store, {len(missing)} to train"
 
 
+RECORDED = {"diagnosed_steps": "diagnosed steps", "evaluate_every": "evaluations between epochs"}
+"""Settings of a recipe that change what a training records, but not its weights → what they record."""
+
+
+def tell_unrecorded(stages: Sequence[Stage], store: Store) -> None:
+    """Names what the command wants recorded and stored stages lack: they are not trained again for that."""
+    lacking: dict[str, list[str]] = {}
+    for stage in filter(lambda stage: store.has(stage.signature), stages):
+        wanted = {"evaluate_every": stage.recipe.evaluate_every}
+        wanted["diagnosed_steps"] = stage.recipe.diagnosed_steps if stage.compares_teacher_with_labels else 0
+        with suppress(StageError):
+            stored = store.description(stage.signature)["recipe"]
+            for name in (name for name, value in wanted.items() if value and not stored.get(name)):
+                lacking.setdefault(f"{RECORDED[name]} (recipe.{name})", []).append(stage.signature)
+    for what, signatures in lacking.items():
+        console.print(
+            f"Stored without {what}: {', '.join(signatures)}. To record them, remove stages and students with "
+            "`ban stages remove SIGNATURE …`, then repeat the command."
+        )
+
+
 def regimes(stages: Sequence[Stage]) -> None:
-    """Prints data, sizes and recipe of the stages."""
+    """Prints data, sizes and recipe of the stages, and warnings about the data."""
     for title in dict.fromkeys(stage.regime_title for stage in stages):
         console.print(f"  {title}")
+    for warning in dict.fromkeys(warning for stage in stages for warning in stage.dataset.warnings):
+        console.print(f"  Warning: {warning}")
 
 
 def confirm(missing: Sequence[Stage], device: Device, yes: bool, parallel: int) -> None:

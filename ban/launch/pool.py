@@ -5,12 +5,14 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from io import TextIOWrapper
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
@@ -29,8 +31,10 @@ Failures = dict[str, str]
 """Signature → reason."""
 
 STOPPED = "stopped by a signal"
-BUSY = os.EX_TEMPFAIL
-"""Exit status: another command began the stage first."""
+UNKNOWN = 255
+"""Exit status that `multiprocessing` gives a process when the server that forked it is gone."""
+STOP_SECONDS = 60.0
+"""The longest time to wait for the checkpoints of stopped stages."""
 
 
 @dataclass
@@ -42,6 +46,15 @@ class _Child:
     reason: str = ""
     heard: float = math.inf
     """Time of its last event. Infinite before the first: it may have to wait for a download."""
+    finished: bool = False
+    busy: bool = False
+    """Whether another command began the stage first."""
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signals the process. `Process.kill` does nothing once the server that forked it is gone."""
+        assert self.process.pid is not None
+        with suppress(ProcessLookupError):
+            os.kill(self.process.pid, number)
 
 
 class Pool:
@@ -64,18 +77,15 @@ class Pool:
         self.host, self.report, self.stall_timeout = host, report, stall_timeout
         self.free = list(slots)
         self.running: list[_Child] = []
+        self.stop_by = math.inf
+        """Time after which stages that have not stopped are killed."""
         self.failures: Failures = {}
         self.store, self.journal = host.store, Journal(host.store)
         self.context = multiprocessing.get_context("forkserver")
         # Otherwise every child would import these for seconds; optimizers import torch._dynamo at their first step.
         data = {stage.dataset.target.rpartition(".")[0] for stage in missing}
         self.context.set_forkserver_preload(["ban.training.run", "ban.models", "torch._dynamo", *sorted(data)])
-        # Ctrl-C would end a server that is still importing modules.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            forkserver.ensure_running()
-        finally:
-            signal.signal(signal.SIGINT, before)
+        _ensure_server()
 
     def run(self) -> Failures:
         """Trains all stages that can be trained.
@@ -99,7 +109,7 @@ class Pool:
     def _kill_all(self) -> None:
         """After an error in this process: children that write to a full pipe would never end."""
         for child in self.running:
-            child.process.kill()
+            child.signal(signal.SIGKILL)
             child.process.join()
             child.events.close()
 
@@ -138,9 +148,16 @@ class Pool:
         if slot.visible is not None:
             device = replace(device, name="cuda")  # the only one that the process sees
         process = self.context.Process(target=_train, args=(stage, self.host._replace(device=device), slot, sender))
-        process.start()
-        sender.close()
-        self.running.append(_Child(stage, slot, process, receiver))
+        _ensure_server()  # another one, if it was killed
+        try:
+            process.start()
+        except (EOFError, ConnectionError):
+            self.free.append(slot)
+            self._fail(stage, "the process that starts trainings was killed (out of memory?)")
+        else:
+            self.running.append(_Child(stage, slot, process, receiver))
+        finally:
+            sender.close()
 
     def _listen(self) -> None:
         """Reports the children's events. Returns after half a second at the latest."""
@@ -152,44 +169,81 @@ class Pool:
                 self._ended(child)
             else:
                 child.heard = time.monotonic()
-                if isinstance(event, Failed):
-                    child.reason = event.reason
-                else:
-                    self.report(event)
+                match event:
+                    case Failed(_, reason):
+                        child.reason = reason
+                    case Waiting():
+                        child.busy = True
+                    case _:
+                        child.finished = isinstance(event, Finished)
+                        self.report(event)
 
     def _ended(self, child: _Child) -> None:
         child.process.join()
         child.events.close()
         self.running.remove(child)
         self.free.append(child.slot)
-        code = child.process.exitcode or 0
-        if code == BUSY:
-            self.waiting[child.stage.signature] = child.stage
+        if child.finished:
             return
-        if code < 0 and not child.reason:
-            child.reason = f"killed by {signal.Signals(-code).name} (out of memory?)"
-        if code and child.reason != STOPPED:
-            self._fail(child.stage, child.reason or f"ended with status {code}")
+        if child.busy or self.store.has(child.stage.signature):
+            self.waiting[child.stage.signature] = child.stage
+        elif child.reason != STOPPED:
+            self._fail(child.stage, child.reason or _ending(child.process.exitcode or 0))
 
     def _kill_stalled(self) -> None:
         for child in self.running:
             silence = time.monotonic() - child.heard
-            if self.stall_timeout and silence > self.stall_timeout and child.process.exitcode is None:
+            if self.stall_timeout and silence > self.stall_timeout:
                 child.reason = f"it reported no progress for {silence:.0f} s (hydra.launcher.stall_timeout)"
-                child.process.kill()
+                child.signal(signal.SIGKILL)
 
     def _fail(self, stage: Stage, reason: str) -> None:
         self.failures[stage.signature] = reason
         JournalReport(self.journal, stage, "", 0.0, self.report)(Failed(stage.signature, reason))
 
     def _stop(self) -> bool:
-        """Asks the running stages to stop. Returns whether any still runs."""
+        """Asks the running stages to stop, and kills those that do not. Returns whether any still runs."""
         self.waiting.clear()
+        self.stop_by = min(self.stop_by, time.monotonic() + STOP_SECONDS)
+        late = time.monotonic() > self.stop_by
         for child in self.running:
-            if not child.reason:
+            if late:
+                child.reason = f"it did not stop within {STOP_SECONDS:.0f} s; it resumes from its last checkpoint"
+                child.signal(signal.SIGKILL)
+            elif not child.reason:
                 child.reason = STOPPED
-                child.process.terminate()
+                child.signal(signal.SIGTERM)
+                child.signal(signal.SIGCONT)  # a suspended process handles no signal
         return bool(self.running)
+
+
+def _ending(status: int) -> str:
+    """How a process without a result ended."""
+    if status == UNKNOWN:
+        return "it ended without a result, after the process that started it had been killed (out of memory?)"
+    return f"killed by {signal.Signals(-status).name} (out of memory?)" if status < 0 else f"ended with status {status}"
+
+
+def _ensure_server() -> None:
+    """Starts the server that forks the trainings' processes, unless it runs.
+
+    Raises:
+        UserError: the path of its socket would be too long.
+    """
+    # Ctrl-C and a closed terminal would end the server. The processes that it forks ignore both signals, too.
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
+    try:
+        forkserver.ensure_running()
+    except OSError as error:
+        if "too long" not in str(error):
+            raise
+        raise UserError(
+            f"the path of a temporary folder is too long for a socket ({tempfile.gettempdir()}): set TMPDIR to a "
+            "shorter one."
+        ) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def by_longest_path(stages: Sequence[Stage], cost: Callable[[Stage], float]) -> list[Stage]:
@@ -215,16 +269,17 @@ def _train(stage: Stage, host: Host, slot: Slot, events: Any) -> None:
     """The main function of a child process."""
     if slot.visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = slot.visible  # CUDA reads this when it is first used
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group: the parent decides
+    for number in (signal.SIGINT, signal.SIGHUP):  # they reach the whole process group: the parent decides
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     signals = Signals()
     signal.signal(signal.SIGTERM, signals.note)
     journal = Journal(host.store)
 
     def send(event: Event) -> None:
-        if isinstance(event, Waiting):
-            os._exit(BUSY)  # the parent can use the slot for another stage
         events.send(event)
+        if isinstance(event, Waiting):
+            os._exit(0)  # the parent can use the slot for another stage
 
     noted = JournalReport(journal, stage, slot.name, host.machine.log_seconds, send)
     try:
@@ -245,8 +300,9 @@ def _send_output_to(journal: Journal, stage: Stage) -> None:
     journal.append(stage.signature, f"process {os.getpid()}")
     with suppress(OSError), journal.log(stage.signature).open("a") as log:
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-            os.dup2(log.fileno(), stream.fileno())
+            if isinstance(stream, TextIOWrapper):  # None where it is closed
+                stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+                os.dup2(log.fileno(), stream.fileno())
 
 
 def _exit_with_parent() -> None:

@@ -60,6 +60,15 @@ class Slurm:
         """See `Executor`."""
         return f"the SLURM partition {self.partition.name}, one job each"
 
+    @property
+    def device_type(self) -> str:
+        """See `Executor`."""
+        return "cuda" if self._on_gpus else "cpu"
+
+    @property
+    def _on_gpus(self) -> bool:
+        return bool(self.partition.gpus) and self.machine.device != "cpu"
+
     def check(self, missing: Sequence[Stage]) -> None:
         """See `Executor`."""
         if self.options.checkpoint_minutes >= self._minutes():
@@ -151,7 +160,7 @@ class Slurm:
         executor = submitit.SlurmExecutor(folder, max_num_timeout=10**9, python=python)  # no limit to requeueing
         gres = options.gres
         if gres == "auto":
-            gres = "gpu:1" if self.partition.gpus and self.machine.device != "cpu" else None
+            gres = "gpu:1" if self._on_gpus else None
         asked = {
             "job_name": "ban",
             "partition": options.partition,

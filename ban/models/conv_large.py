@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from ban.interfaces import Output, up_to
+from ban.models.head import Head
 
 SMALLEST = 12
 """The smallest image side in pixels: it leaves one position after two pools and the convolution without padding."""
@@ -87,7 +88,7 @@ class ConvLarge(nn.Module):
         return nn.Sequential(*normalised, nn.LeakyReLU(0.1))
 
     def _head(self, inputs: int, classes: int) -> nn.Module:
-        linear = nn.Linear(inputs, classes, bias=self.norm == "batch")
+        linear = Head(inputs, classes, bias=self.norm == "batch")
         nn.init.kaiming_normal_(linear.weight, nonlinearity="linear")
         if self.norm == "weight":
             return nn.Sequential(weight_norm(linear), MeanOnlyNorm(classes, self.momentum))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ban.interfaces import Output, up_to
+from ban.models.head import Head
 from ban.models.initialisation import initialise
 
 
@@ -106,7 +107,7 @@ class DenseNet(nn.Module):
             else:
                 self.compressions.append(nn.Identity())
         self.norm = nn.BatchNorm2d(width)
-        self.head = nn.Linear(width, classes)
+        self.head = Head(width, classes)
         initialise(self, fan="out")
 
     def forward(

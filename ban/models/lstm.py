@@ -9,6 +9,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from ban.interfaces import Output
+from ban.models.head import Head, logits
 
 Words = Integer[Tensor, "time batch"]
 State = list[tuple[Tensor, Tensor]]
@@ -63,7 +64,7 @@ class LSTM(nn.Module):
         embedded = self.embedding(inputs)
         hidden, carried, features = self.recurrence(self.dropout(embedded), state)
         weight = self.embedding.weight if self.output_weight is None else self.output_weight
-        return Output(F.linear(hidden, weight, self.output_bias), {"stem": embedded} | features, carried)
+        return Output(logits(hidden, weight, self.output_bias), {"stem": embedded} | features, carried)
 
 
 class CharacterLSTM(nn.Module):
@@ -105,13 +106,18 @@ class CharacterLSTM(nn.Module):
         self.convolutions = nn.ModuleList(nn.Conv1d(character_units, count, width) for width, count in widths)
         self.highway = nn.Sequential(*(Highway(sum(filters)) for _ in range(highway_layers)))
         self.recurrence = Recurrence(sum(filters), units, layers, dropout)
-        self.output = nn.Linear(units, classes)
+        self.output = Head(units, classes)
         self._vectors: tuple[Any, Tensor] | None = None
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -0.05, 0.05)
         nn.init.zeros_(self.character_embedding.weight[0])
         for layer in self.highway:
             nn.init.constant_(layer.transform.bias, -2.0)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+
+    def train(self, mode: bool = True) -> "CharacterLSTM":
+        """As in `nn.Module`. It also drops the cached word vectors: torch's fused optimizers change weights unseen."""
+        self._vectors = None
+        return super().train(mode)
 
     def forward(self, inputs: Words, state: State | None = None) -> Output:
         """Logits of the next word, features and the carried state."""
@@ -129,10 +135,10 @@ class CharacterLSTM(nn.Module):
         return self.highway(torch.cat(maxima, dim=-1))
 
     def _vocabulary(self) -> Float[Tensor, "classes filters"]:
-        """The vectors of the whole vocabulary, cached until the weights change."""
+        """The vectors of the whole vocabulary, cached until `train`, `eval` or a change of the weights."""
         readers = [self.character_embedding, self.convolutions, self.highway]
         tensors = [parameter for reader in readers for parameter in reader.parameters()]
-        version = [(tensor.data_ptr(), tensor._version) for tensor in tensors]  # torch counts in-place changes
+        version = [(tensor.data_ptr(), tensor._version) for tensor in tensors]  # torch counts most in-place changes
         if self._vectors is None or self._vectors[0] != version:
             self._vectors = version, torch.cat([self._read(part) for part in self.spelling.split(1000)])
         return self._vectors[1]

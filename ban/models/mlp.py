@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ban.interfaces import Output, up_to
+from ban.models.head import Head
 
 
 class MLP(nn.Module):
@@ -24,7 +25,7 @@ class MLP(nn.Module):
             raise ValueError(f"units is {units} and layers {layers}; both must be 1 or more")
         widths = [features, *[units] * layers]
         self.stages = nn.ModuleList(nn.Sequential(nn.Linear(i, o), nn.ReLU()) for i, o in pairwise(widths))
-        self.head = nn.Linear(units, classes)
+        self.head = Head(units, classes)
 
     def forward(self, inputs: Float[Tensor, "batch features"], state: Any = None, until: str | None = None) -> Output:
         """Logits and features, or only the features up to `until`."""

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ban.interfaces import Output, up_to
+from ban.models.head import Head
 from ban.models.initialisation import initialise
 
 
@@ -74,7 +75,7 @@ class ResNet(nn.Module):
         self.stem = nn.Conv2d(channels, stem, 3, padding=1, bias=False)
         self.stages = nn.ModuleList(stages)
         self.norm = nn.BatchNorm2d(outputs)
-        self.head = nn.Linear(outputs, classes)
+        self.head = Head(outputs, classes)
         initialise(self, fan="in")
 
     def forward(
@@ -98,13 +99,26 @@ class ResNet(nn.Module):
 class WideResNet(ResNet):
     """WRN-depth-width: three stages of (depth − 4) / 6 blocks with 16, 32 and 64 times `width` channels.
 
-    Zagoruyko and Komodakis 2016.
+    Zagoruyko and Komodakis 2016. Batch normalisation starts with the scale 1 everywhere (`norm_scale: ones`), as in
+    PyTorch since version 1.2. With `norm_scale: uniform` it is drawn from U(0, 1), as in the authors' PyTorch code and
+    as PyTorch did when the networks of Furlanello et al. 2018 were trained.
 
     Raises:
-        ValueError: `depth` is not 6n + 4.
+        ValueError: `depth` is not 6n + 4, or `norm_scale` is neither of the two.
     """
 
-    def __init__(self, depth: int, width: int, dropout: float = 0.0, *, classes: int, channels: int = 3) -> None:
+    def __init__(
+        self,
+        depth: int,
+        width: int,
+        dropout: float = 0.0,
+        norm_scale: Literal["ones", "uniform"] = "ones",
+        *,
+        classes: int,
+        channels: int = 3,
+    ) -> None:
+        if norm_scale not in ("ones", "uniform"):
+            raise ValueError(f"norm_scale is {norm_scale}; choose ones or uniform")
         blocks, rest = divmod(depth - 4, 6)
         if rest or blocks < 1:
             raise ValueError(f"a Wide-ResNet's depth must be 6n + 4 (10, 16, 22, 28, …), not {depth}")
@@ -113,6 +127,10 @@ class WideResNet(ResNet):
             first = Block(inputs, outputs, 2 if stage else 1, dropout)
             stages.append(nn.Sequential(first, *(Block(outputs, outputs, 1, dropout) for _ in range(blocks - 1))))
         super().__init__(16, stages, widths[-1], classes, channels)
+        if norm_scale == "uniform":  # drawn last, so that all other weights are those of `ones`
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    nn.init.uniform_(module.weight)
 
 
 class PreActivationResNet(ResNet):

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ban.interfaces import Output, up_to
+from ban.models.head import Head
 
 
 class Shallow(nn.Module):
@@ -37,7 +38,7 @@ class Shallow(nn.Module):
         self.convolution = nn.Conv2d(channels, filters, kernel, padding=kernel // 2)
         self.bottleneck = nn.Linear(filters * height * width, bottleneck, bias=False)
         self.hidden = nn.Linear(bottleneck, units)
-        self.head = nn.Linear(units, classes)
+        self.head = Head(units, classes)
 
     def forward(
         self, inputs: Float[Tensor, "batch channels height width"], state: Any = None, until: str | None = None

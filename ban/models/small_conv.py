@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ban.interfaces import Output, up_to
+from ban.models.head import Head
 
 
 class SmallConv(nn.Module):
@@ -26,7 +27,7 @@ class SmallConv(nn.Module):
             nn.BatchNorm2d(2 * width),
             nn.ReLU(),
         )
-        self.head = nn.Linear(2 * width, classes)
+        self.head = Head(2 * width, classes)
 
     def forward(
         self, inputs: Float[Tensor, "batch channels height width"], state: Any = None, until: str | None = None

@@ -15,9 +15,10 @@ from ban.settings.types import RENAMED, Node, Part, unsigned_keys
 PROTOCOL = 1
 """Raised when the training loop computes something else than before from the same stage."""
 
-VERSIONS: dict[str, int] = {}
-"""Class or function name → version, where it is not 1: raised when a component's mathematics changes, so that results
-of the old code are not taken for results of the new. A test pins the losses of each component's first steps."""
+VERSIONS = {"AverageWeights": 2, "CharacterLSTM": 2, "Peers": 2, "bf16": 2}
+"""Class or function name, or `recipe.precision` → version, where it is not 1: raised when a component computes
+something else, so that results of the old code are not taken for results of the new. `stage.json` holds the versions
+that a stage was signed with. A test pins the losses of each component's first steps."""
 
 EARLIER: dict[type[Part], frozenset[str]] = {Method: frozenset(RENAMED), Dataset: frozenset({"metric"})}
 """Unsigned keys that `stage.json` of version 0.1.0 holds."""
@@ -52,27 +53,30 @@ def parents_of(description: Node) -> dict[str, Any]:
 def signed_content(description: Node) -> dict[str, Any]:
     """What of a stage's description goes into its signature, its parents excepted."""
     content = {name: description[name] for name in ("protocol", "generation", "seed", "replica")}
+    versions = description.get("versions", {})
     for name, types in SIGNED_PARTS.items():
-        content[name] = signed(description[name], *types)
-    content["models"] = [signed_network(model) for model in description["models"]]
+        content[name] = signed(description[name], versions, *types)
+    content["models"] = [signed(model, versions, Network) for model in description["models"]]
+    if version := versions.get(content["recipe"]["precision"]):
+        content["recipe"]["precision"] += f", version {version}"
     return content
 
 
 def signed_network(model: Node) -> Any:
     """What of a network's settings goes into signatures."""
-    return signed(model, Network)
+    return signed(model, VERSIONS, Network)
 
 
-def signed(node: Node, *types: type[Part]) -> Any:
+def signed(node: Node, versions: Mapping[str, int], *types: type[Part]) -> Any:
     """The signed settings of a part, as canonical data."""
     left_out = frozenset[str]().union(*map(unsigned_keys, types))
     for part, keys in EARLIER.items():
         if any(issubclass(each, part) for each in types):
             left_out |= keys
-    return canonical({key: value for key, value in node.items() if key not in left_out})
+    return canonical({key: value for key, value in node.items() if key not in left_out}, versions)
 
 
-def canonical(value: Any) -> Any:
+def canonical(value: Any, versions: Mapping[str, int]) -> Any:
     """The same data for the same meaning: 2 is 2.0, absent is null, and of a `_target_` only the class name counts.
 
     Moving a class therefore changes no signature. Dropping its name would give, say, two ramps with equal options the
@@ -82,10 +86,10 @@ def canonical(value: Any) -> Any:
         kept = {key: item for key, item in cast("Node", value).items() if item is not None}
         if target := kept.pop("_target_", None):
             kept["class"] = target.rpartition(".")[2]
-            kept["version"] = VERSIONS.get(kept["class"], 1)
-        return {key: canonical(item) for key, item in kept.items()}
+            kept["version"] = versions.get(kept["class"], 1)
+        return {key: canonical(item, versions) for key, item in kept.items()}
     if isinstance(value, list | tuple):
-        return [canonical(item) for item in cast("list[Any]", value)]
+        return [canonical(item, versions) for item in cast("list[Any]", value)]
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value

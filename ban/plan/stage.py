@@ -20,12 +20,14 @@ class Parent:
 
     stage: "Stage"
     network: str = "0"
-    """Its number in a cohort, or the name under which a teacher publishes it (`average`)."""
+    """Its number in a cohort, or the name under which a teacher publishes it (`average`). `last` and `1.last` are the
+    networks 0 and 1 after the last epoch, where a better epoch was selected."""
 
     @property
     def index(self) -> int:
         """Which of the stage's models it is an instance of. An average of weights is one of the first model."""
-        return int(self.network) if self.network.isdigit() else 0
+        number = self.network.partition(".")[0]
+        return int(number) if number.isdigit() else 0
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ class Stage:
     def settings(self) -> dict[str, Any]:
         """The settings of the stage as plain data; `stage.json` holds them."""
         parts = ("generation", "seed", "replica", "dataset", "models", "method", "recipe")
-        return {"protocol": signature.PROTOCOL} | {name: plain(getattr(self, name)) for name in parts}
+        versions = {"protocol": signature.PROTOCOL, "versions": signature.VERSIONS}
+        return versions | {name: plain(getattr(self, name)) for name in parts}
 
     def parents_as(self, name: Literal["signature", "family"]) -> dict[str, Any]:
         """The parents as plain data, by signature or by family."""

@@ -3,13 +3,16 @@
 import csv
 import functools
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ban import metrics
 from ban.errors import UserError
-from ban.report import render
-from ban.report.results import Interval
+from ban.plan.stage import Stage
+from ban.report import render, verdicts
+from ban.report.markup import Section
+from ban.report.statistics import Interval
 from ban.report.tables import Row, Table
 from ban.settings.schema import TableLayout
 
@@ -33,53 +36,83 @@ def paper_numbers(number: int) -> dict[str, dict[Column, float]]:
     return models
 
 
-def show_paper_table(tables: Sequence[Table], layout: TableLayout, as_published: bool, outputs: Path) -> None:
+def is_as_published(stage: Stage) -> bool:
+    """Whether the files of its networks, recipe and data set say that they are the paper's, and its teachers' too."""
+    facts = [part.as_published for part in (*stage.models, stage.recipe, stage.dataset)]
+    return all(facts) and all(map(is_as_published, stage.parents))
+
+
+def show_paper_table(tables: Sequence[Table], layout: TableLayout, published: AbstractSet[str], outputs: Path) -> None:
     """Shows and writes networks by columns as in the paper: mean, interval and n, and the paper's number.
 
-    `as_published` says that recipe, data, networks and methods are the paper's. Its numbers are single runs, so they
-    are then judged by the 95 % prediction interval of one more run of ours.
+    `published` holds the families whose networks, recipe, data set and method are the paper's. Its numbers are single
+    runs, so there they are judged by the 95 % prediction interval of one more run of ours.
 
     Raises:
         UserError: none of the tables is of a network that has a row.
     """
     assert layout.number is not None
-    rows, published = layout.rows or [table.model for table in tables], paper_numbers(layout.number)
+    rows, numbers = layout.rows or [table.model for table in tables], paper_numbers(layout.number)
     tables = sorted((table for table in tables if table.model in rows), key=lambda table: rows.index(table.model))
     if not tables:
         raise UserError(f"table {layout.number} has rows for {', '.join(rows)} only: leave model and teacher out.")
     lines: list[dict[str, str]] = []
     records: list[dict[str, Any]] = []
+    marks: list[Judged] = []
     for table in tables:
-        numbers = published.get(table.model, {})
         line = {"network": f"{table.network}{render.size(table)}"}
         for split, suffix in layout.splits.items():
             for row in table.rows:
                 column = f"{row.heading} {suffix}".strip()
-                number = numbers.get(Column(row.heading, split))
-                line[column] = _text(row, row.measured.get(split), number, as_published)
-                records.append({**render.record(table, row), "column": column, "paper": number})
+                number = numbers.get(table.model, {}).get(Column(row.heading, split))
+                judged = _judged(row.measured.get(split), number, {*row.families} <= published)
+                marks.append(judged)
+                line[column] = _text(row, row.measured.get(split), judged)
+                records.append({**render.record(table, row), "column": column, "split": split, **judged._asdict()})
         lines.append(line)
     regime = "; ".join(dict.fromkeys(table.title for table in tables))
-    notes = [*_notes(as_published), *(f"{table.network}: {note}" for table in tables for note in table.notes)]
+    notes = _notes(tables, marks)
+    for table, sentences in zip(tables, verdicts.notes(tables), strict=True):
+        notes += [f"{table.network}: {sentence}" for sentence in sentences]
     title = f"Table {layout.number}"
-    render.present(f"{title}, {metrics.LABELS[tables[0].metric]}", render.Section(regime, lines, notes))
-    render.write(records, [render.Section(f"{title}. {regime}.", lines, notes)], outputs, f"table{layout.number}")
+    render.present(f"{title}, {metrics.LABELS[tables[0].metric]}", Section(regime, lines, notes))
+    render.write(records, [Section(f"{title}. {regime}.", lines, notes)], outputs, f"table{layout.number}")
 
 
-def _notes(as_published: bool) -> list[str]:
-    return [
-        "Mean ± 95 % interval (number of seeds) [the paper's single run].",
-        "✓ / ✗: the paper's number is inside / outside the 95 % prediction interval of our runs (n ≥ 3)."
-        if as_published
-        else "Recipe, data, networks or methods differ from the paper's, so its numbers are not comparable.",
-    ]
+class Judged(NamedTuple):
+    """A number of the paper, beside one of ours."""
+
+    paper: float | None
+    """None: the paper has no such number."""
+    prediction_half_width: float | None = None
+    inside: bool | None = None
+    """Whether it is inside the prediction interval; None: it is not comparable, or there are too few runs."""
 
 
-def _text(row: Row, measured: Interval | None, paper: float | None, as_published: bool) -> str:
-    missing = "missing" if row.planned else "–"
-    ours = f"{measured.text()} ({render.count(row)})" if measured else missing
-    if paper is None:
+def _judged(measured: Interval | None, paper: float | None, comparable: bool) -> Judged:
+    if paper is None or measured is None or not comparable:
+        return Judged(paper)
+    return Judged(paper, measured.prediction, measured.predicts(paper))
+
+
+def _notes(tables: Sequence[Table], judged: Sequence[Judged]) -> list[str]:
+    notes = ["Mean ± 95 % interval (n) [the paper's single run]."]
+    if any(each.inside is not None for each in judged):
+        width = Interval.of([-0.25, 0.0, 0.25]).prediction
+        notes.append(
+            "✓ / ✗: the paper's number is inside / outside the 95 % prediction interval of one more run of ours, whose "
+            "half width stands behind the number (n ≥ 3). ✓ does not mean agreement: three runs with a standard "
+            f"deviation of 0.25 give ± {width:.1f}. ✗ is not adjusted: chance alone gives one in twenty."
+        )
+    if any(each.paper is not None and each.inside is None for each in judged):
+        notes.append("No mark: network, recipe, data or method is not the paper's, so not comparable, or n < 3.")
+    return [*notes, verdicts.about(tables[0].metric, any(table.own_splits for table in tables))]
+
+
+def _text(row: Row, measured: Interval | None, judged: Judged) -> str:
+    ours = f"{measured.text()} ({verdicts.count(row)})" if measured else "missing" if row.families else "–"
+    if judged.paper is None:
         return ours
-    inside = measured.predicts(paper) if as_published and measured else None
-    mark = "" if inside is None else " ✓" if inside else " ✗"
-    return f"{ours} [{paper:.2f}]{mark}"
+    if judged.inside is None:
+        return f"{ours} [{judged.paper:.2f}]"
+    return f"{ours} [{judged.paper:.2f} ± {judged.prediction_half_width:.2f}] {'✓' if judged.inside else '✗'}"

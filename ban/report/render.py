@@ -5,26 +5,18 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
-from rich.table import Table as RichTable
 
 from ban import metrics
-from ban.display import console
+from ban.display import console, show_table
+from ban.report import markup, verdicts
+from ban.report.markup import Section
 from ban.report.tables import Row, Table
-from ban.wording import plural
 
 SPLITS = {"validation": "validation", "test": "test", "train": "training"}
 """In the order of the columns → their headings."""
-
-
-class Section(NamedTuple):
-    """A table of texts as people read it. A row maps headings to texts; a missing one is empty."""
-
-    caption: str
-    rows: Sequence[Mapping[str, str]]
-    notes: Sequence[str]
 
 
 def show(tables: Sequence[Table], outputs: Path, name: str = "last") -> None:
@@ -35,8 +27,9 @@ def show(tables: Sequence[Table], outputs: Path, name: str = "last") -> None:
     sections: list[Section] = []
     for table in tables:
         texts, title = _texts(table), f"{table.network}{size(table)}"
-        present(f"{title}, {metrics.LABELS[table.metric]}", Section(table.title, texts, table.notes))
-        sections.append(Section(f"{title}. {table.title}.", texts, table.notes))
+        notes = [*verdicts.notes([table])[0], verdicts.about(table.metric, table.own_splits)]
+        present(f"{title}, {metrics.LABELS[table.metric]}", Section(table.title, texts, notes))
+        sections.append(Section(f"{title}. {table.title}.", texts, notes))
     write([record(table, row) for table in tables for row in table.rows], sections, outputs, name)
 
 
@@ -46,11 +39,12 @@ def _texts(table: Table) -> list[dict[str, str]]:
     for row in table.rows:
         line = {"": row.heading}
         for split in splits:
-            missing = "missing" if split == "test" and row.planned and not row.measured else ""
+            missing = "missing" if split == "test" and row.families and not row.measured else ""
             line[SPLITS[split]] = row.measured[split].text() if split in row.measured else missing
-            if split == "test":
+            if split == "test" and any(row.gain for row in table.rows):
                 line["against the teacher"] = row.gain.text(sign=True) if row.gain else ""
-        rows.append({**line, "n": count(row)})
+                line["pairs"] = verdicts.pairs(row.gain) if row.gain else ""
+        rows.append({**line, "n": verdicts.count(row)})
     return rows
 
 
@@ -62,14 +56,6 @@ def size(table: Table) -> str:
     return f" ({table.parameters:,} parameters)" if small else f" ({table.parameters / 1e6:.2f} M)"
 
 
-def count(row: Row) -> str:
-    """The repetitions, and the teachers behind them where they are fewer."""
-    if "test" not in row.measured:
-        return "0"
-    repetitions = row.measured["test"].count
-    return f"{repetitions}, {plural(row.teachers, 'teacher')}" if row.teachers < repetitions else f"{repetitions}"
-
-
 def record(table: Table, row: Row) -> dict[str, Any]:
     """A row in full precision, for the CSV file."""
     values: dict[str, Any] = {"regime": table.title, "network": table.network, "cell": row.heading}
@@ -77,24 +63,16 @@ def record(table: Table, row: Row) -> dict[str, Any]:
     for name, interval in intervals.items():
         values[name] = interval.mean if interval else None
         values[f"{name}_half_width"] = interval.half_width if interval else None
-    repetitions = row.measured["test"].count if row.measured else 0
-    return {**values, "n": repetitions, "teachers": row.teachers}
+    values |= {f"{split}_unknown_percent": value for split, value in table.unknown_percent.items()}
+    for prefix, interval in (("", row.measured.get("test")), ("difference_", row.gain)):
+        values[f"{prefix}n"] = interval.count if interval else 0
+        values[f"{prefix}clusters"] = interval.clusters if interval else 0
+    return {**values, "teachers": row.teachers, "seeds": row.seeds, "families": " ".join(row.families), **row.settings}
 
 
 def present(title: str, section: Section) -> None:
-    """On the console; a table too wide for it is transposed."""
-    headings = [*dict.fromkeys(heading for row in section.rows for heading in row)]
-    lines = [headings, *([row.get(heading, "") for heading in headings] for row in section.rows)]
-    width = sum(max(map(len, column)) + 3 for column in zip(*lines, strict=True))
-    if width > console.width and len(section.rows) < len(headings):
-        lines = [[*line] for line in zip(*lines, strict=True)]
-        lines[0][0] = ""
-    rich = RichTable(title=title, caption=section.caption, caption_justify="left")
-    for heading in lines[0]:
-        rich.add_column(heading, justify="left" if heading in ("", "network") else "right")
-    for line in lines[1:]:
-        rich.add_row(*line)
-    console.print(rich)
+    """On the console."""
+    show_table(title, section.caption, section.rows)
     for note in section.notes:
         console.print(note)
 
@@ -102,16 +80,10 @@ def present(title: str, section: Section) -> None:
 def write(records: Sequence[Mapping[str, Any]], sections: Sequence[Section], outputs: Path, name: str) -> None:
     """Writes sections as Markdown and LaTeX, and the records behind them as CSV."""
     target = outputs / "tables" / name
-    blocks: list[str] = []
-    latex: list[str] = []
-    for caption, rows, notes in sections:
-        frame = pd.DataFrame(rows).fillna("")
-        blocks += [caption, frame.to_markdown(index=False, disable_numparse=True), *notes]
-        latex.append(f"% {caption}\n{frame.to_latex(index=False, escape=True)}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        Path(f"{target}.md").write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
-        Path(f"{target}.tex").write_text("\n".join(latex), encoding="utf-8")
+        Path(f"{target}.md").write_text(markup.markdown(sections), encoding="utf-8")
+        Path(f"{target}.tex").write_text(markup.latex(sections), encoding="utf-8")
         pd.DataFrame(records).to_csv(f"{target}.csv", index=False)
     except OSError as error:  # of a store that this user may only read
         console.print(f"The table was not written to {target.parent}: {error.strerror}.")

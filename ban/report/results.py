@@ -1,71 +1,78 @@
-"""Stored results by family: means over seeds, intervals, ensembles and paired differences. No torch."""
+"""Stored results by family: repetitions, ensembles, and pairs of trainings. No torch."""
 
 import functools
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
-
-import numpy as np
-from safetensors.numpy import load_file  # pyright: ignore[reportUnknownVariableType]
-from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs]
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple, TypeVar
 
 from ban import metrics
-from ban.errors import UserError
+from ban.display import console
+from ban.errors import StageError, UserError
+from ban.plan.contrast import Line
+from ban.report.statistics import Interval, Streams
 from ban.store.result import Result, measured
 from ban.store.store import Store
 
 Families = Sequence[str]
 """What a row of a table is made of: one family, or the members of an ensemble, the latest last."""
 
+Read = TypeVar("Read")
 
-@dataclass(frozen=True)
-class Interval:
-    """Mean and half the width of its 95 % confidence interval (Student's t); no width for a single value."""
 
-    mean: float
-    half_width: float | None
-    count: int
+class Tested(NamedTuple):
+    """A test metric of a training or of an ensemble, and what its random numbers come from."""
 
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Interval":
-        """Of independent repetitions."""
-        count = len(values)
-        if count < 2:
-            return cls(float(values[0]), None, count)
-        width = stdtrit(count - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(count)
-        return cls(float(np.mean(values)), float(width), count)
+    value: float
+    streams: Streams
+
+
+class Pair(NamedTuple):
+    """A training's test metric, and its partner's."""
+
+    ours: float
+    theirs: float
+    signature: str
+    """The partner's."""
+    split: int | None
+    """The seed of the split of the data."""
+    streams: Streams
 
     @property
-    def resolved(self) -> bool:
-        """Whether the interval excludes zero."""
-        return bool(self.half_width) and abs(self.mean) > (self.half_width or 0)
-
-    def predicts(self, value: float) -> bool | None:
-        """Whether `value` is inside the 95 % prediction interval of one more run; None for fewer than three runs."""
-        if self.half_width is None or self.count < 3:
-            return None
-        return bool(abs(value - self.mean) <= self.half_width * math.sqrt(self.count + 1))
-
-    def text(self, sign: bool = False) -> str:
-        """Like 12.92 ± 0.65."""
-        mean = f"{self.mean:{'+' if sign else ''}.2f}"
-        return mean if self.half_width is None else f"{mean} ± {self.half_width:.2f}"
+    def difference(self) -> float:
+        """Less is better."""
+        return self.ours - self.theirs
 
 
 class Results:
-    """Stored results by family and by signature."""
+    """Stored results by family and by signature. Damaged stages are named on the console, and left out."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.by_signature = {result["signature"]: result for result in store.results()}
+        self.by_signature: dict[str, Result] = {}
         self.families: dict[str, list[Result]] = {}
-        for result in self.by_signature.values():
-            self.families.setdefault(result["family"], []).append(result)
         self._predictions = functools.cache(self._load)
+        for signature in store.finished():
+            if result := self._read(functools.partial(store.result, signature)):
+                self.by_signature[signature] = result
+                self.families.setdefault(result["family"], []).append(result)
 
-    def _load(self, signature: str) -> metrics.Predictions:
-        return load_file(self.store.file(signature, "predictions.safetensors"))
+    def _load(self, signature: str) -> metrics.Predictions | None:
+        return self._read(functools.partial(self.store.predictions, signature))
+
+    def last_epoch(self, result: Result) -> dict[str, float]:
+        """The finite values of the last epoch's record; empty if it is damaged."""
+        records = self._read(functools.partial(self.store.curves, result["signature"]))
+        return {name: value for name, value in records[-1].items() if value is not None} if records else {}
+
+    def line(self, family: str) -> Line:
+        """The settings of a family's first stage and of its teachers, as far as they are stored."""
+        return [self.store.description(each["signature"]) for each in self.lineage(self.stored(family)[0])]
+
+    def _read(self, read: Callable[[], Read]) -> Read | None:
+        try:
+            return read()
+        except StageError as damage:
+            console.print(f"Left out of the table: {damage}")
+            return None
 
     def stored(self, family: str) -> list[Result]:
         """The results of a family, one for each repetition."""
@@ -93,7 +100,25 @@ class Results:
                 return ancestor
         return next((other for other in self.stored(family) if _seeds(other) == _seeds(result)), None)
 
-    def tested(self, families: Families, metric: str) -> dict[str, float]:
+    def streams(self, result: Result) -> Streams:
+        """What a training's random numbers come from: its own streams and those of its teachers, back to generation 0.
+
+        Two results that have a name in common are not independent.
+        """
+        names: set[Hashable] = {(result["seed"], result["generation"], result["replica"])}
+        for teacher in result["teachers"]:
+            if teacher in self.by_signature:
+                names |= self.streams(self.by_signature[teacher])
+            else:  # removed from the store: its seed is known if it was a generation 0
+                names |= {teacher, (result["root_seed"], 0, 0)}
+        return names
+
+    def root(self, result: Result) -> str:
+        """The signature of the generation 0 that a result descends from, as far as that is stored."""
+        last = self.lineage(result)[-1]
+        return last["teachers"][0] if last["teachers"] else last["signature"]
+
+    def tested(self, families: Families, metric: str) -> dict[str, Tested]:
         """Signature of the latest member → test metric, of one family or of an ensemble of several.
 
         Raises:
@@ -101,45 +126,48 @@ class Results:
         """
         if not families:
             return {}
-        tested: dict[str, float] = {}
+        tested: dict[str, Tested] = {}
         for result in self.stored(families[-1]):
-            members = [member["signature"] for family in families if (member := self.partner(result, family))]
+            members = [member for family in families if (member := self.partner(result, family))]
             if len(members) < len(families):
                 continue
-            value = self._ensemble(members)[metric] if len(members) > 1 else measured(result, "test", metric)
+            value = self._ensemble(members).get(metric) if len(members) > 1 else measured(result, "test", metric)
             if value is not None:
-                tested[result["signature"]] = value
+                streams = frozenset[Hashable]().union(*map(self.streams, members))
+                tested[result["signature"]] = Tested(value, streams)
         return tested
 
-    def _ensemble(self, signatures: Sequence[str]) -> dict[str, float]:
+    def _ensemble(self, members: Sequence[Result]) -> dict[str, float]:
+        """The metrics of the members' mean prediction; none if a member's predictions are damaged."""
+        signatures = [member["signature"] for member in members]
+        predictions = [self._predictions(signature) for signature in signatures]
         try:
-            return metrics.measure(metrics.ensemble([self._predictions(signature) for signature in signatures]))
+            whole = [each for each in predictions if each is not None]
+            return metrics.measure(metrics.ensemble(whole)) if len(whole) == len(members) else {}
         except ValueError as error:
             raise UserError(f"{' and '.join(signatures)} cannot be averaged: {error}.") from error
 
-    def pairs(self, ours: Families, reference: Families, metric: str) -> list["Pair"]:
+    def measured(self, family: str, split: str, metric: str) -> Interval | None:
+        """A metric of a split over the repetitions of a family; None if it was not measured."""
+        found = [(measured(result, split, metric), self.streams(result)) for result in self.stored(family)]
+        values = [(value, streams) for value, streams in found if value is not None]
+        return Interval.of(*zip(*values, strict=True)) if values else None
+
+    def pairs(self, ours: Families, reference: Families, metric: str) -> list[Pair]:
         """Each of our results with its partner: what it descends from, or else what has the same seeds."""
         mine, theirs = self.tested(ours, metric), self.tested(reference, metric)
         pairs: list[Pair] = []
-        for signature, value in mine.items():
+        for signature, (value, streams) in mine.items():
             partner = self.partner(self.by_signature[signature], reference[-1]) if theirs else None
-            if partner and partner["signature"] in theirs:
-                pairs.append(Pair(value, theirs[partner["signature"]], partner["signature"]))
+            if partner and (other := theirs.get(partner["signature"])):
+                shared = partner["signature"], partner["split_seed"]
+                pairs.append(Pair(value, other.value, *shared, streams | other.streams))
         return pairs
 
     def difference(self, ours: Families, reference: Families, metric: str) -> Interval | None:
         """The mean difference of the pairs, if there are any."""
         pairs = self.pairs(ours, reference, metric)
-        return Interval.of([pair.ours - pair.theirs for pair in pairs]) if pairs else None
-
-
-class Pair(NamedTuple):
-    """A result's test metric, and its partner's."""
-
-    ours: float
-    theirs: float
-    signature: str
-    """The partner's."""
+        return Interval.of([pair.difference for pair in pairs], [pair.streams for pair in pairs]) if pairs else None
 
 
 def _seeds(result: Result) -> tuple[int, int, int | None]:

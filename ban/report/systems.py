@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ban.display import console
-from ban.report.render import Section, present, write
-from ban.report.results import Interval, Pair, Results
-from ban.report.tables import distinct, is_baseline
-from ban.store.result import Result
+from ban.report.markup import Section
+from ban.report.render import present, write
+from ban.report.results import Pair, Results
+from ban.report.statistics import Interval, resolved
+from ban.report.tables import is_baseline, labels, networks
+from ban.report.tables import regimes as titles_of
+from ban.report.verdicts import ADJUSTED, about, pairs
+from ban.store.result import Result, coverage, unknown_percent
 from ban.store.store import Store
 from ban.wording import plural
 
@@ -37,6 +41,8 @@ class System(NamedTuple):
     heading: str
     result: Result
     """One of the family."""
+    student: str
+    """The title of its network."""
     teacher: str
     pairs: Sequence[Pair]
     published: Published | None
@@ -44,7 +50,20 @@ class System(NamedTuple):
     @property
     def gain(self) -> Interval:
         """Of the pairs; less is better."""
-        return Interval.of([pair.ours - pair.theirs for pair in self.pairs])
+        return self._interval([pair.difference for pair in self.pairs])
+
+    @property
+    def alone(self) -> Interval:
+        """Of the label-trained networks."""
+        return self._interval([pair.theirs for pair in self.pairs])
+
+    @property
+    def taught(self) -> Interval:
+        """Of the students."""
+        return self._interval([pair.ours for pair in self.pairs])
+
+    def _interval(self, values: Sequence[float]) -> Interval:
+        return Interval.of(values, [pair.streams for pair in self.pairs])
 
     @property
     def controls(self) -> int:
@@ -60,17 +79,26 @@ def show_systems(store: Store, outputs: Path) -> None:
         regimes.setdefault(regime, []).extend(_systems(families, results))
     sections: list[Section] = []
     records: list[dict[str, Any]] = []
-    for systems in filter(None, regimes.values()):
-        rows = [_texts(system) for system in systems]
-        sections.append(Section(systems[0].result["regime_title"], rows, _notes(systems)))
+    shown = [_with_networks(systems, results) for systems in regimes.values() if systems]
+    titles = titles_of([systems[0].result["family"] for systems in shown], results)
+    for systems, title in zip(shown, titles, strict=True):
+        verdicts = resolved([system.gain for system in systems])
+        rows = [_texts(system, verdict) for system, verdict in zip(systems, verdicts, strict=True)]
+        sections.append(Section(title + coverage(unknown_percent(systems[0].result)), rows, _notes(systems)))
         present("Systems", sections[-1])
-        records += [_record(system) for system in systems]
+        records += [{"regime": title, **_record(*each)} for each in zip(systems, verdicts, strict=True)]
     if not sections:
         console.print(
             "No finished system has a finished label-trained network to compare it with: train method=labels too."
         )
         return
     write(records, sections, outputs, "methods")
+
+
+def _with_networks(systems: Sequence[System], results: Results) -> list[System]:
+    """The systems of one regime, with what tells networks of one title apart."""
+    students = networks([system.result["family"] for system in systems], results)
+    return [system._replace(student=student) for system, student in zip(systems, students, strict=True)]
 
 
 def _systems(families: Sequence[str], results: Results) -> list[System]:
@@ -83,8 +111,10 @@ def _systems(families: Sequence[str], results: Results) -> list[System]:
         if pairs and member["method"] != "labels":
             published = published_gains().get((member["method"], member["metric"]))
             reported = published if member["generation"] < 2 else None
-            systems.append(System(member["label"], member, _teacher(member, results), pairs, reported))
-    headings = distinct([(system.heading, system.result["family"]) for system in systems])
+            systems.append(
+                System(member["label"], member, member["model_title"], _teacher(member, results), pairs, reported)
+            )
+    headings = labels([system.result["family"] for system in systems], results)
     return [system._replace(heading=heading) for system, heading in zip(systems, headings, strict=True)]
 
 
@@ -110,41 +140,49 @@ def _teacher(member: Result, results: Results) -> str:
     return f"cohort of {member['cohort']}" if member["cohort"] > 1 else "itself"
 
 
-def _texts(system: System) -> dict[str, str]:
-    gain, published, controls = system.gain, system.published, system.controls
+def _texts(system: System, is_resolved: bool) -> dict[str, str]:
+    published, controls = system.published, system.controls
+    fewer = f", {plural(controls, 'control')}" if controls < system.gain.count else ""
     return {
         "system": system.heading,
         "teacher": system.teacher,
-        "student": system.result["model_title"],
-        "labels alone": Interval.of([pair.theirs for pair in system.pairs]).text(),
-        "with the system": Interval.of([pair.ours for pair in system.pairs]).text(),
-        "gain": gain.text(sign=True) + " *" * gain.resolved,
+        "student": system.student,
+        "labels alone": system.alone.text(),
+        "with the system": system.taught.text(),
+        "gain": system.gain.text(sign=True) + " *" * is_resolved,
         "published gain": f"{published.gain:+.2f} ({published.setup})" if published else "",
-        "n": f"{gain.count}" if controls == gain.count else f"{gain.count}, {plural(controls, 'control')}",
+        "pairs": pairs(system.gain) + fewer,
     }
 
 
-def _record(system: System) -> dict[str, Any]:
+def _record(system: System, is_resolved: bool) -> dict[str, Any]:
     """The same in full precision."""
     result, gain = system.result, system.gain
     return {
-        "regime": result["regime_title"],
         "family": result["family"],
         "system": system.heading,
         "method": result["method"],
-        "network": result["model_title"],
+        "network": system.student,
         "teacher": system.teacher,
-        "baseline": Interval.of([pair.theirs for pair in system.pairs]).mean,
-        "student": Interval.of([pair.ours for pair in system.pairs]).mean,
+        "baseline": system.alone.mean,
+        "student": system.taught.mean,
         "gain": gain.mean,
         "gain_half_width": gain.half_width,
+        "resolved": is_resolved,
         "n": gain.count,
+        "clusters": gain.clusters,
         "controls": system.controls,
+        **{f"{split}_unknown_percent": value for split, value in unknown_percent(result).items()},
     }
 
 
 def _notes(systems: Sequence[System]) -> list[str]:
-    notes = ["Gain: difference to the label-trained network of the same seed ± 95 % interval; *: it excludes zero."]
+    own_splits = len({pair.split for system in systems for pair in system.pairs}) > 1
+    notes = [
+        "Gain: difference to the label-trained network of the same seed ± 95 % interval.",
+        f"*: it is not zero, {ADJUSTED}.",
+        about(systems[0].result["metric"], own_splits),
+    ]
     cited = dict.fromkeys(f"{s.heading}: {s.published.source}" for s in systems if s.published)
     others = "Published gains were measured with other networks, data and recipes, and perhaps other settings."
     return [*notes, f"{others} {'; '.join(cited)}."] if cited else notes

@@ -4,16 +4,19 @@ Reads JSON and numpy only, never torch. A row is a family of stages (one trainin
 of several families. Rows are compared only within one regime (data, sizes, recipe) and network.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from ban.plan.contrast import TITLED, Line, describe, differences, line_of
 from ban.plan.identity import Identity, identity_of
 from ban.plan.stage import Stage
-from ban.report.results import Families, Interval, Results
+from ban.report.results import Families, Results
+from ban.report.statistics import Interval
 from ban.settings.schema import Cell, TableLayout
-from ban.store.result import measured
+from ban.store.result import coverage, parameters_of, unknown_percent
 from ban.store.store import Store
 
 
@@ -21,14 +24,27 @@ class Row(NamedTuple):
     """A trained network, or an ensemble."""
 
     heading: str
+    families: Families
+    """Empty: the experiment does not train it."""
     measured: Mapping[str, Interval] = {}
     """Split → the table's metric: `test` unless nothing is stored; `validation` and `train` of single networks."""
     gain: Interval | None = None
     """Paired difference to the teacher on the test set."""
-    planned: bool = True
-    """Whether the experiment trains it at all."""
     teachers: int = 0
     """The number of different generations 0 that the repetitions descend from."""
+    seeds: int = 0
+    """The number of different seeds of the repetitions themselves."""
+    generation: int = 0
+    settings: Mapping[str, str] = {}
+    """Dotted key → value, of those in which the rows differ that are shown together."""
+
+
+class Compared(NamedTuple):
+    """A paired difference between two rows."""
+
+    ours: str
+    control: str
+    difference: Interval
 
 
 class Table(NamedTuple):
@@ -44,7 +60,11 @@ class Table(NamedTuple):
     parameters: int | None
     """None: nothing is stored."""
     rows: Sequence[Row]
-    notes: Sequence[str]
+    compared: Sequence[Compared]
+    own_splits: bool
+    """Whether repetitions differ in how the data were split."""
+    unknown_percent: Mapping[str, float] = {}
+    """Split → the share of a text's words that are not in the vocabulary."""
 
 
 def compare(stages: Iterable[Stage], store: Store, layout: TableLayout | None = None) -> list[Table]:
@@ -52,13 +72,16 @@ def compare(stages: Iterable[Stage], store: Store, layout: TableLayout | None = 
 
     `layout` selects the rows.
     """
-    return _tables([identity_of(stage) for stage in stages], Results(store), layout or TableLayout())
+    planned = {stage.family: stage for stage in stages}
+    lines = {family: line_of(stage) for family, stage in planned.items()}
+    identities = [identity_of(stage) for stage in planned.values()]
+    return _tables(identities, Results(store), layout or TableLayout(), lines.__getitem__)
 
 
 def everything(store: Store) -> list[Table]:
     """A table for each network and regime in the store."""
     results = Results(store)
-    return _tables([*results.by_signature.values()], results, TableLayout())
+    return _tables([*results.by_signature.values()], results, TableLayout(), functools.cache(results.line))
 
 
 def is_baseline(identity: Identity) -> bool:
@@ -66,7 +89,9 @@ def is_baseline(identity: Identity) -> bool:
     return identity["method"] == "labels" and not identity["generation"] and not identity["replica"]
 
 
-def _tables(identities: Iterable[Identity], results: Results, layout: TableLayout) -> list[Table]:
+def _tables(
+    identities: Iterable[Identity], results: Results, layout: TableLayout, line: Callable[[str], Line]
+) -> list[Table]:
     by_family = {identity["family"]: identity for identity in identities if not identity["prepares"]}
     members: dict[tuple[str, str], dict[str, Identity]] = {}
     for family, identity in by_family.items():
@@ -75,8 +100,24 @@ def _tables(identities: Iterable[Identity], results: Results, layout: TableLayou
         for identity in [*group.values()]:
             for ancestor in _ancestors(identity, by_family):
                 group.setdefault(ancestor["family"], ancestor)
-    groups = [_Group([*group.values()], by_family) for group in members.values()]
-    return [_table(group, groups, results, layout) for group in groups]
+    groups = [_Group([*group.values()], by_family, line) for group in members.values()]
+    tables = [_table(group, groups, results, layout) for group in groups]
+    firsts = [line(group.last["family"])[:1] for group in groups]
+    titles = named([table.title for table in tables], firsts, ("dataset", "recipe"))
+    networks = named([table.network for table in tables], firsts, ("models",))
+    tables = [
+        table._replace(title=title, network=network)
+        for table, title, network in zip(tables, titles, networks, strict=True)
+    ]
+    rows = [row for table in tables for row in table.rows]
+    settings = iter(differences([line(row.families[-1]) if row.families else () for row in rows]))
+    return [table._replace(rows=[row._replace(settings=next(settings)) for row in table.rows]) for table in tables]
+
+
+def named(titles: Sequence[str], lines: Sequence[Line], parts: Collection[str]) -> list[str]:
+    """Titles, with the settings in which those parts of them differ."""
+    found = [describe(settings, without=TITLED) for settings in differences(lines, parts)]
+    return [f"{title}, {settings}" if settings else title for title, settings in zip(titles, found, strict=True)]
 
 
 def _ancestors(identity: Identity, by_family: Mapping[str, Identity]) -> list[Identity]:
@@ -95,6 +136,8 @@ class _Group:
     members: Sequence[Identity]
     by_family: Mapping[str, Identity]
     """All families of the plan."""
+    line: Callable[[str], Line]
+    """Family → its settings and its teachers'."""
 
     @cached_property
     def last(self) -> Identity:
@@ -147,15 +190,27 @@ def _table(group: _Group, groups: Sequence[_Group], results: Results, layout: Ta
     rows = {heading: _families(cells, group, groups) for heading, cells in chosen.items()} or _all_rows(group)
     shown = [_row(heading, families, group, results) for heading, families in rows.items()]
     stored = [result for families in rows.values() for family in families for result in results.stored(family)]
-    parameters = next((result["parameters"] for result in stored if result["network"] == last["network"]), None)
+    counts = [parameters_of(result) for result in stored if result["network"] == last["network"]]
     headings = {tuple(families): heading for heading, families in rows.items()}
-    notes = _verdicts(shown)
+    compared: list[Compared] = []
     for comparison in layout.compare:
         ours, control = (tuple(_families(cells, group, groups)) for cells in (comparison.cell, comparison.control))
         difference = results.difference(ours, control, last["metric"]) if ours and control else None
         if difference and ours in headings and control in headings:
-            notes.append(_compared(headings[ours], headings[control], difference))
-    return Table(last["regime_title"], last["model"], last["model_title"], last["metric"], parameters, shown, notes)
+            compared.append(Compared(headings[ours], headings[control], difference))
+    alike = (result for result in stored if result["regime"] == last["regime"])
+    unknown = next(map(unknown_percent, alike), dict[str, float]())
+    return Table(
+        title=last["regime_title"] + coverage(unknown),
+        model=last["model"],
+        network=last["model_title"],
+        metric=last["metric"],
+        parameters=next(filter(None, counts), None),
+        rows=shown,
+        compared=compared,
+        own_splits=len({result["split_seed"] for result in stored}) > 1,
+        unknown_percent=unknown,
+    )
 
 
 def _families(cells: Sequence[Cell], group: _Group, groups: Sequence[_Group]) -> Families:
@@ -175,17 +230,23 @@ def _row(heading: str, families: Families, group: _Group, results: Results) -> R
     metric = group.last["metric"]
     tested = results.tested(families, metric)
     if not tested:
-        return Row(heading, planned=bool(families))
-    intervals = {"test": Interval.of([*tested.values()])}
+        return Row(heading, families)
+    intervals = {"test": Interval.of(*zip(*tested.values(), strict=True))}
     if len(families) == 1:
-        for split in ("validation", "train"):
-            found = (measured(result, split, metric) for result in results.stored(families[0]))
-            if values := [value for value in found if value is not None]:
-                intervals[split] = Interval.of(values)
+        others = {split: results.measured(families[0], split, metric) for split in ("validation", "train")}
+        intervals |= {split: interval for split, interval in others.items() if interval}
     teacher = group.teacher(families[-1])
     gain = results.difference(families, [teacher], metric) if teacher and [*families] != [teacher] else None
-    firsts = {results.lineage(results.by_signature[signature])[-1]["signature"] for signature in tested}
-    return Row(heading, intervals, gain, teachers=len(firsts))
+    repetitions = [results.by_signature[signature] for signature in tested]
+    return Row(
+        heading,
+        families,
+        intervals,
+        gain,
+        teachers=len({results.root(result) for result in repetitions}),
+        seeds=len({result["seed"] for result in repetitions}),
+        generation=repetitions[0]["generation"],
+    )
 
 
 # Headings: the only place where stages get the names that people read
@@ -194,52 +255,66 @@ def _row(heading: str, families: Families, group: _Group, results: Results) -> R
 def _all_rows(group: _Group) -> dict[str, Families]:
     """Heading → families: every stage, and the ensembles of the generations of each lineage."""
     ordered = sorted(group.members, key=lambda member: (member["generation"], member["replica"]))
-    rows: list[tuple[str, Families]] = [(_heading(member, group), [member["family"]]) for member in ordered]
+    settings = _row_settings(ordered, group)
+    rows: list[tuple[str, Families]] = [(_heading(member, group, settings), [member["family"]]) for member in ordered]
     for member in ordered:
         line = [member, *group.ancestors(member)]
         if member["generation"] > 1 and not member["replica"] and len(line) == member["generation"] + 1:
             families = [each["family"] for each in reversed(line[:-1])]  # the teacher is not a member
             prefix = "" if member["method"] == "ban" else f"{member['method_title']} "
-            rows.append((f"{prefix}Ens*{len(families)}", families))
+            rows.append((in_brackets(f"{prefix}Ens*{len(families)}", settings[member["family"]]), families))
     headings = distinct([(heading, families[-1]) for heading, families in rows])
     return {heading: families for heading, (_, families) in zip(headings, rows, strict=True)}
 
 
-def _heading(member: Identity, group: _Group) -> str:
+def _row_settings(members: Sequence[Identity], group: _Group) -> dict[str, str]:
+    """Family → in words, the settings in which it differs from the others of the table."""
+    own = [member for member in members if group.has_network_of(member)]  # their title names data, recipe and network
+    found: dict[str, str] = {}
+    for compared in (members, own):
+        lines = [group.line(member["family"]) for member in compared]
+        for member, settings in zip(compared, differences(lines), strict=True):
+            found[member["family"]] = describe(settings)
+    return found
+
+
+def _heading(member: Identity, group: _Group, settings: Mapping[str, str]) -> str:
     """Its label, and in brackets what it does not share with the other rows."""
     differs = [member["model_title"]] * (member["network"] != group.last["network"])
-    differs += [f"recipe {member['recipe']}"] * (member["regime"] != group.last["regime"])
+    differs += [f"recipe {member['recipe']}"] * (member["recipe"] != group.last["recipe"])
     if (first := group.generation_0(member)) and first["network"] != member["network"]:
         differs.append(f"taught by {first['model_title']}")
-    return f"{member['label']} ({', '.join(differs)})" if differs else member["label"]
+    return in_brackets(member["label"], *differs, settings[member["family"]])
 
 
-def distinct(named: Sequence[tuple[str, str]]) -> list[str]:
-    """Headings of (heading, family), with the beginning of the family where two settings have the same heading."""
-    headings = [heading for heading, _ in named]
-    return [f"{heading} [{family[:6]}]" if headings.count(heading) > 1 else heading for heading, family in named]
+def in_brackets(heading: str, *details: str) -> str:
+    """The heading with the details that are not empty."""
+    shown = ", ".join(filter(None, details))
+    return f"{heading} ({shown})" if shown else heading
 
 
-# Notes
+def distinct(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Headings of (heading, family), with the beginning of the family where nothing else tells them apart."""
+    headings = [heading for heading, _ in rows]
+    return [f"{heading} [{family[:6]}]" if headings.count(heading) > 1 else heading for heading, family in rows]
 
 
-def _verdicts(rows: Iterable[Row]) -> list[str]:
-    """Which paired differences to the teacher are resolved."""
-    verdicts = ("better than the teacher", "worse than the teacher", "not resolved", "one pair only")
-    groups: dict[str, list[str]] = {verdict: [] for verdict in verdicts}
-    for row in rows:
-        if row.gain:
-            groups[_verdict(row.gain)].append(row.heading)
-    parts = [f"{verdict}: {', '.join(headings)}" for verdict, headings in groups.items() if headings]
-    return ["By the 95 % interval of the paired difference – " + "; ".join(parts) + "."] if parts else []
+def labels(families: Sequence[str], results: Results) -> list[str]:
+    """The headings of stored families of one network: their labels, with the settings in which they differ."""
+    found = map(describe, differences([results.line(family) for family in families]))
+    named = [
+        in_brackets(results.stored(family)[0]["label"], each) for family, each in zip(families, found, strict=True)
+    ]
+    return distinct([*zip(named, families, strict=True)])
 
 
-def _verdict(difference: Interval) -> str:
-    if not difference.resolved:
-        return "one pair only" if difference.half_width is None else "not resolved"
-    return "better than the teacher" if difference.mean < 0 else "worse than the teacher"
+def regimes(families: Sequence[str], results: Results) -> list[str]:
+    """The titles of the regimes of families, with the settings in which they differ."""
+    titles = [results.stored(family)[0]["regime_title"] for family in families]
+    return named(titles, [results.line(family)[:1] for family in families], ("dataset", "recipe"))
 
 
-def _compared(ours: str, control: str, difference: Interval) -> str:
-    verdict = "resolved" if difference.resolved else _verdict(difference)
-    return f"{ours} against {control}: {difference.text(sign=True)} points, {verdict}."
+def networks(families: Sequence[str], results: Results) -> list[str]:
+    """The titles of the networks of families, with the settings in which they differ."""
+    titles = [results.stored(family)[0]["model_title"] for family in families]
+    return named(titles, [results.line(family)[:1] for family in families], ("models",))

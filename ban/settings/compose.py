@@ -1,7 +1,5 @@
 """From YAML files and overrides to checked settings."""
 
-import hashlib
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -13,10 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from ban.errors import UserError
 from ban.settings.checks import check, validated
+from ban.settings.content import with_content
 from ban.settings.hydra_versions import VERSION_BASE
 from ban.settings.loader import SAME_AS, follow
 from ban.settings.messages import explain, is_composition_error
 from ban.settings.schema import Method, Recipe, Settings
+from ban.settings.source import SHIPPED, source_hash
 from ban.settings.types import Node, Part
 from ban.settings.words import read
 
@@ -95,13 +95,13 @@ def freeze(config: DictConfig) -> Settings:
 
         own.dataset.update(measure_text(own.dataset))  # before other settings refer to the numbers
     plain = cast("dict[str, Any]", OmegaConf.to_container(own, resolve=True))
-    return check(validated(Settings, _with_sources(plain)))
+    return with_content(check(validated(Settings, _with_sources(plain))))
 
 
 def _with_sources(value: Any) -> Any:
-    """Moves targets to where they are now, and adds to every other module's target the hash of its source.
+    """Moves targets to where they are now, and adds to every other module's target the hash of its code.
 
-    Editing a class of the user's therefore changes the signature of all that names it.
+    Editing code of the user's therefore changes the signature of all that uses it.
     """
     if isinstance(value, list):
         return [_with_sources(item) for item in cast("list[Any]", value)]
@@ -113,19 +113,6 @@ def _with_sources(value: Any) -> Any:
         for old, new in MOVED_TARGETS.items():
             if target.startswith(old):
                 node["_target_"] = new + target.removeprefix(old)
-        if target.partition(".")[0] not in ("ban", "torch"):
-            node["source_sha256"] = _source_hash(target)
+        if target.partition(".")[0] not in SHIPPED:
+            node["source_sha256"] = source_hash(target)
     return node
-
-
-def _source_hash(target: str) -> str:
-    module = target.rpartition(".")[0]
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or spec.origin is None:
-        raise UserError(
-            f"_target_: {target} names the module '{module}', which cannot be imported from here: is it in PYTHONPATH?"
-        )
-    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()

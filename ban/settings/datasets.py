@@ -43,9 +43,13 @@ class Dataset(Part):
 
     name: Unsigned[Text]
     title: Unsigned[Text]
+    as_published: Unsigned[Flag] = False
+    """Whether it is the data set of Furlanello et al. 2018, as they use it."""
     target: Signed[Annotated[Text, Field(alias="_target_")]]
     source_sha256: Signed[Text | None] = None
-    """Of the user's module that `_target_` names."""
+    """Of the user's code that `_target_` names."""
+    content_sha256: Signed[Text | None] = None
+    """Of the data that a user's function returns."""
     classes: Signed[Annotated[Integer, Ge(2)]]
     train_size: Signed[Positive]
     validation_size: Signed[NonNegative]
@@ -72,7 +76,7 @@ class Dataset(Part):
     @property
     def constructor_arguments(self) -> dict[str, Any]:
         """What its function is called with."""
-        described = ("name", "title", "kind", "munge")
+        described = ("name", "title", "as_published", "kind", "munge")
         kept = {key: value for key, value in self.node().items() if key not in described}
         return {"checksum": self.checksum, **kept}
 
@@ -125,6 +129,11 @@ class Dataset(Part):
     def description(self) -> str:
         """Kind and number of examples and what was done to them, for people."""
         return self.examples
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What to know before its results are trusted, a sentence each."""
+        return ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,6 +271,16 @@ class TextDataset(Dataset):
     def description(self) -> str:
         """See `Dataset`."""
         return f"words, vocabulary {self.classes}"
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """See `Dataset`."""
+        if self.target != "ban.data.text.text" or self.checksum is None:
+            return ()
+        from ban.data import coverage
+
+        sizes = (self.train_size, self.validation_size, self.test_size)
+        return coverage.warnings(self.path, self.checksum, self.min_count, sizes)
 
 
 AnyDataset = Annotated[ImageDataset | TabularDataset | TextDataset, Field(discriminator="kind")]

@@ -64,6 +64,8 @@ class Network(Part):
     title: Unsigned[Text]
     kind: Unsigned[Text] = "images"
     """The kind of data that it reads."""
+    as_published: Unsigned[Flag] = False
+    """Whether it is the network that Furlanello et al. 2018 name, of the size that they print."""
     checkpointing: Unsigned[Flag | None] = None
     """Recompute activations in the backward pass to save memory: the same weights up to rounding."""
     constructor: Component
@@ -77,6 +79,8 @@ class Recipe(Part):
     """How one network is trained."""
 
     name: Unsigned[Text]
+    as_published: Unsigned[Flag] = False
+    """Whether it is the recipe of Furlanello et al. 2018, as far as they describe it."""
     epochs: Signed[Positive]
     batch_size: Signed[Positive]
     """Examples of a step; of a text, rows."""

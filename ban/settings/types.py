@@ -118,7 +118,7 @@ RENAMED = {
 
 def unknown_key(key: str, known: Sequence[str] | Mapping[str, Any]) -> PydanticCustomError:
     """The refusal of a key, with the nearest valid one."""
-    known = [name for name in known if name != "source_sha256"]
+    known = [name for name in known if not name.endswith("_sha256")]
     close = [RENAMED[key]] if RENAMED.get(key) in known else difflib.get_close_matches(key, known, n=1)
     advice = f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(known)}."
     return PydanticCustomError("unknown_key", "{advice}", {"key": key, "advice": advice})

@@ -4,34 +4,25 @@ An archive is not trusted. Nothing in it is executed or unpickled, only the file
 own names, and it cannot grow when it is extracted, because compressed entries are refused.
 """
 
-import hashlib
-import json
-import re
 import shutil
+import struct
 import zipfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
-
-from pydantic import TypeAdapter, ValidationError
+from typing import BinaryIO
 
 from ban.errors import UserError
-from ban.plan.signature import signature_of
-from ban.store.result import Result
-from ban.store.store import RESULT, SUMS, Store, Work, read_sums
+from ban.store.files import BadFile, cause, opened
+from ban.store.formats import FILE, RESULT, SUMS, values_in
+from ban.store.stage_files import StageFiles
+from ban.store.store import Store
+from ban.store.work import NO_LIMIT, Work
 
-DESCRIPTION = "stage.json"
-FILE = re.compile(
-    r"stage\.json|result\.json|SHA256SUMS|curves\.jsonl|vocabulary\.txt|(weights(\.[a-z0-9]{1,16}){0,2}|predictions)\.safetensors"
-)
-"""The files of a stage."""
-NOT_A_STAGE = (
-    *(zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError),  # from zipfile
-    *(ValueError, TypeError, AttributeError, LookupError),  # from missing or unexpected content
-)
-TEXT_LIMIT = 2**26
-"""The largest text, in bytes: texts are read into memory."""
+NOT_AN_ARCHIVE = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error)
+"""What `zipfile` raises."""
+DIRECTORY_LIMIT = 2**16
+"""The largest list of entries, in bytes: enough for hundreds."""
 
 
 def export_stage(store: Store, signature: str, target: Path) -> None:
@@ -40,8 +31,7 @@ def export_stage(store: Store, signature: str, target: Path) -> None:
     Raises:
         UserError: one of its files is damaged, or the target exists or cannot be written.
     """
-    paths = [store.file(signature, name) for name in store.sums(signature)]
-    paths.append(store.folder(signature) / SUMS)
+    paths = [store.folder(signature) / name for name in [*store.check(signature), SUMS]]
     if target.exists():
         raise UserError(f"{target} exists already: choose another name.")
     partial = target.with_name(f".{target.name}.part")
@@ -52,7 +42,7 @@ def export_stage(store: Store, signature: str, target: Path) -> None:
         partial.rename(target)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise UserError(f"{target} could not be written: {error.strerror}.") from error
+        raise UserError(f"{target} could not be written: {cause(error, target)}.") from error
 
 
 def import_stage(store: Store, source: Path) -> str | None:
@@ -65,8 +55,11 @@ def import_stage(store: Store, source: Path) -> str | None:
         UserError: the file is not an intact stage, or not the stage that it claims to be.
     """
     with _opened(source) as archive:
-        description = _verified(archive)
-        signature = description["signature"]
+        _check_entries(archive)
+        files = StageFiles(lambda name, limit: _content(archive, name, limit))
+        files.check_all()
+        _check_texts(files)
+        signature = files.result["signature"]
         with store.claim(signature) as work:
             if work is None:
                 return None
@@ -77,104 +70,78 @@ def import_stage(store: Store, source: Path) -> str | None:
 @contextmanager
 def _opened(source: Path) -> Generator[zipfile.ZipFile]:
     try:
-        with zipfile.ZipFile(source) as archive:
-            yield archive
+        file = opened(source.resolve(), NO_LIMIT)
+    except BadFile as error:
+        raise UserError(f"{source} {error}.") from error
     except OSError as error:
-        raise UserError(f"{source} cannot be read: {error.strerror or error}.") from error
-    except NOT_A_STAGE as error:
+        raise UserError(f"{source} cannot be read: {cause(error, source)}.") from error
+    try:
+        with file:
+            if _directory_size(file) > DIRECTORY_LIMIT:
+                raise BadFile("it has more files than a stage")
+            with zipfile.ZipFile(file) as archive:
+                yield archive
+    except OSError as error:
+        raise UserError(f"{source} cannot be read: {cause(error, source)}.") from error
+    except NOT_AN_ARCHIVE as error:
         raise UserError(
             f"{source} is not a stage that `ban stages export` wrote, or it is damaged: {error}."
         ) from error
 
 
-def _verified(archive: zipfile.ZipFile) -> dict[str, Any]:
-    """The description of an intact stage, which its signature matches.
+def _directory_size(file: BinaryIO) -> int:
+    """The size of an archive's list of entries, from its end: `zipfile` would read the whole list into memory.
 
     Raises:
-        ValueError: the stage is damaged, or another one.
+        BadFile, struct.error: it does not end like an archive.
     """
-    _check_files(archive)
-    description, result = (_readable(json.loads(_text(archive, name))) for name in (DESCRIPTION, RESULT))
-    if description.get("signature") != signature_of(description):
-        reason = "it was changed, or another version of ban wrote it"
-        raise ValueError(f"its signature does not match its settings: {reason}")
-    plain = {name: value for name, value in description.items() if isinstance(value, str | int)}
-    if any(result.get(name) != value for name, value in plain.items() if name != "protocol"):
-        raise ValueError("its result belongs to another stage")
-    _check_result(result)
-    return description
+    end, locator, end64 = struct.Struct("<4s8xI6x"), struct.Struct("<4s16x"), struct.Struct("<4s36xQ8x")
+    whole = file.seek(0, 2)
+    file.seek(max(0, whole - end64.size - locator.size - end.size))
+    tail = file.read()
+    file.seek(0)
+    mark, size = end.unpack(tail[-end.size :])
+    if mark != b"PK\5\6":
+        raise BadFile("it does not end like an archive")
+    if tail[-end.size - locator.size :].startswith(b"PK\6\7"):
+        _, size = end64.unpack(tail[: end64.size])
+    return size
 
 
-def _check_result(content: dict[str, Any]) -> None:
-    """Checks the fields that lists and tables read.
-
-    Raises:
-        ValueError: one is missing, or of another type.
-    """
-    try:
-        result = TypeAdapter(Result).validate_python(content, strict=True)
-    except ValidationError as error:
-        raise ValueError(f"its result has no valid {error.errors()[0]['loc'][0]}") from None
-    if not result["prepares"]:
-        for name in (f"test_{result['metric']}", f"train_{result['metric']}", "networks"):
-            if name not in result:
-                raise ValueError(f"its result has no valid {name}")
-
-
-def _check_files(archive: zipfile.ZipFile) -> None:
-    """Checks that the archive holds exactly the files of a stage, uncompressed, with the right checksums.
+def _check_entries(archive: zipfile.ZipFile) -> None:
+    """Checks that the archive holds exactly the files of a stage, uncompressed.
 
     Raises:
-        ValueError: it does not.
+        BadFile: it does not.
     """
     names = archive.namelist()
     for entry in archive.infolist():
         if not FILE.fullmatch(entry.filename) or names.count(entry.filename) > 1:
-            raise ValueError(f"{entry.filename[:80]!r} is not a file of a stage, or occurs twice")
+            raise BadFile(f"{entry.filename[:80]!r} is not a file of a stage, or occurs twice")
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-            raise ValueError(f"{entry.filename} is compressed")
-    if sum(entry.file_size for entry in archive.infolist()) > Path(archive.filename or "").stat().st_size:
-        raise ValueError("its entries are larger than the file")
-    sums = read_sums(_text(archive, SUMS))
-    if {*sums, SUMS} != {*names}:
-        raise ValueError("its files do not match its list of checksums")
-    for name, digest in sums.items():
-        with archive.open(name) as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:  # pyright: ignore[reportArgumentType]
-                raise ValueError(f"{name} does not match its checksum")
+            raise BadFile(f"{entry.filename} is compressed")
+    if {*StageFiles(lambda name, limit: _content(archive, name, limit)).sums, SUMS} != {*names}:
+        raise BadFile("its files do not match its list of checksums")
 
 
-def _text(archive: zipfile.ZipFile, name: str) -> str:
-    if archive.getinfo(name).file_size > TEXT_LIMIT:
-        raise ValueError(f"{name} is too large")
-    return archive.read(name).decode("utf-8")
+def _content(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    if name not in archive.namelist():
+        raise BadFile("is missing")
+    if archive.getinfo(name).file_size > limit:
+        raise BadFile("is larger than it can be")
+    return archive.read(name)
 
 
-def _readable(value: Any) -> dict[str, Any]:
-    """A JSON object whose texts are safe to print on a terminal.
+def _check_texts(files: StageFiles) -> None:
+    """Checks that what lists and tables print cannot control a terminal.
 
     Raises:
-        ValueError: it is not an object, or a text contains control characters.
+        BadFile: a text contains control characters.
     """
-    if not isinstance(value, dict):
-        raise ValueError("it contains no settings")
-    content = cast("dict[str, Any]", value)
-    for text in _texts(content):
-        if not text.isprintable():
-            raise ValueError(f"{text[:40]!r} contains control characters")
-    return content
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, item in cast("dict[str, Any]", value).items():
-            yield key
-            yield from _texts(item)
-    elif isinstance(value, list):
-        for item in cast("list[Any]", value):
-            yield from _texts(item)
+    for content in (files.description, dict(files.result)):
+        for text in values_in(content):
+            if isinstance(text, str) and not text.isprintable():
+                raise BadFile(f"{text[:40]!r} contains control characters")
 
 
 def _unpack(archive: zipfile.ZipFile, work: Work) -> None:

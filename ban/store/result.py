@@ -23,6 +23,8 @@ class Result(Identity):
 
     parameters: int
     """Of all networks of a cohort together."""
+    network_parameters: NotRequired[list[int]]
+    """Of each network of a cohort."""
     seconds: float
     """Training time, without evaluations and checkpoints."""
     images_per_second: NotRequired[float]
@@ -46,6 +48,10 @@ class Result(Identity):
     """Mean negative log-likelihood in nats."""
     validation_nll: NotRequired[float]
     train_nll: NotRequired[float]
+    test_unknown_percent: NotRequired[float]
+    """The share of the text's words that are not in the vocabulary; absent from stages of 0.2.0."""
+    validation_unknown_percent: NotRequired[float]
+    train_unknown_percent: NotRequired[float]
     selected_epoch: NotRequired[int]
     """The epoch with the best validation result, where the recipe selects it."""
     best_on_test: NotRequired[dict[str, float]]
@@ -60,7 +66,28 @@ def measured(result: Result, split: str, metric: str) -> float | None:
     return cast("Mapping[str, Any]", result).get(f"{split}_{metric}")
 
 
+def parameters_of(result: Result) -> int | None:
+    """The parameters of a stage's network, of a cohort's first one; None for a cohort of version 0.2.0 or earlier."""
+    each = result.get("network_parameters") or ([result["parameters"]] if result["cohort"] == 1 else [None])
+    return each[0]
+
+
 def outcome(result: Result) -> str:
     """A finished stage's result in a few words, for example "test error 12.92 %"."""
     value = measured(result, "test", result["metric"])
-    return "pre-training finished" if value is None else metrics.describe("test", result["metric"], value)
+    if value is None:
+        return "pre-training finished"
+    text, unknown = metrics.describe("test", result["metric"], value), unknown_percent(result).get("test")
+    return text if unknown is None else f"{text} ({unknown:.1f} % of the words unknown)"
+
+
+def unknown_percent(result: Result) -> dict[str, float]:
+    """Split → the share of a text's words that are not in the vocabulary; empty for other data."""
+    found = {split: measured(result, split, "unknown_percent") for split in ("train", "validation", "test")}
+    return {split: value for split, value in found.items() if value is not None}
+
+
+def coverage(unknown: Mapping[str, float]) -> str:
+    """These shares as the end of a title; empty for other data."""
+    shares = ", ".join(f"{split} {value:.1f} %" for split, value in unknown.items())
+    return f"; unknown words: {shares}" if shares else ""

@@ -3,115 +3,34 @@
 `<root>/stages/<signature>/` exists only when the stage is finished: the complete folder is renamed into place. A
 training writes to `<root>/work/<signature>.<token>/` and holds a kernel lock, which is released when its process dies.
 The next process that gets the lock renames the folder. This resumes the work, and any late write of the old process
-fails. Every file has a checksum, in `SHA256SUMS` or in a checkpoint's name, and is read only if it matches.
+fails. Every file has a checksum, in `SHA256SUMS` or in a checkpoint's name, and is read only if it matches, and only
+under the name that the stage's settings give.
 This module does not import torch: callers define the content of checkpoints and weights.
 """
 
 import fcntl
-import hashlib
-import json
 import os
 import secrets
-import shutil
-from collections.abc import Callable, Generator, Mapping
+import stat
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ban.errors import UserError
+from ban.errors import DamagedStage, StageError, UserError
+from ban.metrics import Predictions
+from ban.store.files import BadFile, cause, delete, denied, read
+from ban.store.formats import RESULT, SIGNATURE, Record
 from ban.store.result import Result
+from ban.store.stage_files import StageFiles
+from ban.store.work import Work
 
 FORMAT = 1
 """Raised when the layout of stores changes."""
-SUMS = "SHA256SUMS"
-"""The checksums of a finished stage's files, as `sha256sum -c` reads them."""
-RESULT = "result.json"
-"""Written last: a folder that contains it is complete."""
 DISCARDED = ".discarded"
 """Suffix of a folder that is being removed."""
-
-
-class Work:
-    """The folder of a stage while it is trained. Only the holder of the stage's lock has one."""
-
-    def __init__(self, folder: Path, target: Path) -> None:
-        self.folder, self._target = folder, target
-
-    def write(self, name: str, write: Callable[[Path], object]) -> None:
-        """Writes a file completely or not at all: under a temporary name, synced to the disk, then renamed.
-
-        Raises:
-            UserError: another process has taken over the stage, or the disk is full.
-        """
-        self._write(name, write, lambda written: name)
-
-    def _write(self, name: str, write: Callable[[Path], object], final: Callable[[Path], str]) -> None:
-        temporary = self.folder / f".{name}.part"
-        try:
-            write(temporary)
-            _sync(temporary)
-            temporary.replace(self.folder / final(temporary))
-        except Exception as error:  # torch and safetensors raise their own errors when the disk is full
-            temporary.unlink(missing_ok=True)
-            reason = getattr(error, "strerror", None) or str(error)
-            reason = reason if self.folder.exists() else "another process has taken over this stage"
-            raise UserError(f"{self.folder / name} could not be written: {reason}.") from error
-
-    def write_json(self, name: str, value: Any) -> None:
-        """Writes a value as readable JSON."""
-        self.write(name, lambda path: path.write_bytes(_json(value)))
-
-    def write_checkpoint(self, step: int, write: Callable[[Path], object]) -> None:
-        """Writes the checkpoint of a step, and keeps the one before in case this one gets damaged."""
-        self._write("checkpoint", write, lambda written: f"checkpoint-{step:012}-{sha256(written)}")
-        for older in self._checkpoints()[2:]:
-            older.unlink()
-
-    def latest_checkpoint(self) -> tuple[Path | None, list[str]]:
-        """The latest intact checkpoint, and the names of later, damaged ones, which are removed."""
-        damaged: list[str] = []
-        for path in self._checkpoints():
-            if path.name.rpartition("-")[2] == sha256(path):
-                return path, damaged
-            damaged.append(path.name)
-            path.unlink()
-        return None, damaged
-
-    def _checkpoints(self) -> list[Path]:
-        return sorted(self.folder.glob("checkpoint-*"), reverse=True)
-
-    def publish(self, result: Mapping[str, Any]) -> None:
-        """Writes checksums and the result, then renames the folder into place."""
-        content = _json(result)
-        sums = {path.name: sha256(path) for path in sorted(self.folder.iterdir()) if not _only_for_training(path)}
-        sums[RESULT] = hashlib.sha256(content).hexdigest()
-        text = "".join(f"{digest}  {name}\n" for name, digest in sums.items() if name != SUMS)
-        self.write(SUMS, lambda path: path.write_text(text, encoding="utf-8"))
-        self.write(RESULT, lambda path: path.write_bytes(content))
-        self.finish()
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether everything is written and only the renaming is left."""
-        return (self.folder / RESULT).exists()
-
-    def finish(self) -> None:
-        """Removes checkpoints, and renames the complete folder into place.
-
-        After an interruption, the next claim repeats it.
-        """
-        _sync(self.folder)
-        for path in self.folder.iterdir():
-            if _only_for_training(path):
-                path.unlink()
-        self.folder.rename(self._target)
-        _sync(self._target.parent)
-
-
-def _only_for_training(path: Path) -> bool:
-    return path.name.startswith((".", "checkpoint-"))
 
 
 class Store:
@@ -126,55 +45,114 @@ class Store:
         return self.stages / signature
 
     def has(self, signature: str) -> bool:
-        """Whether the stage is finished."""
+        """Whether the stage is finished. It may be unreadable or damaged."""
         self.check_format()
-        return (self.folder(signature) / RESULT).exists()
+        return self._is_finished(signature)
+
+    def _is_finished(self, signature: str) -> bool:
+        try:
+            (self.folder(signature) / RESULT).lstat()
+        except PermissionError:
+            return True
+        except OSError:
+            return False
+        return True
+
+    def finished(self) -> list[str]:
+        """The signatures of all finished stages.
+
+        Raises:
+            UserError: this user may not read the store.
+        """
+        self.check_format()
+        try:
+            names = sorted(os.listdir(self.stages))  # noqa: PTH208
+        except PermissionError:
+            raise UserError(f"{self.stages} cannot be read: {denied(self.stages)}.") from None
+        except OSError:  # nothing was stored yet
+            return []
+        return [name for name in names if SIGNATURE.fullmatch(name) and self._is_finished(name)]
+
+    @contextmanager
+    def _files(self, signature: str) -> Generator[StageFiles]:
+        """The files of a finished stage.
+
+        Raises:
+            StageError: one cannot be read.
+        """
+        folder = self.folder(signature)
+        try:
+            yield StageFiles.of(folder, signature)
+        except PermissionError as error:
+            raise StageError(f"{folder} cannot be read: {denied(Path(error.filename))}.") from error
+        except BadFile as error:
+            raise DamagedStage(
+                f"{folder}/{error}. Run `ban stages remove {signature}`; the command that needs the stage then trains "
+                "it again."
+            ) from error
 
     def result(self, signature: str) -> Result:
         """The result of a finished stage.
 
         Raises:
-            UserError: its result.json is damaged.
+            StageError: its files are damaged or another stage's, or cannot be read.
         """
-        path = self.file(signature, RESULT)
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read ({error}). {_again(signature)}") from error
-
-    def finished(self) -> list[str]:
-        """The signatures of all finished stages."""
-        self.check_format()
-        return [path.parent.name for path in sorted(self.stages.glob(f"*/{RESULT}"))]
+        with self._files(signature) as files:
+            return files.result
 
     def results(self) -> list[Result]:
         """The results of all finished stages."""
         return [self.result(signature) for signature in self.finished()]
 
+    def description(self, signature: str) -> dict[str, Any]:
+        """What a finished stage is, with all its settings.
+
+        Raises:
+            StageError: as `result` does.
+        """
+        with self._files(signature) as files:
+            return files.description
+
+    def curves(self, signature: str) -> list[Record]:
+        """The records of a finished stage's epochs.
+
+        Raises:
+            StageError: as `result` does.
+        """
+        with self._files(signature) as files:
+            return files.curves()
+
+    def predictions(self, signature: str) -> Predictions:
+        """A finished stage's predictions for the test set.
+
+        Raises:
+            StageError: as `result` does.
+        """
+        with self._files(signature) as files:
+            return files.predictions()
+
     def file(self, signature: str, name: str) -> Path:
-        """A file of a finished stage, after a comparison with its checksum.
+        """A file of a finished stage, after it was checked and the stage's name too.
 
         Raises:
-            UserError: it is missing or damaged.
+            StageError: as `result` does.
         """
-        path, digest = self.folder(signature) / name, self.sums(signature).get(name)
-        if digest is None or not path.exists():
-            raise UserError(f"{path} is missing. {_again(signature)}")
-        if sha256(path) != digest:
-            raise UserError(f"{path} is damaged: it does not match its checksum in {SUMS}. {_again(signature)}")
-        return path
+        with self._files(signature) as files:
+            files.check(name)
+        return self.folder(signature) / name
 
-    def sums(self, signature: str) -> dict[str, str]:
-        """File → SHA-256 of a finished stage, when it was published.
+    def check(self, signature: str) -> list[str]:
+        """Checks all files of a finished stage.
+
+        Returns:
+            Their names, that of the checksums excepted.
 
         Raises:
-            UserError: the list is missing or damaged.
+            StageError: as `result` does.
         """
-        path = self.folder(signature) / SUMS
-        try:
-            return read_sums(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read ({error}). {_again(signature)}") from error
+        with self._files(signature) as files:
+            files.check_all()
+            return [*files.sums]
 
     def check_format(self) -> None:
         """Refuses a store in another format.
@@ -183,7 +161,10 @@ class Store:
             UserError: another version of ban wrote it.
         """
         path = self.root / "format"
-        found = path.read_text(encoding="utf-8").strip() if path.exists() else ""
+        try:
+            found = read(path, 2**10).decode(errors="replace").strip() if os.path.lexists(path) else ""
+        except (BadFile, OSError) as error:
+            raise UserError(f"{path}, which names the store's format, cannot be read: {cause(error, path)}.") from error
         if found not in ("", f"{FORMAT}"):
             raise UserError(
                 f"{self.root} was written by another version of ban (its format is {found[:20]}, this version's is "
@@ -204,6 +185,13 @@ class Store:
             temporary.write_text(f"{FORMAT}\n", encoding="utf-8")
             temporary.rename(path)
 
+    def entries(self) -> Iterator[Path]:
+        """The folders of the store, and the files and folders in them, as far as this user can see them."""
+        for top in (self.stages, self.works):
+            yield top
+            for folder, folders, names in os.walk(top):
+                yield from (Path(folder, name) for name in (*folders, *names))
+
     def unfinished(self) -> list[Path]:
         """The folders of unfinished trainings that no process continues now."""
         return [path for path in sorted(self.works.glob("*.*/")) if not self.is_claimed(path.name.partition(".")[0])]
@@ -222,13 +210,13 @@ class Store:
         except Timeout:
             raise UserError(f"{folder} was not removed: another process trains it now.") from None
         except OSError as error:
-            raise UserError(f"{folder} cannot be removed ({error.strerror}).") from error
+            raise UserError(f"{folder} cannot be removed: {cause(error, folder)}.") from error
 
     def _discard(self, folder: Path) -> None:
         """Renames the folder, then deletes it. After an interruption, the next claim deletes the rest."""
         doomed = self.works / f"{folder.name.partition('.')[0]}.{secrets.token_hex(4)}{DISCARDED}"
         folder.rename(doomed)
-        shutil.rmtree(doomed)
+        delete(doomed)
 
     def is_claimed(self, signature: str) -> bool:
         """Whether a living process holds the stage's lock, as far as the file system shows it.
@@ -236,12 +224,17 @@ class Store:
         Works without write access to the store.
         """
         try:
-            with self._lock_file(signature).open() as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that two readers do not see each other
+            descriptor = os.open(self._lock_file(signature), os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:  # no such file yet, or not readable
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that two readers do not see each other
         except BlockingIOError:
             return True
-        except OSError:  # no such file yet, not readable, or no locks there
+        except OSError:  # no locks there
             return False
+        finally:
+            os.close(descriptor)
         return False
 
     def _lock_file(self, signature: str) -> Path:
@@ -267,66 +260,38 @@ class Store:
                 except Timeout:
                     waiting()
         except OSError as error:
-            raise UserError(
-                f"{self.root} cannot be written ({error.strerror}): choose another machine.outputs."
-            ) from error
+            raise self._unwritable(error) from error
         try:
-            yield None if self.has(signature) else self._begin(signature)
+            try:
+                work = None if self.has(signature) else self._begin(signature)
+            except OSError as error:
+                raise self._unwritable(error) from error
+            yield work
         finally:
             lock.release()
 
+    def _unwritable(self, error: OSError) -> UserError:
+        path = Path(error.filename or self.root)
+        advice = "mend this, or choose another machine.outputs"
+        return UserError(f"{path} cannot be written ({cause(error, path)}): {advice}.")
+
     def _begin(self, signature: str) -> Work | None:
         mine, target = self.works / f"{signature}.{secrets.token_hex(4)}", self.folder(signature)
-        found = sorted(self.works.glob(f"{signature}.*/"), key=lambda folder: folder.stat().st_mtime)
-        dead = [folder for folder in found if folder.suffix != DISCARDED]
-        if target.exists():  # without a result: its removal was interrupted
+        if os.path.lexists(target):  # without a result: its removal was interrupted
             self._discard(target)
+        found = [path for path in self.works.glob(f"{signature}.*") if path != self._lock_file(signature)]
+        dead = [path for path in found if path.suffix != DISCARDED and stat.S_ISDIR(path.lstat().st_mode)]
         if dead:
-            dead.pop().rename(mine)
+            latest = max(dead, key=lambda folder: folder.stat().st_mtime)
+            found.remove(latest)
+            latest.rename(mine)
         else:
             mine.mkdir()
-        for older in self.works.glob(f"{signature}.*/"):
-            if older != mine:
-                shutil.rmtree(older)
+        for path in found:
+            delete(path)
         work = Work(mine, target)
-        if work.is_complete:
+        work.clear_strange_entries()
+        if work.is_complete(signature):
             work.finish()
             return None
         return work
-
-
-def read_sums(text: str) -> dict[str, str]:
-    """File → SHA-256, from the lines of a `SHA256SUMS`.
-
-    Raises:
-        ValueError: the text has another format.
-    """
-    sums: dict[str, str] = {}
-    for line in text.splitlines():
-        digest, gap, name = line.partition("  ")
-        if len(digest) != 64 or not gap or not name:
-            raise ValueError(f"not a line of checksums: {line[:80]!r}")
-        sums[name] = digest
-    return sums
-
-
-def sha256(path: Path) -> str:
-    """The checksum of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _again(signature: str) -> str:
-    return f"Run `ban stages remove {signature}`; the command that needs the stage then trains it again."
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

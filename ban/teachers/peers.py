@@ -1,11 +1,28 @@
 """Networks in training that teach each other."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
+from torch import nn
 
 from ban.interfaces import Step, Teacher, TeacherContext, TeacherOutput
 from ban.teachers.frozen import log_mean_probability
+
+
+@contextmanager
+def batch_statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Training mode in which batch normalisation normalises by the batch, but does not record its statistics."""
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 class Peers(Teacher):
@@ -13,7 +30,8 @@ class Peers(Teacher):
 
     The target is the mean of the peers' probabilities. H(p, q) with it has the same gradient as the published mean of
     KL(p_l‖q) over the peers l. `sequential` updates, as published: each network learns from its peers' newest weights.
-    `synchronous` updates: all networks learn from the outputs before the step.
+    `synchronous` updates: all networks learn from the outputs before the step. The second look at the batch that
+    sequential updates need does not count in the batch statistics that batch normalisation keeps for evaluation.
 
     Raises:
         ValueError: the cohort has fewer than two networks, or `updates` is neither of the two.
@@ -37,5 +55,7 @@ class Peers(Teacher):
     def after_step(self, step: Step) -> None:
         """Recompute the updated network's output for the peers that step after it."""
         if self.sequential and step.turn + 1 < len(step.learners):
-            updated = step.learners[step.turn](step.batch.views[0])
+            learner = step.learners[step.turn]
+            with batch_statistics_kept(learner.network):
+                updated = learner(step.batch.views[0])
             step.outputs[step.turn] = updated._replace(state=step.outputs[step.turn].state)

@@ -72,9 +72,10 @@ class EpochAverage(Teacher):
 class AverageWeights(Teacher):
     """A network whose weights are the moving average of the student's (mean teacher; Tarvainen and Valpola 2017).
 
-    After optimizer step t = 0, 1, …: θ′ ← a θ′ + (1 − a) θ with a = min(1 − 1/(t + 1), decay), as in the authors' code:
-    a plain mean at first. Only parameters are averaged. The network runs in training mode, and its batch statistics are
-    those of its own forward passes.
+    After optimizer step t = 1, 2, …: θ′ ← a θ′ + (1 − a) θ with a = min(1 − 1/(t + 1), decay), as in the authors' code:
+    at first a plain mean of all weights so far, the initial ones included, which the average starts from. (The authors'
+    average starts from initial weights of its own.) Only parameters are averaged. The network runs in training mode,
+    and its batch statistics are those of its own forward passes.
 
     Raises:
         ValueError: `decay` is outside [0, 1).
@@ -102,7 +103,7 @@ class AverageWeights(Teacher):
     def after_step(self, step: Step) -> None:
         """Update the moving average with the student's new weights, and advance the carried state."""
         self.state, progress = self.next_state, step.progress
-        steps = progress.epoch * progress.steps_per_epoch + progress.step
+        steps = progress.epoch * progress.steps_per_epoch + progress.step + 1
         update = get_ema_multi_avg_fn(min(1 - 1 / (steps + 1), self.decay))
         update([*self.network.parameters()], [*self.student[0].parameters()], 0)
 

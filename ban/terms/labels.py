@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -22,6 +23,7 @@ class ConfidenceWeightedLabel(Term):
 
     The weights are normalised over the mini-batch. `confidence: largest` is the teacher's largest probability, whether
     its prediction is right or wrong (eq. 10); `confidence: target` is its probability of the true class (eq. 9).
+    Unlabelled examples count with a loss of 0 and, in both, the teacher's largest probability.
 
     Raises:
         ValueError: `confidence` is neither of the two.
@@ -36,6 +38,8 @@ class ConfidenceWeightedLabel(Term):
     def forward(self, output: Output, teacher: TeacherOutput, batch: Batch) -> Float[Tensor, ""]:
         """Weighted mean over the batch."""
         targets = losses.probabilities(logits_of(teacher))
-        of_target = targets.gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1)
-        weights = targets.amax(-1) if self.confidence == "largest" else of_target
+        weights = targets.amax(-1)
+        if self.confidence == "target":
+            of_target = targets.gather(-1, batch.targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+            weights = torch.where(batch.targets >= 0, of_target, weights)
         return losses.weighted_mean(losses.cross_entropy(output.logits, batch.targets), weights)

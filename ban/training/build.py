@@ -5,19 +5,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from ban.data.munge import Munge
-from ban.errors import UserError
 from ban.interfaces import Batch, Data, Step, Teacher, TeacherContext, Term
 from ban.plan.stage import Inheritance, Parent, Stage
 from ban.schedules import Constant
+from ban.settings import content
+from ban.settings.construct import build
 from ban.settings.datasets import LabelledDataset, TextDataset
-from ban.settings.hydra_versions import allow
 from ban.settings.schema import Machine
-from ban.settings.types import targets_in
 from ban.streams import stream
 from ban.training.device import Device
 from ban.training.loop import reseed
@@ -25,22 +22,6 @@ from ban.training.step import START, Learner, Objective, Student, TrainingStep
 
 Load = Callable[[Parent], nn.Module]
 """Returns a trained network of another stage."""
-
-
-def build(node: Mapping[str, Any], *arguments: Any, **options: Any) -> Any:
-    """The object that a node of the settings describes. Arguments that only the running program has are added to it.
-
-    Raises:
-        UserError: the constructor does not accept the arguments.
-    """
-    kept = {key: value for key, value in node.items() if key != "source_sha256"}
-    try:
-        return instantiate(kept, _partial_=True, _convert_="all", **allow(targets_in(kept)))(*arguments, **options)
-    except (InstantiationException, TypeError, ValueError) as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        raise UserError(f"{node['_target_']}: {' '.join(str(cause).split())}") from error
 
 
 def network(stage: Stage, index: int = 0, spelling: Tensor | None = None) -> nn.Module:
@@ -66,14 +47,21 @@ def zero_spelling(stage: Stage, device: torch.device) -> Tensor:
 
 
 def data(stage: Stage, machine: Machine, device: torch.device) -> Data:
-    """The stage's data set on the device."""
+    """The stage's data set on the device.
+
+    Raises:
+        UserError: the data cannot be read, or are not those that the signature names.
+    """
     recipe = stage.recipe
     arguments = {"batch_size": recipe.batch_size, "steps_per_epoch": recipe.steps_per_epoch, "device": device}
     if recipe.unroll is not None:
         arguments["unroll"] = recipe.unroll
     if synthetic := munge(stage):
         arguments["munge"] = synthetic
-    return build(stage.dataset.constructor_arguments, data_dir=machine.data_dir, download=machine.download, **arguments)
+    folders = {"data_dir": machine.data_dir, "download": machine.download}
+    built = build(stage.dataset.constructor_arguments, **folders, **arguments)
+    content.verify(stage.dataset, machine, built)
+    return built
 
 
 def munge(stage: Stage) -> Munge | None:

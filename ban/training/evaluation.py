@@ -1,8 +1,6 @@
 """Predictions of a network for a split, and their metrics."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,14 +12,8 @@ from ban.interfaces import Data, Output
 
 
 @torch.no_grad()
-def predict(
-    network: nn.Module,
-    data: Data,
-    split: str,
-    precision: Callable[[], AbstractContextManager[Any]],
-    check: Callable[[], None],
-) -> metrics.Predictions:
-    """The network's predictions for a whole split, in evaluation mode and with carried state.
+def predict(network: nn.Module, data: Data, split: str, check: Callable[[], None]) -> metrics.Predictions:
+    """The network's predictions for a whole split, in evaluation mode, in fp32 and with carried state.
 
     `check` is called before each batch, and may raise an exception to stop.
     """
@@ -29,8 +21,7 @@ def predict(
     state, predictions, targets = None, [], []
     for batch in data.evaluation(split):
         check()
-        with precision():
-            output: Output = network(batch.views[0], state)
+        output: Output = network(batch.views[0], state)
         state, log_probabilities = output.state, output.logits.float().log_softmax(-1)
         predictions.append(data.recorded(log_probabilities, batch.targets))
         targets.append(batch.targets.flatten())

@@ -16,6 +16,7 @@ from torch import Tensor
 from ban.errors import UserError
 from ban.interfaces import Data, Progress
 from ban.streams import stream
+from ban.training.diagnostics import summary
 from ban.training.step import Measured, TrainingStep
 
 
@@ -64,8 +65,7 @@ class TrainingState:
         totals = {
             f"{_prefix(index)}{name}": value
             for index, sums in enumerate(self.sums)
-            for part in sums
-            for name, value in part.items()
+            for name, value in sums.terms.items()
         }
         values = torch.stack([*totals.values()]).tolist() if totals else []
         diverged = [name for name, value in zip(totals, values, strict=True) if not math.isfinite(value)]
@@ -171,11 +171,10 @@ def _prefix(learner: int) -> str:
 
 def _means(sums: Measured, prefix: str, steps: int) -> dict[str, float]:
     """An epoch's means over its steps, errors in %, under the names that `curves.jsonl` uses. Waits for the device."""
-    terms, errors, diagnosis = (
-        dict(zip(part, torch.stack([*part.values()]).tolist(), strict=True)) if part else {} for part in sums
+    terms, errors = (
+        dict(zip(part, torch.stack([*part.values()]).tolist(), strict=True)) if part else {} for part in sums[:2]
     )
     means = {f"{prefix}{name}": total / steps for name, total in terms.items()}
     if errors:
         means[f"train_{prefix}error_percent"] = 100 * errors["wrong"] / max(1.0, errors["labelled"])
-    diagnosed = diagnosis.pop("steps", 1.0)
-    return means | {f"{prefix}diagnosis.{name}": total / diagnosed for name, total in diagnosis.items()}
+    return means | {f"{prefix}diagnosis.{name}": value for name, value in summary(sums.diagnosis).items()}

@@ -1,6 +1,7 @@
 """The result of a finished training: metrics of its networks, and the predictions to store."""
 
 import functools
+import math
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from torch import nn
 
 import ban
 from ban import metrics
+from ban.errors import UserError
 from ban.interfaces import Data
 from ban.plan.identity import identity_of
 from ban.plan.stage import Stage
@@ -29,13 +31,16 @@ def result(stage: Stage, training: Training, device: Device, measured: Mapping[s
     """The content of `result.json`. `measured` holds the metrics."""
     state, data = training.state, training.data
     networks = [learner.network for learner in training.step.learners]
+    counts = [sum(parameter.numel() for parameter in network.parameters()) for network in networks]
     fields = {
         **identity_of(stage),
-        "parameters": sum(parameter.numel() for network in networks for parameter in network.parameters()),
+        "parameters": sum(counts),
+        "network_parameters": counts,
         "seconds": round(state.seconds, 3),
         f"{data.examples}_per_second": round(examples_per_second(state, data), 1),
         "peak_memory_mib": device.peak_memory_mib(),
         **measured,
+        **{f"{split}_unknown_percent": value for split, value in data.unknown_percent.items()},
         "device": device.name,
         "device_name": device.hardware,
         "threads": device.threads,
@@ -52,6 +57,9 @@ def measure(
 
     Returns:
         The metrics, and the first reported network's predictions for the test set.
+
+    Raises:
+        UserError: the networks have learned nothing.
     """
     reported, measured, tested = stage.reported_networks, dict[str, dict[str, float]](), list[metrics.Predictions]()
     for name, network in networks.items():
@@ -60,6 +68,7 @@ def measure(
         if name in reported:
             tested.append(predictions["test"])
     mean = evaluation.mean([measured[name] for name in reported])
+    _check_learned(stage, mean[f"test_{stage.dataset.metric}"])
     if len(tested) > 1:
         measured["ensemble"] = evaluation.measure({"test": metrics.ensemble(tested)})
     last = [measured[last_epoch(name)] for name in reported if last_epoch(name) in measured]
@@ -67,6 +76,39 @@ def measure(
     state.curves[-1] |= {name: value for name, value in after_last.items() if not name.startswith("train")}
     selected = {"selected_epoch": state.best.epoch} if state.best else {}
     return mean | selected | _best(state.curves, stage.dataset.metric) | {"networks": measured}, tested[0]
+
+
+def _check_learned(stage: Stage, value: float) -> None:
+    """Refuses a result that is worse than a uniform guess, by more than chance for an error in %.
+
+    Raises:
+        UserError: the training has failed, although its losses are finite.
+    """
+    classes, size = stage.dataset.classes, stage.dataset.test_size
+    limit, guessed = float(classes), "perplexity"
+    if stage.dataset.metric == "error_percent":
+        limit, guessed = 100 * (1 - 1 / classes), "error"
+        limit += 3 * math.sqrt(limit * (100 - limit) / size)
+    if value > limit:
+        raise UserError(
+            f"the test {guessed} after training is {value:.6g}, worse than that of a uniform guess among "
+            f"{classes} classes: lower recipe.optimizer.lr, or set recipe.clip_norm."
+        )
+
+
+def check_stored(stored: float, trained: float, name: str) -> None:
+    """Checks that the stored weights give the metric `name` that the network in training gave.
+
+    Raises:
+        UserError: they differ by more than the order of sums on a GPU can explain.
+    """
+    tolerance = 0.5 if name.endswith("error_percent") else 0.01 * trained
+    if abs(stored - trained) > tolerance:
+        raise UserError(
+            f"the {name} of the stored weights is {stored:.2f}, but that of the network in training was {trained:.2f}: "
+            "the network computes with values that are not in its state_dict, or that outlive a change of its weights; "
+            "make them parameters or persistent buffers, or compute them in each forward pass."
+        )
 
 
 def last_epoch(name: str) -> str:

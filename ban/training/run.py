@@ -2,7 +2,6 @@
 
 import functools
 import gc
-import json
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -20,12 +19,13 @@ from ban.interfaces import Progress
 from ban.plan.identity import description_of
 from ban.plan.stage import Parent, Stage
 from ban.settings.schema import Machine
+from ban.store.formats import weights_file
 from ban.store.result import Result, outcome
 from ban.store.store import Store, Work
 from ban.training import build, checkpoint, evaluation
 from ban.training.device import Device
 from ban.training.loop import Training, TrainingState
-from ban.training.measure import last_epoch, measure, result
+from ban.training.measure import check_stored, last_epoch, measure, result
 from ban.training.progress import ProgressReporter, ScalarLog
 from ban.training.signals import Signals
 
@@ -79,7 +79,6 @@ class _StageTraining:
     def __init__(self, stage: Stage, host: Host, work: Work, report: Report, signals: Signals) -> None:
         self.stage, self.host, self.work, self.report, self.signals = stage, host, work, report, signals
         self.device = host.device.prepare()
-        self.precision = functools.partial(host.device.precision, stage.recipe.precision)
         self.metric = stage.dataset.metric
         self.data = build.data(stage, host.machine, self.device)
         self.loaded: list[nn.Module] = []
@@ -115,7 +114,7 @@ class _StageTraining:
         self.checkpointed = time.monotonic()
         try:
             self.training.fit()
-            networks = self._selected_networks()
+            networks = self._store_networks()
             measured = {} if self.stage.is_pretraining else self._measure(networks)
         except Interrupted:
             self._checkpoint()
@@ -125,9 +124,6 @@ class _StageTraining:
         if self.data.vocabulary:  # line n is the word of row n of the weights
             text = "\n".join(self.data.vocabulary) + "\n"
             self.work.write("vocabulary.txt", lambda path: path.write_text(text, encoding="utf-8"))
-        for name, network in networks.items():
-            tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-            self.work.write(weights_file(name), functools.partial(save_file, tensors))
         self.work.publish(result(self.stage, self.training, self.host.device, measured))
 
     # Callbacks of the loop
@@ -161,7 +157,7 @@ class _StageTraining:
 
     def _predict(self, network: nn.Module, splits: Iterable[str]) -> dict[str, metrics.Predictions]:
         check = self._between_evaluation_batches
-        return {split: evaluation.predict(network, self.data, split, self.precision, check) for split in splits}
+        return {split: evaluation.predict(network, self.data, split, check) for split in splits}
 
     # Files
 
@@ -187,27 +183,39 @@ class _StageTraining:
         self.checkpointed = self.training.clock = time.monotonic()  # writing does not count as training time
 
     def _write_curves(self) -> None:
-        lines = "".join(json.dumps(record) + "\n" for record in self.training.state.curves)
-        self.work.write("curves.jsonl", lambda path: path.write_text(lines))
+        self.work.write_curves(self.training.state.curves)
 
     # The result
 
-    def _selected_networks(self) -> dict[str, nn.Module]:
-        """The networks to publish: the last epoch's, or those of the best validation epoch and the last ones too."""
-        last, best = self.training.step.networks(), self.training.state.best
+    def _store_networks(self) -> dict[str, nn.Module]:
+        """Writes the weights, and rebuilds the networks from the files, so that the result is that of the files."""
+        networks: dict[str, nn.Module] = {}
+        for name, state in self._weights().items():
+            tensors = {key: tensor.contiguous() for key, tensor in state.items()}
+            self.work.write(weights_file(name), functools.partial(save_file, tensors))
+            networks[name] = self._network(Parent(self.stage, name), load_file(self.work.folder / weights_file(name)))
+        return networks
+
+    def _weights(self) -> dict[str, dict[str, torch.Tensor]]:
+        """The weights to publish: the last epoch's, or those of the best validation epoch and the last ones too."""
+        best = self.training.state.best
+        last = {name: network.state_dict() for name, network in self.training.step.networks().items()}
         if best is None or best.epoch == self.stage.recipe.epochs:
             return last
-        # New objects: after an interrupt the checkpoint must still find the last epoch's weights in the learners.
-        selected = {name: self._network(Parent(self.stage, name), state) for name, state in best.networks.items()}
-        return selected | {last_epoch(name): network for name, network in last.items()}
+        return best.networks | {last_epoch(name): state for name, state in last.items()}
 
     def _measure(self, networks: Mapping[str, nn.Module]) -> dict[str, Any]:
-        """The metrics of the networks. Writes the predictions."""
+        """The metrics of the stored networks, checked against those in training. Writes the predictions."""
         measured, predictions = measure(self.stage, networks, self.data, self.training.state, self._predict)
+        name, trained = self._metric_in_training()
+        check_stored(measured[name], trained, name)
         self.work.write("predictions.safetensors", functools.partial(save_arrays, dict(predictions)))
         return measured
 
-
-def weights_file(network: str) -> str:
-    """The file of one of a stage's networks."""
-    return "weights.safetensors" if network == "0" else f"weights.{network}.safetensors"
+    def _metric_in_training(self) -> tuple[str, float]:
+        """A metric and its value for the networks in training: that of the selection, or the test metric."""
+        if best := self.training.state.best:
+            return f"validation_{self.metric}", best.value
+        networks, name = self.training.step.networks(), f"test_{self.metric}"
+        reported = [self._predict(networks[each], ["test"]) for each in self.stage.reported_networks]
+        return name, evaluation.mean([*map(evaluation.measure, reported)])[name]

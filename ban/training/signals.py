@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT, kept until a training can stop without losing a step."""
+"""SIGTERM, SIGINT and SIGHUP, kept until a training can stop without losing a step."""
 
 import signal
 import time
@@ -17,8 +17,11 @@ class Signals:
 
     @contextmanager
     def caught(self) -> Iterator["Signals"]:
-        """Handles SIGTERM and SIGINT within the context."""
-        before = {number: signal.signal(number, self.note) for number in (signal.SIGTERM, signal.SIGINT)}
+        """Handles SIGTERM, SIGINT and SIGHUP within the context, but leaves the SIGHUP that `nohup` ignores."""
+        handled = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            handled.append(signal.SIGHUP)
+        before = {number: signal.signal(number, self.note) for number in handled}
         try:
             yield self
         finally:
@@ -37,7 +40,8 @@ class Signals:
     def note(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
         now = time.monotonic()
-        if self.number and now - self.received > 1:  # a signal to the process and to its group counts once
+        again = self.number and now - self.received > 1  # a signal to the process and to its group counts once
+        if again and number != signal.SIGHUP:  # the shell and the kernel both send it
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         if not self.number:

@@ -93,15 +93,14 @@ class Learner(Student):
 
 
 class Measured(NamedTuple):
-    """Scalars of one learner's steps, on the device: of one step, or summed over several."""
+    """Values of one learner's steps, on the device: of one step, or summed over several."""
 
     terms: dict[str, Tensor]
     """Loss terms, weighted."""
     errors: dict[str, Tensor]
     """`wrong`: misclassified examples; `labelled`: examples with a label. Empty where errors are not counted."""
     diagnosis: dict[str, Tensor]
-    """The gradient decomposition (`ban.training.diagnostics`), and `steps`, the number of steps that it was computed
-    in. Empty in other steps."""
+    """What `ban.training.diagnostics.report` gives. Empty in other steps."""
 
     def __add__(self, other: "Measured") -> "Measured":  # pyright: ignore[reportIncompatibleMethodOverride]
         """The sums. Scalars that one side lacks are taken from the other."""
@@ -141,8 +140,9 @@ class TrainingStep:
                 targets = self.teacher.targets(step)
             terms = learner.objective(outputs[turn], targets, batch, progress)
             learner.update(torch.stack([*terms.values()]).sum(), rate, beta1)
-            self.teacher.after_step(step)
             measured.append(self._measure(terms, outputs[turn], targets, batch, progress))
+            with self.precision():
+                self.teacher.after_step(step)  # may replace outputs[turn]
         for learner, output in zip(self.learners, outputs, strict=True):
             learner.state = output.state
         return measured
@@ -160,7 +160,6 @@ class TrainingStep:
             interval = max(1, progress.steps_per_epoch // self.diagnosed_steps)
             if progress.step % interval == 0:
                 diagnosis = diagnostics.report(output.logits, targets.logits, batch.targets)
-                diagnosis = {**diagnosis, "steps": torch.ones((), device=output.logits.device)}
         return Measured({name: term.detach() for name, term in terms.items()}, errors, diagnosis)
 
     def networks(self) -> dict[str, nn.Module]:

@@ -1,0 +1,127 @@
+"""The settings in which stages differ that are shown together, so that every result carries the setting that made it.
+
+Only parts of one name are compared: the names of two recipes already say that they differ.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+from ban.plan.identity import Identity, identity_of
+from ban.plan.signature import signed_content
+from ban.plan.stage import Stage
+from ban.settings.types import Node
+
+Line = Sequence[Node]
+"""The settings of a stage and of its first teachers, the nearest first, as `stage.json` holds them."""
+PARTS = ("dataset", "recipe", "models", "method")
+TITLED = (
+    "train_size",
+    "validation_size",
+    "test_size",
+    "epochs",
+    "steps_per_epoch",
+    "batch_size",
+    "unroll",
+    "precision",
+)
+"""Settings that the title of a regime names."""
+VAGUE = ("class", "weight", "rate", "version")
+"""Last parts of keys that say nothing without the part before."""
+
+
+def line_of(stage: Stage) -> Line:
+    """A stage's settings and its teachers'."""
+    return [stage.settings, *(line_of(stage.taught_by[0].stage) if stage.taught_by else ())]
+
+
+def differences(lines: Sequence[Line], parts: Collection[str] = PARTS) -> list[dict[str, str]]:
+    """Dotted key → value of the settings in which the lines differ; one that has its default value is left out.
+
+    A teacher's setting is named (`teacher.recipe.optimizer.lr`) where it is not its student's.
+    """
+    found: list[dict[str, str]] = [{} for _ in lines]
+    for depth in range(max(map(len, lines), default=0)):
+        reached = [index for index, line in enumerate(lines) if len(line) > depth]
+        for part in parts if depth == 0 else PARTS:
+            named = {index: _named(part, lines[index][depth]) for index in reached}
+            for name in dict.fromkeys(name for name, _ in named.values()):
+                alike = {index: settings for index, (other, settings) in named.items() if other == name}
+                for index, different in zip(alike, _differing([*alike.values()]), strict=True):
+                    inherited = _named(part, lines[index][depth - 1])[1] if depth else {}
+                    own = {key: value for key, value in different.items() if inherited.get(key) != value}
+                    found[index] |= {"teacher." * depth + key: value for key, value in own.items()}
+    return found
+
+
+def _differing(settings: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    keys = dict.fromkeys(key for each in settings for key in each)
+    differing = [key for key in keys if len({each.get(key) for each in settings}) > 1]
+    return [{key: each[key] for key in differing if key in each} for each in settings]
+
+
+def _named(part: str, settings: Node) -> tuple[Any, dict[str, str]]:
+    """A part's name, and its signed settings without seeds. What a method changes in the data belongs to the method."""
+    content, method = signed_content(settings), settings["method"]
+    changed = {f"dataset.{key}" for key in _flat("", method.get("data") or {})}
+    flat = _flat("model" if part == "models" else part, content[part]) | (
+        _flat("dataset", content["dataset"]) if part == "method" else {}
+    )
+    own = {
+        key: value for key, value in flat.items() if (key in changed or key.startswith("method.")) == (part == "method")
+    }
+    nodes = settings[part] if part == "models" else [settings[part]]
+    name = (*(node["name"] for node in nodes), bool(method.get("until")))
+    return name, {key: value for key, value in own.items() if not key.endswith("seed")}
+
+
+def _flat(prefix: str, value: Any) -> dict[str, str]:
+    """Dotted keys → values as text."""
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        items = cast("Mapping[str, Any]", value).items()
+    elif isinstance(value, list) and any(isinstance(item, Mapping | list) for item in cast("list[Any]", value)):
+        items = [(index or "", item) for index, item in enumerate(cast("list[Any]", value))]
+    else:
+        text = f"{value}".lower() if isinstance(value, bool) else f"{value}"
+        return {prefix: text if len(text) <= 24 else f"{text[:24]}…"}
+    nested = (_flat(f"{prefix}.{key}".strip("."), item) for key, item in items)
+    return {key: text for each in nested for key, text in each.items()}
+
+
+def describe(settings: Mapping[str, str], without: Collection[str] = ()) -> str:
+    """Like "lr 0.05, teacher's width 8"."""
+    return ", ".join(_words(key, value) for key, value in settings.items() if key.rpartition(".")[2] not in without)
+
+
+def _words(key: str, value: str) -> str:
+    *above, last = key.split(".")
+    whose = "teacher's " if above[0] == "teacher" else ""
+    if last in VAGUE:
+        last = above[-1] if last == "class" else f"{above[-1]} {last}"
+    return f"{whose}{last} {value}"
+
+
+def details(stages: Sequence[Identity], line: Callable[[Identity], Line]) -> dict[str, str]:
+    """Signature → what a list of stages must say beside label, network and seed, to tell them apart."""
+    families = {stage["family"]: stage for stage in stages}
+    settings = dict(zip(families, map(describe, differences([*map(line, families.values())])), strict=True))
+    several_splits = len({stage["split_seed"] for stage in stages}) > 1
+    found: dict[str, str] = {}
+    for stage in stages:
+        seed, root, split = stage["seed"], stage["root_seed"], stage["split_seed"]
+        parts = [f"teacher's seed {root}"] * (root != seed)
+        parts += [f"split {split}"] * (several_splits and split not in (None, seed))
+        found[stage["signature"]] = ", ".join([*parts, *filter(None, [settings[stage["family"]]])])
+    return found
+
+
+def names_of(stages: Sequence[Stage]) -> dict[str, str]:
+    """Signature → a stage's name in a line of its own, beside those of the other stages."""
+    families = {stage.family: stage for stage in stages}
+    more = details([*map(identity_of, stages)], lambda identity: line_of(families[identity["family"]]))
+    return {stage.signature: ", ".join(filter(None, [name_of(stage), more[stage.signature]])) for stage in stages}
+
+
+def name_of(stage: Stage) -> str:
+    """A stage's name without regard to others."""
+    return f"{stage.label}, {stage.model.title}, seed {stage.seed}"

@@ -1,0 +1,70 @@
+"""Sections of tables as Markdown and LaTeX. Texts are escaped for each format, because titles and headings are free."""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pandas has no complete types.
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+MARKDOWN = {
+    r"([\\|*`~]|<(?=[\w/!?])|&(?=#?\w+;)|(?<!\w)_|_(?!\w))": r"\\\1",
+    r"\](?=[(\[])": r"]\\",
+    r"^([#>]|[+-](?= ))": r"\\\1",
+    r"^(\d+)(?=[.)] )": r"\1\\",
+}
+"""What Markdown would take for code, columns, emphasis, tags, entities, links, headings or lists → as plain text."""
+LATEX = {
+    **{sign: rf"\{sign}" for sign in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"✓": r"\checkmark{}", "✗": r"$\times$", "×": r"$\times$", "±": r"$\pm$", "−": "$-$", "ω": r"$\omega$"},
+    **{"Π": r"$\Pi$", "β": r"$\beta$", "γ": r"$\gamma$", "<": "$<$", ">": "$>$", "|": r"\textbar{}"},
+}
+"""Characters that mean something to LaTeX, or that pdfLaTeX's fonts lack. ✓ needs the package amssymb."""
+
+
+class Section(NamedTuple):
+    """A table of texts as people read it. A row maps headings to texts; a missing one is empty."""
+
+    caption: str
+    rows: Sequence[Mapping[str, str]]
+    notes: Sequence[str]
+
+    def frame(self, escape: Callable[[str], str]) -> pd.DataFrame:
+        """The escaped texts."""
+        rows = [{escape(heading): escape(text) for heading, text in row.items()} for row in self.rows]
+        return pd.DataFrame(rows).fillna("")
+
+
+def markdown(sections: Sequence[Section]) -> str:
+    """GitHub's Markdown."""
+    blocks: list[str] = []
+    for section in sections:
+        table = section.frame(in_markdown).to_markdown(index=False, disable_numparse=True)
+        blocks += [in_markdown(section.caption), table, *map(in_markdown, section.notes)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def in_markdown(text: str) -> str:
+    """The text for GitHub's Markdown."""
+    text = " ".join(text.split())
+    for pattern, escaped in MARKDOWN.items():
+        text = re.sub(pattern, escaped, text)
+    return text
+
+
+def latex(sections: Sequence[Section]) -> str:
+    """A `tabular` for each section, with caption and notes as comments. Needs booktabs, and amssymb for ✓."""
+    return "\n".join(map(_tabular, sections))
+
+
+def _tabular(section: Section) -> str:
+    comments = "".join(f"% {' '.join(text.split())}\n" for text in (section.caption, *section.notes))
+    return comments + section.frame(in_latex).to_latex(index=False, escape=False)
+
+
+def in_latex(text: str) -> str:
+    """The text for pdfLaTeX."""
+    return "".join(LATEX.get(sign, sign) for sign in " ".join(text.split()))

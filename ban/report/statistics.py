@@ -1,0 +1,107 @@
+"""Means, intervals and verdicts over repeated trainings, some of which may share random numbers. No torch.
+
+Trainings that share a teacher or a random stream are not independent. They form a cluster: values are averaged within a
+cluster first, and the clusters are what an interval counts.
+"""
+
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtr, stdtrit  # pyright: ignore[reportMissingTypeStubs]
+
+LEVEL = 0.05
+"""Of significance. Intervals hold 1 − LEVEL."""
+Streams = AbstractSet[Hashable]
+"""Names of all that a training draws its random numbers from, its teachers' included."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Mean of clusters of trainings, and half the width of its 95 % confidence interval (Student's t)."""
+
+    mean: float
+    half_width: float | None
+    """None: there is one cluster only. 0: all clusters have the same value, up to rounding."""
+    clusters: int
+    count: int
+    """The trainings, or pairs of trainings."""
+    spread: float = 0.0
+    """Standard deviation of one training: between clusters and within them."""
+
+    @classmethod
+    def of(cls, values: Sequence[float], streams: Sequence[Streams] | None = None) -> "Interval":
+        """Of the values of trainings, and the streams of each; without streams they are independent."""
+        members = [[index] for index in range(len(values))] if streams is None else clusters(streams)
+        groups = [np.take(values, indexes) for indexes in members]
+        means = np.array([group.mean() for group in groups])
+        mean, count = float(means.mean()), len(means)
+        if count < 2:
+            return cls(mean, None, count, len(values))
+        deviation = float(means.std(ddof=1))
+        if deviation <= 1e-9 * float(np.abs(values).max()):  # equal but for rounding
+            return cls(mean, 0.0, count, len(values))
+        # Law of total variance; the population variance of m values lacks the share 1/m that their mean has.
+        spread = math.sqrt(deviation**2 + float(np.mean([group.var() for group in groups])))
+        return cls(mean, _quantile(count) * deviation / math.sqrt(count), count, len(values), spread)
+
+    @property
+    def p_value(self) -> float | None:
+        """Of the hypothesis that the true mean is zero (two-sided t-test).
+
+        None: there is no spread to judge by, because there is one cluster only, or all have the same value.
+        """
+        if not self.half_width:
+            return None
+        t = abs(self.mean) / self.half_width * _quantile(self.clusters)
+        return float(2 * stdtr(self.clusters - 1, -t))
+
+    @property
+    def prediction(self) -> float | None:
+        """Half the width of the 95 % prediction interval of one more training; None for fewer than three clusters."""
+        if self.half_width is None or self.clusters < 3:
+            return None
+        return math.hypot(self.half_width, _quantile(self.clusters) * self.spread)
+
+    def predicts(self, value: float) -> bool | None:
+        """Whether `value` is inside the prediction interval; None if there is none."""
+        return None if self.prediction is None else bool(abs(value - self.mean) <= self.prediction)
+
+    def text(self, sign: bool = False) -> str:
+        """Like 12.92 ± 0.65. Equal differences, which `sign` marks, get no interval: it would have no width."""
+        mean = f"{self.mean:{'+' if sign else ''}.2f}"
+        shown = self.half_width is not None and (self.half_width or not sign)
+        return f"{mean} ± {self.half_width:.2f}" if shown else mean
+
+
+def _quantile(count: int) -> float:
+    return float(stdtrit(count - 1, 1 - LEVEL / 2))
+
+
+def clusters(streams: Iterable[Streams]) -> list[list[int]]:
+    """The connected components of trainings that share a stream, as indexes."""
+    found: list[tuple[Streams, list[int]]] = []
+    for index, own in enumerate(streams):
+        touched = [cluster for cluster in found if not own.isdisjoint(cluster[0])]
+        joined: Streams = frozenset(own).union(*(names for names, _ in touched))
+        members = [member for _, indexes in touched for member in indexes]
+        found = [cluster for cluster in found if cluster not in touched] + [(joined, [*members, index])]
+    return [members for _, members in found]
+
+
+def resolved(intervals: Sequence[Interval | None]) -> list[bool]:
+    """Which of the differences of one table are not zero.
+
+    P-values are adjusted for their number (Holm 1979), so a table without any true difference contains a false verdict
+    in at most 5 % of studies.
+    """
+    values = [interval.p_value if interval else None for interval in intervals]
+    tested = sorted((value, index) for index, value in enumerate(values) if value is not None)
+    verdicts = [False] * len(values)
+    for rank, (value, index) in enumerate(tested):
+        if value * (len(tested) - rank) > LEVEL:
+            break
+        verdicts[index] = True
+    return verdicts

@@ -1,0 +1,72 @@
+"""The sentences below a table: which differences are resolved, and what intervals and means are about."""
+
+from collections.abc import Sequence
+
+from ban.report.statistics import Interval, resolved
+from ban.report.tables import Row, Table
+from ban.wording import plural
+
+BETTER, WORSE, UNRESOLVED = "better than the teacher", "worse than the teacher", "not resolved"
+EQUAL, ALONE, ONE = "all pairs equal, so no interval", "one cluster only", "one pair only"
+ADJUSTED = "at the 5 % level, adjusted for all differences of this table (Holm); the intervals are not adjusted"
+
+
+def notes(tables: Sequence[Table]) -> list[list[str]]:
+    """The notes of each of the tables, which are shown as one: their differences are adjusted together."""
+    differences = [row.gain for table in tables for row in table.rows]
+    differences += [compared.difference for table in tables for compared in table.compared]
+    found = iter(resolved(differences))
+    gains = [{row.heading: next(found) for row in table.rows} for table in tables]
+    written: list[list[str]] = []
+    for table, verdicts in zip(tables, gains, strict=True):
+        written.append(_verdicts(table.rows, verdicts))
+        for ours, control, difference in table.compared:
+            verdict = "resolved" if next(found) else verdict_of(difference, False)
+            written[-1].append(f"{ours} against {control}: {difference.text(sign=True)} points, {verdict}.")
+    return written
+
+
+def _verdicts(rows: Sequence[Row], verdicts: dict[str, bool]) -> list[str]:
+    groups: dict[str, list[str]] = {verdict: [] for verdict in (BETTER, WORSE, UNRESOLVED, EQUAL, ALONE, ONE)}
+    for row in rows:
+        if row.gain:
+            groups[verdict_of(row.gain, verdicts[row.heading])].append(row.heading)
+    parts = [f"{verdict}: {', '.join(headings)}" for verdict, headings in groups.items() if headings]
+    return [f"Paired differences, {ADJUSTED} – {'; '.join(parts)}."] if parts else []
+
+
+def verdict_of(difference: Interval, is_resolved: bool) -> str:
+    """In words."""
+    if is_resolved:
+        return BETTER if difference.mean < 0 else WORSE
+    if difference.half_width is None:
+        return ALONE if difference.count > 1 else ONE
+    return UNRESOLVED if difference.half_width else EQUAL
+
+
+def about(metric: str, own_splits: bool) -> str:
+    """What the intervals of a table are about."""
+    source = "training and of the split of the data" if own_splits else "training; the test set is fixed"
+    arithmetic = " Means of perplexities are arithmetic." if metric == "perplexity" else ""
+    return f"± 95 % interval of the mean: only the randomness of {source}.{arithmetic}"
+
+
+def count(row: Row) -> str:
+    """The repetitions; where they are not independent, the number of what they share, or of their clusters."""
+    if "test" not in row.measured:
+        return "0"
+    test = row.measured["test"]
+    if test.clusters == test.count:
+        return f"{test.count}"
+    shared = {"teacher": row.teachers, "seed": row.seeds} if row.generation else {"seed": row.seeds}
+    fewer = {noun: number for noun, number in shared.items() if number < test.count}
+    parts = [plural(test.count, "student" if row.generation else "run")]
+    parts += [plural(number, noun) for noun, number in fewer.items()]
+    parts += [plural(test.clusters, "cluster")] * ([*fewer.values()] != [test.clusters])
+    return ", ".join(parts)
+
+
+def pairs(difference: Interval) -> str:
+    """The number of pairs, and of their clusters where pairs are not independent."""
+    several = f", {plural(difference.clusters, 'cluster')}" if difference.clusters < difference.count else ""
+    return f"{difference.count}{several}"

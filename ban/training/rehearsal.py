@@ -1,0 +1,222 @@
+"""Rehearses a stage's training step on fake tensors, which have shape, type and device, but neither memory nor values.
+
+A GPU need not be present: what cannot run without one is replaced (`_without_cuda`).
+"""
+
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from typing import NamedTuple
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
+
+from ban.errors import UserError
+from ban.interfaces import Batch, Output, Step, TeacherOutput
+from ban.plan.stage import Parent, Stage
+from ban.training import build
+from ban.training.device import Device
+from ban.training.step import START, Learner, TrainingStep
+
+
+class StageCost(NamedTuple):
+    """The size of a stage's training."""
+
+    parameters: int
+    training_flops: float
+    """Floating-point operations per training example or word: student forward and backward, its teachers forward."""
+
+
+def rehearse(stage: Stage, device_type: str = "cpu") -> StageCost:
+    """Runs the real training step once for each kind of step. The first call for a kind chooses the device.
+
+    Args:
+        stage: what would be trained.
+        device_type: where it would be trained, "cpu" or "cuda".
+
+    Raises:
+        UserError: the parts do not fit together, for example DKPP and two classes.
+    """
+    if stage.step_kind not in _REHEARSED:
+        try:
+            _REHEARSED[stage.step_kind] = run_step(stage, device_type)
+        except UserError:
+            raise
+        except Exception as error:
+            where = _in_users_code(error, stage)
+            if not where and not isinstance(error, ValueError):
+                raise
+            reason = " ".join(str(error).split()).rstrip(".")
+            reason = f"{where}: {type(error).__name__}: {reason}" if where else reason
+            raise UserError(f"{stage.label} ({stage.model.title} on {stage.dataset.title}): {reason}.") from error
+    return _REHEARSED[stage.step_kind]
+
+
+_REHEARSED: dict[str, StageCost] = {}
+
+
+def _in_users_code(error: Exception, stage: Stage) -> str | None:
+    """The last line of the user's modules that the error came through; None: it is not theirs."""
+    modules = {target.partition(".")[0] for target in stage.targets} - {"ban", "torch"}
+    for frame, line in reversed([*traceback.walk_tb(error.__traceback__)]):
+        if frame.f_globals.get("__name__", "").partition(".")[0] in modules:
+            return f"{frame.f_code.co_filename}, line {line}, in {frame.f_code.co_name}"
+    return None
+
+
+def run_step(stage: Stage, device_type: str) -> StageCost:
+    """Builds the training step, and runs it on a batch of fake tensors.
+
+    Raises:
+        UserError: a constructor does not accept its arguments.
+        ValueError: the parts do not fit together.
+    """
+    build.munge(stage)
+    device = FakeDevice(device_type)
+    with fake_tensors(), device.torch_device:
+        spelling = build.zero_spelling(stage, device.torch_device)
+
+        def load(parent: Parent) -> nn.Module:
+            return build.network(parent.stage, parent.index, spelling).to(device.torch_device)
+
+        with _without_cuda() if device_type == "cuda" else nullcontext():
+            step = build.training_step(stage, load, device, spelling)
+            _check_reported(stage, [*step.networks()])
+            batch = build.zero_batch(stage, device.torch_device)
+            output, targets, flops = _forward(stage, step, batch)
+            for learner in step.learners:
+                _replace_kernels(learner)
+            step(batch, START)
+    if stage.dataset.unlabelled_examples:
+        _check_unlabelled(stage, *tree_map_only(Tensor, _zeros, (output, targets, batch)))
+    parameters = sum(parameter.numel() for learner in step.learners for parameter in learner.network.parameters())
+    return StageCost(parameters, flops / batch.targets.numel())
+
+
+def _forward(stage: Stage, training_step: TrainingStep, batch: Batch) -> tuple[Output, TeacherOutput, int]:
+    """The first learner's output, its targets, and a step's operations; the checks name the part at fault."""
+    learners, teacher, precision = training_step.learners, training_step.teacher, training_step.precision
+    with FlopCounterMode(display=False) as own, torch.no_grad(), precision():
+        outputs = [learner(batch.views[0]) for learner in learners]
+    for learner, output in zip(learners, outputs, strict=True):
+        _check_output(learner, output, [*batch.targets.shape, stage.dataset.classes])
+    step = Step(batch, learners, outputs, 0, START)
+    with torch.no_grad(), precision():
+        teacher.targets(step)  # so that what a teacher computes only once does not count
+        with FlopCounterMode(display=False) as taught:
+            targets = teacher.targets(step)
+    for name, term in learners[0].objective.terms.items():
+        _check_loss(name, term(outputs[0], targets, batch))
+    return outputs[0], targets, 3 * own.get_total_flops() + len(learners) * taught.get_total_flops()
+
+
+def _check_unlabelled(stage: Stage, output: Output, targets: TeacherOutput, batch: Batch) -> None:
+    """Runs the terms on unlabelled examples, in real memory: fake tensors have no index that could be out of range."""
+    batch = batch._replace(targets=torch.full_like(batch.targets, -1))
+    for name, term in build.objective(stage).terms.items():
+        term.prepare(output, targets)  # pyright: ignore[reportCallIssue]
+        try:
+            term(output, targets, batch)
+        except (IndexError, RuntimeError) as error:
+            raise ValueError(f"the term {name} cannot be used with unlabelled examples (target -1): {error}") from error
+
+
+def _zeros(fake: Tensor) -> Tensor:
+    return torch.zeros(fake.shape, dtype=fake.dtype)
+
+
+def _check_reported(stage: Stage, networks: Sequence[str]) -> None:
+    if unknown := [name for name in stage.reported_networks if name not in networks]:
+        raise ValueError(
+            f"method.reported_network is {unknown[0]}, but the training gives the networks {', '.join(networks)}: "
+            "choose one of them, or leave it out"
+        )
+
+
+def _check_output(learner: Learner, output: object, shape: list[int]) -> None:
+    name = type(learner.network).__name__
+    if not isinstance(output, Output) or not isinstance(output.logits, Tensor):
+        raise ValueError(f"{name} must return a ban.interfaces.Output with logits, not {_describe(output)}")
+    if learner.until is None and list(output.logits.shape) != shape:
+        raise ValueError(f"{name} returns logits of the shape {list(output.logits.shape)}, not {shape}")
+
+
+def _check_loss(name: str, value: object) -> None:
+    if not isinstance(value, Tensor) or value.ndim:
+        raise ValueError(
+            f"the term {name} returns {_describe(value)}, but it must return a scalar tensor, for example the mean "
+            "over the batch"
+        )
+
+
+def _describe(value: object) -> str:
+    return f"a tensor of the shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+# Fake tensors
+
+
+class FakeDevice(Device):
+    """A device that need not be present."""
+
+    @contextmanager
+    def precision(self, name: str) -> Iterator[None]:
+        """Autocast, which torch itself refuses to enter without the device."""
+        kind = self.torch_device.type
+        before = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+        torch.set_autocast_enabled(kind, name != "fp32")
+        torch.set_autocast_dtype(kind, torch.bfloat16)
+        try:
+            yield
+        finally:
+            torch.clear_autocast_cache()
+            torch.set_autocast_enabled(kind, before[0])
+            torch.set_autocast_dtype(kind, before[1])
+
+
+@contextmanager
+def fake_tensors() -> Iterator[None]:
+    """A context in which every new tensor is fake."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    # Weak references from torch's memo to the weights would keep `Module.to` from replacing them.
+    mode.fake_tensor_converter.set_tensor_memo = lambda *_: None  # pyright: ignore[reportAttributeAccessIssue]
+    with mode, patch("torch.Tensor.__deepcopy__", _copied):
+        yield
+
+
+def _copied(tensor: Tensor, memo: dict[int, Tensor]) -> Tensor:
+    """A copy with memory of its own. Torch's looks for the memory of the original."""
+    copied = tensor.detach().clone()
+    copied = nn.Parameter(copied, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copied
+    memo[id(tensor)] = copied
+    return copied
+
+
+@contextmanager
+def _without_cuda() -> Iterator[None]:
+    """Replaces what asks for the GPU: cuDNN's LSTM, which allocates its own buffers, and the backward pass."""
+    with (
+        patch("torch.cuda.is_available", return_value=False),
+        patch("torch.Tensor.backward"),
+        torch.backends.cudnn.flags(enabled=False),
+    ):
+        yield
+
+
+def _replace_kernels(learner: Learner) -> None:
+    """Replaces fused optimizers, whose kernels have no fake version, and gradients that no backward pass has made."""
+    for group in learner.optimizer.param_groups:
+        group["fused"] = False
+    step = learner.optimizer.step
+
+    def stepped() -> None:
+        for parameter in [parameter for group in learner.optimizer.param_groups for parameter in group["params"]]:
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        with suppress(DataDependentOutputException):  # Adam reads its number of steps
+            step()
+
+    learner.optimizer.step = stepped  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,0 +1,70 @@
+"""The training step of every method on fake tensors, on a CPU and on a GPU that is not there."""
+
+import pytest
+import torch
+from helpers import plan
+from test_train import NEEDS, every_method
+
+from ban.errors import UserError
+from ban.interfaces import Batch, Output, TeacherOutput
+from ban.terms import ConfidenceWeightedLabel
+from ban.training.rehearsal import FakeDevice, fake_tensors, rehearse, run_step
+
+
+@every_method
+def test_every_method_steps_in_every_precision_on_every_device(method: str, kind: str) -> None:
+    for precision in ("fp32", "bf16"):
+        for stage in plan(f"method={method}", f"recipe.precision={precision}", *NEEDS.get(method, ()), kind=kind):
+            for device_type in ("cpu", "cuda"):
+                assert run_step(stage, device_type).training_flops > 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("model=densenet_40_12", "recipe=laine_aila"),
+        ("model=wrn_10_1", "recipe=wrn"),
+    ],
+)
+def test_other_networks_and_optimizers(options: tuple[str, ...]) -> None:
+    for device_type in ("cpu", "cuda"):
+        run_step(plan(*options, "method=labels", "recipe.batch_size=32")[0], device_type)
+
+
+def test_fake_autocast_casts_and_ends() -> None:
+    for device_type in ("cpu", "cuda"):
+        device = FakeDevice(device_type)
+        with fake_tensors():
+            matrix = torch.zeros(2, 2, device=device_type)
+            with device.precision("bf16"):
+                assert (matrix @ matrix).dtype == torch.bfloat16 and matrix.device.type == device_type
+            assert (matrix @ matrix).dtype == torch.float32
+
+
+def test_a_mistake_that_only_a_gpu_shows_is_found_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A term that puts its own tensor on the CPU."""
+    forward = ConfidenceWeightedLabel.forward
+
+    def on_the_cpu(self: ConfidenceWeightedLabel, output: Output, teacher: TeacherOutput, batch: Batch) -> torch.Tensor:
+        return (forward(self, output, teacher, batch) * torch.ones(2, device="cpu")).mean()
+
+    monkeypatch.setattr(ConfidenceWeightedLabel, "forward", on_the_cpu)
+    stage = plan("method=cwtm")[-1]
+    run_step(stage, "cpu")
+    with pytest.raises(RuntimeError, match="device"):
+        run_step(stage, "cuda")
+
+
+@pytest.mark.parametrize("method", ["cwtm", "ban_l", "dkpp", "labels"])
+def test_unlabelled_examples(method: str) -> None:
+    for stage in plan(f"method={method}", "+method.data.unlabelled=true", "dataset.labelled=100"):
+        run_step(stage, "cpu")
+
+
+def test_a_term_that_reads_the_label_of_unlabelled_examples_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reads(self: object, output: Output, teacher: TeacherOutput, batch: Batch) -> torch.Tensor:
+        return output.logits.log_softmax(-1).gather(-1, batch.targets.unsqueeze(-1)).mean()
+
+    monkeypatch.setattr("ban.terms.labels.Label.forward", reads)
+    with pytest.raises(UserError, match="term label cannot be used with unlabelled examples"):
+        rehearse(plan("method=labels", "+method.data.unlabelled=true", "dataset.labelled=110")[-1])
