@@ -18,6 +18,7 @@ from ban.output import tolerate_failures
 from ban.settings.compose import CONF, compose_settings, freeze, register_teachers
 from ban.settings.hydra_versions import VERSION_BASE
 from ban.settings.messages import explain, is_composition_error
+from ban.settings.words import read
 
 
 def main() -> None:
@@ -52,6 +53,7 @@ def _run(words: Sequence[str]) -> None:
     elif first and not first.startswith("-") and "=" not in first:
         raise UserError(f"'{first}' is neither a sub-command ({', '.join(COMMANDS)}) nor KEY=VALUE; see ban --help.")
     else:
+        sys.argv[1:] = read(sys.argv[1:])
         _sweep_experiments()
         register_teachers(folder)
         _train()

@@ -100,7 +100,7 @@ def test_a_key_of_an_earlier_version_is_answered_with_its_new_name(key: str) -> 
         ("method.teacher_count=two", "method.teacher_count is two; it must be an integer."),
         ("+method.reported_network=[a]", "method.reported_network is ['a']; it must be a string."),
         ("machine.threads=few", "machine.threads is few; it must be an integer."),
-        ("teacher.recipe=wrn", "choose a file with +recipe@teacher.recipe=wrn."),
+        ("peers={a: wrn_10_1}", "add it with +peers.OPTION=VALUE."),
         ("recipe=3", "a file of settings is chosen by its name, for example recipe=wrn."),
     ],
 )

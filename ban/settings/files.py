@@ -16,6 +16,8 @@ from ban.errors import UserError
 MOST_BYTES = 1_000_000
 MOST_NODES = 100_000
 """Mappings, lists and values of a file, with every alias written out."""
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The fast one where PyYAML was built with it."""
 DEEPEST = 50
 """Mappings and lists within each other."""
 SAME_CHOICES = {"teacher": "model", "model": "teacher"}
@@ -100,7 +102,7 @@ def check_file(path: Path) -> None:
         _refuse(path, f"cannot be read: {error.strerror}")
     try:
         _check_size(path, text)
-        root = yaml.compose(text, yaml.SafeLoader)
+        root = yaml.compose(text, LOADER)
     except yaml.YAMLError as error:
         _refuse(path, f"is not YAML: {' '.join(str(error).split())}")
     if root is None:
@@ -117,7 +119,7 @@ def _check_size(path: Path, text: str) -> None:
     """Counts without building anything, so that neither aliases nor depth cost time or memory."""
     sizes: dict[str, int] = {}
     open_nodes: list[tuple[str | None, int]] = [(None, 0)]  # anchor and nodes until now
-    for event in yaml.parse(text, yaml.SafeLoader):
+    for event in yaml.parse(text, LOADER):
         size = 0
         match event:
             case yaml.CollectionStartEvent():

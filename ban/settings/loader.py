@@ -9,7 +9,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import IConfigRepository
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import ResultDefault
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 
 from ban.errors import UserError
 from ban.settings.files import Files
@@ -46,7 +46,8 @@ class Loader(ConfigLoaderImpl):
             if group_of(default.package) and default.package not in chosen:
                 OmegaConf.update(whole, str(default.package), None, force_add=True)
             chosen.add(default.package)
-            _merge(whole, part, extended=default.package or "")
+            with flag_override(whole, "no_deepcopy_set_nodes", True):
+                _merge(whole, part, extended=default.package or "")
         return whole
 
 

@@ -19,6 +19,7 @@ from ban.settings.datasets import KINDS
 from ban.settings.hydra_versions import VERSION_BASE
 from ban.settings.schema import LocalLauncherSettings, Settings, SlurmLauncherSettings
 from ban.settings.types import RENAMED, Part, keys_of
+from ban.settings.words import group_of
 
 GROUP_VALUE = "Config group override must be a string"
 
@@ -128,9 +129,7 @@ def explain_invalid(error: ValidationError, prefix: str = "") -> str:
         case "no_target" | "no_rate" | "broken_target":
             return f"{where} {first['msg']}."
         case "dataclass_type":
-            group = "model" if where.startswith(("peers.", "teacher.models.")) else key
-            chosen = f"+{group}@{where}={first['input']}" if parent else f"{group}={first['input']}"
-            advice = f": choose a file with {chosen}" if group in GROUPS else ""
+            advice = f": choose a file with {where}={first['input']}" if group_of(where) or where in GROUPS else ""
             return f"{where} is {first['input']}, but it must be a mapping of settings{advice}."
         case "path_type":
             return f"{where} is {first['input']}; it must be a path."

@@ -16,6 +16,8 @@ PLACES = {
     r"(?:teacher\.models|peers)\.[^.]+": "model",
 }
 """Pattern of a place that can hold a file of a group → the group; None: the one that the pattern matches."""
+GROUPS = ("dataset", "model")
+"""Places that always hold a file of their group."""
 LISTED = r"teacher\.(recipe|model|method)"
 """Places that stand in the defaults of every teacher, so that choosing a file there takes no `+`."""
 LIKE_THE_STUDENTS = re.compile(r"teacher\.(recipe|model)\.")
@@ -23,7 +25,7 @@ LIKE_THE_STUDENTS = re.compile(r"teacher\.(recipe|model)\.")
 
 
 def read(words: Sequence[str]) -> list[str]:
-    """The words for Hydra, in their order. Reading them again changes nothing.
+    """The words for Hydra, in their order. Reading them again has no further effect.
 
     - `teacher.recipe=NAME`, `+peers.a=NAME` and the like choose a file.
     - `KEY={_target_: …}` forgets the value that KEY had.
@@ -54,7 +56,8 @@ def _read(word: str) -> list[str]:
     key = parsed.key_or_group
     plus = "++" if LIKE_THE_STUDENTS.match(key) else _plus(parsed)
     if _is_component(parsed):
-        return [f"{plus and '++'}{key}=null", f"++{key}={value}"]
+        before = f"~{key}" if key in GROUPS else f"{plus and '++'}{key}=null"
+        return [before, f"++{key}={value}"]
     return [f"{plus}{word.lstrip('+')}"]
 
 
