@@ -12,7 +12,7 @@ from hydra.core.default_element import ResultDefault
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from ban.errors import UserError
-from ban.settings.files import Files
+from ban.settings.sources import Files
 from ban.settings.words import group_of
 
 SAME_AS = "_same_as_"
