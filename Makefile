@@ -41,7 +41,7 @@ test: check  ## run the checks and the test suite
 test-hydra-next:  ## run the test suite on the pre-release of Hydra 1.4, installed into .venv-hydra-next
 	$(MAKE) test VENV=.venv-hydra-next REQUIREMENTS="'hydra-core>=1.4.0rc1'"
 
-test-long: install  ## run competing sweeps that are killed at random: 20 rounds of at least half a minute
+test-long: install  ## run competing sweeps that are killed at random, and inject hundreds of faults into stores
 	$(BIN)/pytest -m long -s
 
 check: install  ## check format, style, spelling, types and the layers of imports

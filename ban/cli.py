@@ -2,22 +2,26 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ban import __version__
 from ban.errors import UserError
 from ban.output import tolerate_failures
+from ban.settings.checks import validated
 from ban.settings.compose import CONF, compose_settings, freeze, register_teachers
 from ban.settings.hydra_versions import VERSION_BASE
 from ban.settings.messages import explain, is_composition_error
+from ban.settings.schema import LocalLauncherSettings, Settings, SlurmLauncherSettings
+from ban.settings.types import Part, keys_of
 from ban.settings.words import read
 
 
@@ -50,7 +54,7 @@ def _run(words: Sequence[str]) -> None:
         _command(first, rest[1:], folder)
     elif words == ["--version"]:
         print(f"ban {__version__}")
-    elif first and not first.startswith("-") and "=" not in first:
+    elif first and not first.startswith(("-", "~")) and "=" not in first:
         raise UserError(f"'{first}' is neither a sub-command ({', '.join(COMMANDS)}) nor KEY=VALUE; see ban --help.")
     else:
         sys.argv[1:] = read(sys.argv[1:])
@@ -73,14 +77,30 @@ def _sweep_experiments() -> None:
 def _train(config: DictConfig) -> None:
     try:
         job = freeze(config)
+        _check_launcher()
     except UserError as error:  # Hydra would print a line of its own
         raise SystemExit(f"ban: {error}") from None
-    launcher = HydraConfig.get().launcher._target_
-    if launcher.endswith("SlurmLauncher") and HydraConfig.get().mode == RunMode.RUN:
-        raise SystemExit("ban: hydra/launcher=slurm submits sweeps: use `ban -m …`, also for a single job.")
     from ban.launch.execute import InProcess, execute  # imports torch, which only trainings need
 
     execute([job], InProcess)
+
+
+def _check_launcher() -> None:
+    """Checks the options of the launcher, which Hydra itself makes for sweeps only.
+
+    Raises:
+        UserError: an option is unknown or impossible, or the launcher is for sweeps.
+    """
+    options: Any = OmegaConf.to_container(OmegaConf.create(HydraConfig.get().launcher or {}), resolve=True)
+    name = str(options.pop("_target_", "")).rpartition(".")[2]
+    if name not in LAUNCHERS:
+        raise UserError("hydra.launcher has no _target_: choose a file with hydra/launcher=local.")
+    validated(LAUNCHERS[name], options, "hydra.launcher")
+    if name == "SlurmLauncher" and HydraConfig.get().mode == RunMode.RUN:
+        raise UserError("hydra/launcher=slurm submits sweeps: use `ban -m …`, also for a single job.")
+
+
+LAUNCHERS: dict[str, type[Part]] = {"LocalLauncher": LocalLauncherSettings, "SlurmLauncher": SlurmLauncherSettings}
 
 
 def _config_folder(words: Sequence[str]) -> tuple[Path | None, list[str]]:
@@ -106,10 +126,20 @@ def _command(name: str, arguments: Sequence[str], folder: Path | None) -> None:
     if {"-h", "--help"} & set(arguments):
         print(use)
         return
-    words = [word for word in arguments if "=" not in word]
+    with_file = name == "stages" and {"export", "import"} & set(arguments)
+    settings = [word for word in arguments if _is_setting(word, bool(with_file))]
+    words = [word for word in arguments if word not in settings]
     if any(word.startswith("-") for word in words):
         raise UserError(f"ban {name} has no option but --config-dir; `ban {name} --help` shows its use.")
-    act(words, [word for word in arguments if "=" in word], folder)
+    act(words, settings, folder)
+
+
+def _is_setting(word: str, beside_file: bool) -> bool:
+    """Whether a word is a setting. The name of a file may contain = or begin with ~."""
+    if not beside_file:
+        return "=" in word or word.startswith("~")
+    part = re.match(r"[+~]*(\w+)[^=]*=", word)
+    return part is not None and part[1] in (*keys_of(Settings), "hydra")
 
 
 def _table(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ban.interfaces import Progress
+from ban.ranges import Fraction, NonNegative, NonNegativeNumber, Positive, Share
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Steps:
     one epoch before `MultiStepLR([60])`, which counts from 0. Momentum is kept across drops.
     """
 
-    milestones: Sequence[int]
-    factor: float
+    milestones: Sequence[NonNegative]
+    factor: Share
 
     def __call__(self, progress: Progress) -> float:
         """The factor at this step."""
@@ -52,8 +53,8 @@ class Cosine:
 class OneCycle:
     """Linear from `start` to 1 during the first `warmup` of the training, then linear to 0 (Smith 2018)."""
 
-    warmup: float = 0.3
-    start: float = 0.04
+    warmup: Fraction = 0.3
+    start: NonNegativeNumber = 0.04
 
     def __call__(self, progress: Progress) -> float:
         """The factor at this step."""
@@ -71,10 +72,10 @@ class Plateau:
     PyTorch's word language model example (2017). The first `free` epochs never lower the rate.
     """
 
-    factor: float
-    fall: float = 0.0
+    factor: Share
+    fall: NonNegativeNumber = 0.0
     reference: Literal["best", "previous"] = "best"
-    free: int = 1
+    free: NonNegative = 1
 
     def __call__(self, progress: Progress) -> float:
         """The factor at this step."""
@@ -110,11 +111,11 @@ class GaussianRampUp:
     """
 
     value: float
-    length: float = 80 / 300
+    length: Share = 80 / 300
     per_step: bool = False
     """Raise t at every step, the first epoch included (Tarvainen and Valpola 2017), instead of at every epoch."""
-    labelled: int | None = None
-    examples: int = 1
+    labelled: Positive | None = None
+    examples: Positive = 1
     """With `labelled` set, `value` is for a fully labelled training set and is multiplied by labelled / examples."""
 
     def __call__(self, progress: Progress) -> float:
@@ -133,8 +134,8 @@ class GaussianRamps:
     and 50 of 300 epochs, Tarvainen and Valpola (2017) over 40,000 and 25,000 of 150,000 steps.
     """
 
-    up: float = 80 / 300
-    down: float = 50 / 300
+    up: Share = 80 / 300
+    down: Share = 50 / 300
     per_step: bool = False
 
     def __call__(self, progress: Progress) -> float:
@@ -152,7 +153,7 @@ class GaussianRampDown:
 
     start: float = 0.9
     end: float = 0.5
-    length: float = 50 / 300
+    length: Share = 50 / 300
     per_step: bool = False
 
     def __call__(self, progress: Progress) -> float:

@@ -20,6 +20,7 @@ from ban.settings import datasets, schema
 from ban.settings.compose import CONF, compose_settings
 from ban.settings.types import keys_of
 from ban.store.store import Store
+from ban.training import measure
 from ban.training.rehearsal import StageCost
 
 ROOT = Path(__file__).parents[1]
@@ -75,6 +76,7 @@ def ban(folder: Path, *arguments: str) -> None:
         for module in (estimate, overview):
             patch.setattr(module, "rehearse", lambda stage: StageCost(0, 0))
         patch.setattr(overview, "estimate", lambda *_: estimate.Estimate(0, 0, 0, 0, 0))
+        patch.setattr(measure, "check_learned", lambda *_: None)  # two steps teach less than a guess
         try:
             main()
         except SystemExit as end:

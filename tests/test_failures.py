@@ -1,8 +1,6 @@
 """Disks, files and processes that fail: one sentence, nothing lost, and the same weights in the end."""
 
-import os
 import re
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +10,7 @@ import torch
 from helpers import DIGITS, Say, ban, files, flip_a_bit, host, plan, quiet, start, wait_for, weights, weights_after
 
 from ban.errors import UserError
-from ban.events import Event, Started
+from ban.events import Event
 from ban.launch.devices import Slot
 from ban.launch.pool import Pool
 from ban.plan.lineage import lineage
@@ -153,21 +151,6 @@ def test_who_may_only_read_a_store_sees_what_is_trained(small_disk: Path, tmp_pa
             assert Store(readable).is_claimed("s")
         finally:
             subprocess.run(["umount", readable], check=True)
-
-
-def test_a_stage_that_hangs_is_ended_and_the_others_go_on(tmp_path: Path) -> None:
-    settings = compose_settings([*LONG, f"machine.outputs={tmp_path}"])
-    stages = [*plan(*OPTIONS), *plan(*OPTIONS, "seed=1", "method=labels")]
-
-    def hang(event: Event) -> None:
-        if isinstance(event, Started) and event.signature == TEACHER:
-            (child,) = (child for child in pool.running if child.stage.signature == TEACHER)
-            os.kill(child.process.pid or 0, signal.SIGSTOP)
-
-    pool = Pool(stages, host(settings), [Slot("cpu")] * 2, hang, stall_timeout=3.0)
-    failures = pool.run()
-    assert [*failures] == [TEACHER, STUDENT] and "stall_timeout" in failures[TEACHER]
-    assert Store(tmp_path).finished() == [stages[2].signature]
 
 
 @pytest.mark.parametrize("broken", [OSError(28, "No space left on device"), RuntimeError("a bug")])

@@ -98,9 +98,9 @@ def test_a_key_of_an_earlier_version_is_answered_with_its_new_name(key: str) -> 
     ("override", "message"),
     [
         ("method.teacher_count=two", "method.teacher_count is two; it must be an integer."),
-        ("+method.reported_network=[a]", "method.reported_network is ['a']; it must be a string."),
+        ("+method.reported_network=[a]", 'method.reported_network is ["a"]; it must be a string.'),
         ("machine.threads=few", "machine.threads is few; it must be an integer."),
-        ("peers={a: wrn_10_1}", "add it with +peers.OPTION=VALUE."),
+        ("teacher.recipe=wrn", "teacher.recipe.batch_size=128 is larger than the training set of 100 examples"),
         ("recipe=3", "a file of settings is chosen by its name, for example recipe=wrn."),
     ],
 )

@@ -131,8 +131,10 @@ DATA = """
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ban.data.images import Images, Labelled, Options
+from ban.interfaces import Batch
 
 FILE = Path(__file__).with_suffix(".npy")
 
@@ -154,6 +156,17 @@ def random(**options):
 
 def pairs(**options):
     return [(0, 1)]
+
+
+class Own:
+    examples, examples_per_step, steps_per_epoch, held_out = "images", 1, 1, ["test"]
+    epoch = recorded = None
+
+    def __init__(self, value=0.0, target=0, side=8, **options):
+        self.batch = Batch((torch.full((5, 1, side, 8), value),), torch.full((5,), target), torch.arange(5))
+
+    def evaluation(self, split):
+        yield self.batch
 
 
 def broken(**options):
@@ -197,6 +210,20 @@ def test_data_must_be_those_of_the_plan_and_may_depend_on_the_seed(data_of: Call
     assert build.data(zero, machine, device).content != build.data(one, machine, device).content  # pyright: ignore
     with pytest.raises(UserError, match=r"random returned other data than when this stage was planned"):
         build.data(*data_of("random"), machine, device)
+
+
+def test_the_batches_of_a_users_class_are_looked_at(data_of: Callable[..., list[Stage]]) -> None:
+    families = {data_of("Own", *more)[0].family for more in ((), ("+dataset.value=0.0",), ("+dataset.target=1",))}
+    assert len(families) == 3  # arguments are signed, whether or not they change the content
+    assert data_of("Own")[0].dataset.content_sha256 != data_of("Own", "+dataset.target=1")[0].dataset.content_sha256
+    for override, message in {
+        "value=nan": r"batch 0 of evaluation\('train'\) has an input that is not finite, of example 0\.",
+        "target=3": "has targets from 3 to 3, not from 0 to 2",
+        "target=0.5": "has targets of the type torch.float32, not torch.int64",
+        "side=7": r"has inputs of the shape \[5, 1, 7, 8\], not \[batch, 1, 8, 8\]",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            data_of("Own", f"+dataset.{override}")
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,9 @@ from ban.settings.schema import Settings
 from ban.store.files import cause, denied
 from ban.store.store import Store
 from ban.training import build
-from ban.training.device import Device, cores
+from ban.training.arguments import check_arguments
+from ban.training.cpus import cpus
+from ban.training.device import Device
 from ban.wording import plural
 
 DATA = {"CIFAR-10": ["dataset=cifar10"], "CIFAR-100": ["dataset=cifar100"], "Penn Treebank": ["model=lstm"]}
@@ -53,6 +55,8 @@ def doctor(jobs: Sequence[Settings]) -> None:
     Raises:
         UserError: something is wrong that would stop a training.
     """
+    for job in jobs:
+        check_arguments(job)
     settings = jobs[0]
     store = Store(settings.machine.outputs)
     if int(os.environ.get("SLURM_PROCID", "0")):
@@ -80,7 +84,7 @@ def _devices(settings: Settings) -> Iterator[Finding]:
         yield Finding("GPU", "note", f"none ({built}): trainings run on the CPU")
     capability = torch.backends.cpu.get_cpu_capability()
     bf16 = "emulated: use fp32" if capability in ("DEFAULT", "AVX2") else "supported"
-    yield Finding("CPU", "good", f"{plural(cores(), 'core')}, {capability}; bf16: {bf16}")
+    yield Finding("CPU", "good", f"{cpus()}, {capability}; bf16: {bf16}")
     compiler = "a C++ compiler is installed" if shutil.which("c++") else "needs a C++ compiler"
     yield Finding("machine.compile", "good" if shutil.which("c++") else "note", compiler)
     try:

@@ -23,6 +23,7 @@ from ban.data.splits import (
 from ban.data.whitening import ZCA
 from ban.errors import UserError
 from ban.interfaces import Batch
+from ban.ranges import PositiveNumber, ZeroTo1000
 from ban.streams import stream
 
 
@@ -34,11 +35,11 @@ class Augmentation:
     are drawn on the CPU, so that every device gets the same views.
     """
 
-    pad: int
+    pad: ZeroTo1000
     pad_mode: Literal["reflect", "constant"]
     flip: bool
     mean: Sequence[float]
-    std: Sequence[float]
+    std: Sequence[PositiveNumber]
     """Mean and standard deviation of each channel, in units of the stored bytes; not used for whitened images."""
 
     @property

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 
 from ban.errors import UserError
-from ban.training.device import Device, cores
+from ban.training.cpus import cpus
+from ban.training.device import Device
 
 
 class Slot(NamedTuple):
@@ -24,8 +25,8 @@ def slots(device: Device, devices: int | str | Sequence[int | str], stages_per_d
     Args:
         device: the device that the settings name; of several GPUs, `cuda` stands for all.
         devices: `auto` for all GPUs (those in `CUDA_VISIBLE_DEVICES`, if it is set), or the numbers of some.
-        stages_per_device: the number of slots on each; None: one on a GPU, and on a CPU its cores divided by the
-            threads of a training.
+        stages_per_device: the number of slots on each; None: one on a GPU, and on a CPU the CPUs that this
+            process may use, divided by the threads of a training.
 
     Raises:
         UserError: this machine has no such device.
@@ -33,7 +34,7 @@ def slots(device: Device, devices: int | str | Sequence[int | str], stages_per_d
     if device.name == "cpu":
         if devices != "auto":
             raise UserError(f"hydra.launcher.devices={devices} are GPUs, but machine.device is cpu: leave devices out.")
-        return [Slot("cpu")] * (stages_per_device or max(1, cores() // device.threads))
+        return [Slot("cpu")] * (stages_per_device or max(1, cpus().count // device.threads))
     names = _gpus()
     if device.name != "cuda":  # cuda:N
         names = [names[int(device.name.removeprefix("cuda:"))]]

@@ -19,7 +19,9 @@ from ban.report.render import show
 from ban.report.tables import compare
 from ban.settings.schema import LocalLauncherSettings, Settings
 from ban.store.store import Store
-from ban.training.device import Device, cores
+from ban.training.arguments import check_arguments
+from ban.training.cpus import cpus
+from ban.training.device import Device
 from ban.training.rehearsal import rehearse
 from ban.training.run import Host, run
 from ban.training.signals import Signals
@@ -84,6 +86,8 @@ def _execute(jobs: Sequence[Settings], make_executor: Callable[[Settings], Execu
     common = ("machine", "dry_run", "yes", "table")
     if any(getattr(job, part) != getattr(first, part) for job in jobs for part in common):
         raise UserError("a sweep runs on one machine: machine, dry_run, yes and table cannot be swept over.")
+    for job in jobs:
+        check_arguments(job)
     lineages = [lineage(job) for job in jobs]
     stages = union(lineages)
     if first.dry_run:
@@ -146,13 +150,14 @@ class LocalPool:
         self.settings, self.options = settings, options
         device = Device.of(settings.machine)
         self.slots = slots(device, options.devices, options.stages_per_device)
-        self.device = replace(device, threads=settings.machine.threads or max(1, cores() // len(self.slots)))
+        threads = settings.machine.threads or max(1, cpus().count // len(self.slots))
+        self.device = replace(device, threads=threads)
 
     @property
     def description(self) -> str:
         """See `Executor`."""
         devices = ", ".join(dict.fromkeys(slot.name for slot in self.slots))
-        return f"{devices} ({len(self.slots)} at a time, {plural(self.device.threads, 'thread')} each)"
+        return f"{devices} ({len(self.slots)} at a time, {plural(self.device.threads, 'thread')} each; {cpus()})"
 
     @property
     def device_type(self) -> str:
@@ -173,8 +178,7 @@ class LocalPool:
 
 def _check_precision(missing: Sequence[Stage], device: Device) -> None:
     """Refuses bf16 where the device cannot compute it, and warns where it is slow."""
-    emulated = [stage for stage in missing if stage.recipe.precision == "bf16" and device.emulates_bf16]
-    if any(stage.dataset.is_text for stage in emulated):
-        raise UserError("this CPU has no bf16 instructions, which LSTMs need: use recipe.precision=fp32.")
-    if emulated:
+    for stage in missing:
+        device.check_precision(stage.recipe.precision, stage.dataset.is_text)
+    if device.emulates_bf16 and any(stage.recipe.precision == "bf16" for stage in missing):
         console.print("This CPU emulates bf16, which is about ten times slower than recipe.precision=fp32.")

@@ -10,6 +10,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from ban.interfaces import Output, up_to
 from ban.models.head import Head
+from ban.ranges import Fraction, NonNegativeNumber, Share
 
 SMALLEST = 12
 """The smallest image side in pixels: it leaves one position after two pools and the convolution without padding."""
@@ -57,9 +58,9 @@ class ConvLarge(nn.Module):
     def __init__(
         self,
         norm: Literal["weight", "batch"] = "weight",
-        noise: float = 0.15,
-        dropout: float = 0.5,
-        momentum: float = 0.001,
+        noise: NonNegativeNumber = 0.15,
+        dropout: Fraction = 0.5,
+        momentum: Share = 0.001,
         *,
         classes: int,
         channels: int = 3,

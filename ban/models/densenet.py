@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from ban.interfaces import Output, up_to
 from ban.models.head import Head
 from ban.models.initialisation import initialise
+from ban.ranges import Fraction, Positive, PositiveNumber, UpTo1000
 
 
 @contextmanager
@@ -80,13 +81,13 @@ class DenseNet(nn.Module):
 
     def __init__(  # noqa: PLR0913 – flat arguments, as in the YAML
         self,
-        units: int,
-        growth: int,
-        compression: float = 0.5,
+        units: UpTo1000,
+        growth: Positive,
+        compression: PositiveNumber = 0.5,
         compress_last: bool = False,
-        dropout: float = 0.0,
+        dropout: Fraction = 0.0,
         checkpointing: bool = False,
-        stem: int | None = None,
+        stem: Positive | None = None,
         *,
         classes: int,
         channels: int = 3,

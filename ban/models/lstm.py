@@ -1,15 +1,17 @@
 """Language models: LSTMs on words (Zaremba et al. 2014) or on the characters of words (Kim et al. 2016)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from annotated_types import MinLen
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from ban.interfaces import Output
 from ban.models.head import Head, logits
+from ban.ranges import Fraction, Positive, UpTo1000, ZeroTo1000
 
 Words = Integer[Tensor, "time batch"]
 State = list[tuple[Tensor, Tensor]]
@@ -50,7 +52,7 @@ class LSTM(nn.Module):
     Features: `stem` (the embedding), `stage1`, `stage2`, … (the LSTM layers).
     """
 
-    def __init__(self, units: int, layers: int, dropout: float, tied: bool, *, classes: int) -> None:
+    def __init__(self, units: Positive, layers: UpTo1000, dropout: Fraction, tied: bool, *, classes: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(classes, units)
         self.dropout = nn.Dropout(dropout)
@@ -83,13 +85,13 @@ class CharacterLSTM(nn.Module):
 
     def __init__(  # noqa: PLR0913 – flat arguments, as in the YAML
         self,
-        characters: int,
-        character_units: int,
-        filters: Sequence[int],
-        highway_layers: int,
-        units: int,
-        layers: int,
-        dropout: float,
+        characters: Positive,
+        character_units: Positive,
+        filters: Annotated[Sequence[Positive], MinLen(1)],
+        highway_layers: ZeroTo1000,
+        units: Positive,
+        layers: UpTo1000,
+        dropout: Fraction,
         *,
         spelling: Integer[Tensor, "classes characters"],
         classes: int,

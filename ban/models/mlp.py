@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ban.interfaces import Output, up_to
 from ban.models.head import Head
+from ban.ranges import Positive, UpTo1000
 
 
 class MLP(nn.Module):
@@ -19,7 +20,7 @@ class MLP(nn.Module):
         ValueError: `units` or `layers` is less than 1.
     """
 
-    def __init__(self, units: int, layers: int = 1, *, classes: int, features: int) -> None:
+    def __init__(self, units: Positive, layers: UpTo1000 = 1, *, classes: int, features: int) -> None:
         super().__init__()
         if units < 1 or layers < 1:
             raise ValueError(f"units is {units} and layers {layers}; both must be 1 or more")

@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch.nn.functional as F
+from annotated_types import Le, Len
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ban.interfaces import Output, up_to
 from ban.models.head import Head
 from ban.models.initialisation import initialise
+from ban.ranges import Fraction, Positive, PositiveNumber, UpTo1000
+
+Depth = Annotated[Positive, Le(10_000)]
 
 
 class Block(nn.Module):
@@ -109,9 +113,9 @@ class WideResNet(ResNet):
 
     def __init__(
         self,
-        depth: int,
-        width: int,
-        dropout: float = 0.0,
+        depth: Depth,
+        width: Positive,
+        dropout: Fraction = 0.0,
         norm_scale: Literal["ones", "uniform"] = "ones",
         *,
         classes: int,
@@ -142,7 +146,7 @@ class PreActivationResNet(ResNet):
         ValueError: `depth` is not 9n + 2.
     """
 
-    def __init__(self, depth: int, *, classes: int, channels: int = 3) -> None:
+    def __init__(self, depth: Depth, *, classes: int, channels: int = 3) -> None:
         blocks, rest = divmod(depth - 2, 9)
         if rest or blocks < 1:
             raise ValueError(f"a pre-activation ResNet's depth must be 9n + 2 (29, 164, 1001, …), not {depth}")
@@ -164,11 +168,11 @@ class DenseShapedResNet(ResNet):
 
     def __init__(
         self,
-        blocks: int,
-        ratio: float,
+        blocks: UpTo1000,
+        ratio: PositiveNumber,
         bottleneck: bool,
-        stem: int,
-        widths: Sequence[int],
+        stem: Positive,
+        widths: Annotated[Sequence[Positive], Len(3, 3)],
         *,
         classes: int,
         channels: int = 3,

@@ -1,14 +1,16 @@
 """A shallow, wide network: one hidden layer after one convolution (Ba and Caruana 2014)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch.nn.functional as F
+from annotated_types import Len
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ban.interfaces import Output, up_to
 from ban.models.head import Head
+from ban.ranges import Positive
 
 
 class Shallow(nn.Module):
@@ -24,11 +26,11 @@ class Shallow(nn.Module):
 
     def __init__(
         self,
-        filters: int,
-        kernel: int,
-        bottleneck: int,
-        units: int,
-        size: Sequence[int],
+        filters: Positive,
+        kernel: Positive,
+        bottleneck: Positive,
+        units: Positive,
+        size: Annotated[Sequence[Positive], Len(2, 2)],
         *,
         classes: int,
         channels: int = 3,

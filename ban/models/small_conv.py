@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ban.interfaces import Output, up_to
 from ban.models.head import Head
+from ban.ranges import Positive
 
 
 class SmallConv(nn.Module):
@@ -16,7 +17,7 @@ class SmallConv(nn.Module):
     Features: `stem` = `stage1` (before the max-pool), `stage2`, `pooled`.
     """
 
-    def __init__(self, width: int = 8, *, classes: int, channels: int = 1) -> None:
+    def __init__(self, width: Positive = 8, *, classes: int, channels: int = 1) -> None:
         super().__init__()
         self.stage1 = nn.Sequential(
             nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()

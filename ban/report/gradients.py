@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ban.display import console
 from ban.report.markup import Section
-from ban.report.render import present, write
+from ban.report.render import publish
 from ban.report.results import Results
 from ban.report.statistics import Interval, Streams
 from ban.report.tables import labels, networks, regimes
@@ -57,13 +57,13 @@ def show_gradients(store: Store, outputs: Path) -> None:
             title = f"{network}. {regime}"
             rows = [_texts(name, columns) for name in HEADINGS]
             sections.append(Section(title, rows, [NOTE]))
-            present("Diagnostics", sections[-1])
             for heading, each in columns.items():
                 records += [{"regime": title, "stage": heading, **stage.values} for stage in each]
     students = [result for result in results.by_signature.values() if result["teachers"] and not result["prepares"]]
     _tell_missing([student for student in students if not _diagnostics(student, results)])
     if sections:
-        write(records, sections, outputs, "diagnostics")
+        shown = [("Diagnostics", section) for section in sections]
+        publish(shown, records, sections, outputs / "tables" / "diagnostics")
     elif not students:
         console.print("No student is stored: train one with recipe.diagnosed_steps=N, the steps to diagnose per epoch.")
 

@@ -75,8 +75,9 @@ def show_paper_table(tables: Sequence[Table], layout: TableLayout, published: Ab
     for table, sentences in zip(tables, verdicts.notes(tables), strict=True):
         notes += [f"{table.network}: {sentence}" for sentence in sentences]
     title = f"Table {layout.number}"
-    render.present(f"{title}, {metrics.LABELS[tables[0].metric]}", Section(regime, lines, notes))
-    render.write(records, [Section(f"{title}. {regime}.", lines, notes)], outputs, f"table{layout.number}")
+    shown = (f"{title}, {metrics.LABELS[tables[0].metric]}", Section(regime, lines, notes))
+    written = Section(f"{title}. {regime}.", lines, notes)
+    render.publish([shown], records, [written], outputs / "tables" / f"table{layout.number}")
 
 
 class Judged(NamedTuple):

@@ -24,13 +24,14 @@ def show(tables: Sequence[Table], outputs: Path, name: str = "last") -> None:
     if not tables:
         console.print("No stage of this table is finished yet.")
         return
+    shown: list[tuple[str, Section]] = []
     sections: list[Section] = []
     for table in tables:
         texts, title = _texts(table), f"{table.network}{size(table)}"
         notes = [*verdicts.notes([table])[0], verdicts.about(table.metric, table.own_splits)]
-        present(f"{title}, {metrics.LABELS[table.metric]}", Section(table.title, texts, notes))
+        shown.append((f"{title}, {metrics.LABELS[table.metric]}", Section(table.title, texts, notes)))
         sections.append(Section(f"{title}. {table.title}.", texts, notes))
-    write([record(table, row) for table in tables for row in table.rows], sections, outputs, name)
+    publish(shown, [record(table, row) for table in tables for row in table.rows], sections, outputs / "tables" / name)
 
 
 def _texts(table: Table) -> list[dict[str, str]]:
@@ -70,22 +71,31 @@ def record(table: Table, row: Row) -> dict[str, Any]:
     return {**values, "teachers": row.teachers, "seeds": row.seeds, "families": " ".join(row.families), **row.settings}
 
 
-def present(title: str, section: Section) -> None:
-    """On the console."""
-    show_table(title, section.caption, section.rows)
-    for note in section.notes:
-        console.print(note)
+def publish(
+    shown: Sequence[tuple[str, Section]],
+    records: Sequence[Mapping[str, Any]],
+    sections: Sequence[Section],
+    target: Path,
+) -> None:
+    """Writes sections as Markdown and LaTeX, and the records behind them as CSV, to files that begin with `target`.
+
+    Then shows titles and sections on the console: `| less` would keep the files waiting.
+    """
+    outcome = _write(records, sections, target)
+    for title, section in shown:
+        show_table(title, section.caption, section.rows)
+        for note in section.notes:
+            console.print(note)
+    console.print(outcome)
 
 
-def write(records: Sequence[Mapping[str, Any]], sections: Sequence[Section], outputs: Path, name: str) -> None:
-    """Writes sections as Markdown and LaTeX, and the records behind them as CSV."""
-    target = outputs / "tables" / name
+def _write(records: Sequence[Mapping[str, Any]], sections: Sequence[Section], target: Path) -> str:
+    """Returns a sentence about the files."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         Path(f"{target}.md").write_text(markup.markdown(sections), encoding="utf-8")
         Path(f"{target}.tex").write_text(markup.latex(sections), encoding="utf-8")
         pd.DataFrame(records).to_csv(f"{target}.csv", index=False)
     except OSError as error:  # of a store that this user may only read
-        console.print(f"The table was not written to {target.parent}: {error.strerror}.")
-        return
-    console.print(f"Written: {target}.md, .csv, .tex")
+        return f"The table was not written to {target.parent}: {error.strerror}."
+    return f"Written: {target}.md, .csv, .tex"

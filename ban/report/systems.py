@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ban.display import console
 from ban.report.markup import Section
-from ban.report.render import present, write
+from ban.report.render import publish
 from ban.report.results import Pair, Results
 from ban.report.statistics import Interval, resolved
 from ban.report.tables import is_baseline, labels, networks
@@ -81,18 +81,18 @@ def show_systems(store: Store, outputs: Path) -> None:
     records: list[dict[str, Any]] = []
     shown = [_with_networks(systems, results) for systems in regimes.values() if systems]
     titles = titles_of([systems[0].result["family"] for systems in shown], results)
+    found = iter(resolved([system.gain for systems in shown for system in systems]))  # one table in several parts
     for systems, title in zip(shown, titles, strict=True):
-        verdicts = resolved([system.gain for system in systems])
+        verdicts = [next(found) for _ in systems]
         rows = [_texts(system, verdict) for system, verdict in zip(systems, verdicts, strict=True)]
         sections.append(Section(title + coverage(unknown_percent(systems[0].result)), rows, _notes(systems)))
-        present("Systems", sections[-1])
         records += [{"regime": title, **_record(*each)} for each in zip(systems, verdicts, strict=True)]
     if not sections:
         console.print(
             "No finished system has a finished label-trained network to compare it with: train method=labels too."
         )
         return
-    write(records, sections, outputs, "methods")
+    publish([("Systems", section) for section in sections], records, sections, outputs / "tables" / "methods")
 
 
 def _with_networks(systems: Sequence[System], results: Results) -> list[System]:

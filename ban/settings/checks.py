@@ -1,14 +1,17 @@
 """Checks of settings against each other; those of a single setting are in its type."""
 
-from typing import TypeVar
+import math
+from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
 from ban.errors import UserError
-from ban.settings.datasets import KINDS, Dataset
-from ban.settings.messages import explain_invalid
+from ban.ranges import LARGEST
+from ban.settings.datasets import KINDS, Dataset, ImageDataset
+from ban.settings.refusals import explain_invalid, shown
 from ban.settings.schema import Method, Network, Recipe, Settings
 from ban.settings.types import Node, Part, keys_of
+from ban.wording import plural
 
 PartType = TypeVar("PartType", bound=Part)
 
@@ -37,12 +40,18 @@ def check(settings: Settings) -> Settings:
             f"method={method.name} has no trained teacher, so there is no generation {settings.generations}: leave "
             "generations out, or choose a method with a teacher."
         )
+    if method.frozen_from_teacher and not method.teacher_count:
+        raise UserError(
+            "method.frozen_from_teacher needs a trained teacher: set method.teacher_count, or leave it out."
+        )
     for name, part in {"": settings, "teacher.": teacher}.items():
         _check_network(f"{name}model", part.model, dataset)
         _check_recipe(f"{name}recipe", part.recipe, dataset)
         changed = _changed(part.method, dataset)
+        _check_dataset(changed)
         if not name or method.teacher_count:
             _check_batch(f"{name}recipe", part.recipe, changed)
+            _check_pretraining(f"{name}method.pretrain", part.method, part.recipe)
     for name, network in {**settings.peers, **teacher.models}.items():
         _check_network(name, network, dataset)
     return settings
@@ -70,13 +79,50 @@ def _changed(method: Method, dataset: Dataset) -> Dataset:
         raise UserError(explain_invalid(error, "method.data")) from None
 
 
+def _check_dataset(dataset: Dataset) -> None:
+    if dataset.labels is not None and dataset.labels > dataset.train_size:
+        raise UserError(
+            f"dataset.labelled={dataset.labels} is more than the {dataset.train_size} training examples "
+            "(dataset.train_size): set it to fewer, or leave it out."
+        )
+    if isinstance(dataset, ImageDataset) and dataset.augmentation["_target_"] == "ban.data.images.Augmentation":
+        channels = dataset.shape[0]
+        for name in ("mean", "std"):
+            values = dataset.augmentation.get(name)
+            if isinstance(values, list) and len(cast("list[Any]", values)) != channels:
+                raise UserError(
+                    f"dataset.augmentation.{name} is {shown(values)}; it must have one value for each of the images' "
+                    f"channels: {channels}."
+                )
+
+
 def _check_batch(name: str, recipe: Recipe, dataset: Dataset) -> None:
-    examples = dataset.fills_a_batch_from
-    if examples is not None and recipe.batch_size > examples:
+    examples, per_step = dataset.examples_per_epoch, recipe.examples_per_step
+    if per_step > examples and recipe.unroll:
+        raise UserError(
+            f"the {examples} training words do not fill one batch of {recipe.batch_size} rows of {recipe.unroll} "
+            f"words: lower {name}.batch_size or {name}.unroll."
+        )
+    if per_step > examples:
         raise UserError(
             f"{name}.batch_size={recipe.batch_size} is larger than the training set of {examples} examples: set it to "
             f"{examples} or less, or choose another recipe (recipe=digits for dataset=digits)."
         )
+    steps = examples // per_step
+    if recipe.steps_per_epoch and recipe.steps_per_epoch > steps:
+        raise UserError(
+            f"{name}.steps_per_epoch={recipe.steps_per_epoch} is more than the {plural(steps, 'step')} of a whole "
+            f"epoch ({examples} {dataset.examples}, {per_step} in each step): set it to {steps} or less, or leave it "
+            "out."
+        )
+
+
+def _check_pretraining(name: str, method: Method, recipe: Recipe) -> None:
+    first = method.pretrain
+    if first and recipe.epochs * first.epochs > LARGEST:
+        raise UserError(f"{name}.epochs={first.epochs} makes {recipe.epochs * first.epochs:.3g} epochs: lower it.")
+    if first and not 0 < recipe.learning_rate * first.rate < math.inf:
+        raise UserError(f"{name}.rate={first.rate} makes the learning rate {recipe.learning_rate * first.rate}.")
 
 
 def _check_recipe(name: str, recipe: Recipe, dataset: Dataset) -> None:
@@ -90,6 +136,6 @@ def _check_recipe(name: str, recipe: Recipe, dataset: Dataset) -> None:
         raise UserError(f"{name}.select=best_validation needs a validation set: set dataset.validation_size.")
     if recipe.beta1 is not None and not recipe.uses_adam:
         raise UserError(
-            f"{name}.beta1 belongs to Adam, but {name}.optimizer is {recipe.optimizer['_target_']}: set "
+            f"{name}.beta1 belongs to Adam, but {name}.optimizer is {shown(recipe.optimizer['_target_'])}: set "
             f"{name}.beta1=null, or choose torch.optim.Adam."
         )

@@ -8,10 +8,12 @@ from typing import Any, cast
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ban.errors import UserError
 from ban.settings.checks import check, validated
 from ban.settings.content import with_content
+from ban.settings.files import CONF
 from ban.settings.hydra_versions import VERSION_BASE
 from ban.settings.loader import SAME_AS, follow
 from ban.settings.messages import explain, is_composition_error
@@ -19,10 +21,6 @@ from ban.settings.schema import Method, Recipe, Settings
 from ban.settings.source import SHIPPED, source_hash
 from ban.settings.types import Node, Part
 from ban.settings.words import read
-
-_INSTALLED = Path(__file__).parents[1] / "conf"
-CONF = _INSTALLED if _INSTALLED.exists() else Path(__file__).parents[2] / "conf"
-"""The YAML files: inside the package in a wheel, at the top level in a checkout."""
 
 MOVED_TARGETS = {
     "ban.data.Augmentation": "ban.data.images.Augmentation",
@@ -89,12 +87,16 @@ def freeze(config: DictConfig) -> Settings:
         UserError: a setting is unknown or impossible. One sentence says which, and what to do.
     """
     own = OmegaConf.create({key: value for key, value in config.items() if key != "hydra"})
-    follow(own)
-    if {"min_count", "path"} <= {*own.dataset}:
-        from ban.data.corpus import measure_text
+    try:
+        dataset = own.get("dataset")
+        if isinstance(dataset, DictConfig) and {"min_count", "path"} <= {*dataset}:
+            from ban.data.corpus import measure_text
 
-        own.dataset.update(measure_text(own.dataset))  # before other settings refer to the numbers
-    plain = cast("dict[str, Any]", OmegaConf.to_container(own, resolve=True))
+            dataset.update(measure_text(dataset))  # before other settings refer to the numbers
+        follow(own)
+        plain = cast("dict[str, Any]", OmegaConf.to_container(own, resolve=True))
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error, CONF)) from None
     return with_content(check(validated(Settings, _with_sources(plain))))
 
 

@@ -77,7 +77,7 @@ def _content(arguments: str, data_dir: str, download: bool, is_text: bool) -> st
                 f"{node['_target_']} returns {type(data).__name__}, which has no {missing[0]}: it must return a "
                 "ban.data.images.Images, a ban.data.tabular.Tabular, or an object like them."
             )
-        return getattr(data, "content", None) or _of_batches(data)
+        return getattr(data, "content", None) or _of_batches(data, node)
     except UserError:
         raise
     except Exception as error:
@@ -89,12 +89,29 @@ def _content(arguments: str, data_dir: str, download: bool, is_text: bool) -> st
         ) from error
 
 
-def _of_batches(data: Any) -> str:
-    """Of data that do not say themselves what they contain: of all examples that are evaluated."""
+def _of_batches(data: Any, node: Node) -> str:
+    """Of data that do not say themselves what they contain: of all examples that are evaluated. It checks them too."""
     digest = hashlib.sha256()
     for split in ("train", *sorted(data.held_out)):
-        for batch in data.evaluation(split):
+        for number, batch in enumerate(data.evaluation(split)):
+            if wrong := _wrong_with(batch, node):
+                raise UserError(f"{node['_target_']}: batch {number} of evaluation('{split}') has {wrong}.")
             for tensor in (batch.views[0], batch.targets):
                 digest.update(f"{tensor.dtype} {[*tensor.shape]}".encode())
                 digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _wrong_with(batch: Any, node: Node) -> str | None:
+    """What cannot be trained on in a batch; None: nothing."""
+    inputs, targets = batch.views[0], batch.targets
+    expected = [*node["shape"]] if "shape" in node else [node["features"]] if "features" in node else None
+    if expected and [*inputs.shape[1:]] != expected:
+        return f"inputs of the shape {[*inputs.shape]}, not [batch, {', '.join(map(str, expected))}]"
+    if inputs.is_floating_point() and not inputs.isfinite().all():
+        return f"an input that is not finite, of example {int((~inputs.isfinite()).nonzero()[0, 0])}"
+    if targets.is_floating_point() or targets.is_complex() or targets.element_size() != 8:
+        return f"targets of the type {targets.dtype}, not torch.int64"
+    if not ((targets >= 0) & (targets < node["classes"])).all():
+        return f"targets from {int(targets.min())} to {int(targets.max())}, not from 0 to {node['classes'] - 1}"
+    return None

@@ -1,26 +1,23 @@
 """The settings of data sets. There is one type for each kind of data, and it answers all that depends on the kind."""
 
 import inspect
-from collections.abc import Sequence
+import pkgutil
+from collections.abc import Mapping, Sequence
 from dataclasses import field
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, NotRequired, Self
 
-from annotated_types import Ge
-from pydantic import Field, TypeAdapter
+from annotated_types import Ge, Len
+from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict  # pydantic refuses that of Python 3.11
 
+from ban.ranges import Flag, Fraction, Integer, NonNegative, Positive, PositiveOrInfinite, Probability, Text, UpTo1000
 from ban.settings.types import (
     Component,
-    Flag,
-    Fraction,
-    Integer,
     Node,
-    NonNegative,
     Part,
-    Positive,
     Signed,
-    Text,
     Unsigned,
     keys_of,
     merged,
@@ -50,12 +47,12 @@ class Dataset(Part):
     """Of the user's code that `_target_` names."""
     content_sha256: Signed[Text | None] = None
     """Of the data that a user's function returns."""
-    classes: Signed[Annotated[Integer, Ge(2)]]
+    classes: Signed[Annotated[Positive, Ge(2)]]
     train_size: Signed[Positive]
     validation_size: Signed[NonNegative]
     test_size: Signed[Positive]
     checksum: Signed[Text | None] = None
-    files: Unsigned[Node | None] = None
+    files: Unsigned[Mapping[Text, Text] | None] = None
     mirrors: Unsigned[Sequence[Text] | None] = None
     path: Unsigned[Text | None] = None
     arguments: Node = field(default_factory=dict[str, Any])
@@ -121,9 +118,9 @@ class Dataset(Part):
         return None
 
     @property
-    def fills_a_batch_from(self) -> int | None:
-        """The number of examples that batches are drawn from; None where a batch is always filled or checked later."""
-        return None
+    def examples_per_epoch(self) -> int:
+        """The training examples that batches are drawn from, synthetic ones included."""
+        return self.train_size
 
     @property
     def description(self) -> str:
@@ -134,6 +131,17 @@ class Dataset(Part):
     def warnings(self) -> Sequence[str]:
         """What to know before its results are trusted, a sentence each."""
         return ()
+
+
+class Munge(TypedDict):
+    """The arguments of `ban.data.munge.Munge`."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # pyright: ignore[reportGeneralTypeIssues]
+
+    multiplier: UpTo1000
+    swap_probability: Probability
+    local_variance: PositiveOrInfinite
+    components: NotRequired[Positive]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +157,8 @@ class LabelledDataset(Dataset):
     """The number of training examples that keep their labels, class-balanced; None: all."""
     unlabelled: Signed[Flag] = False
     """Whether the other examples are used, without their labels."""
-    munge: Signed[Node | None] = None
-    """The arguments of `ban.data.munge.Munge`."""
+    munge: Signed[Munge | None] = None
+    """Synthetic examples without labels."""
 
     @property
     def unlabelled_examples(self) -> bool:
@@ -168,11 +176,10 @@ class LabelledDataset(Dataset):
         return self.labelled
 
     @property
-    def fills_a_batch_from(self) -> int | None:
+    def examples_per_epoch(self) -> int:
         """See `Dataset`."""
-        if self.munge:
-            return None
-        return self.train_size if self.labelled is None or self.unlabelled else self.labelled
+        real = self.train_size if self.labelled is None or self.unlabelled else self.labelled
+        return real * (1 + self.synthetic_per_example)
 
     @property
     def description(self) -> str:
@@ -192,7 +199,7 @@ class ImageDataset(LabelledDataset):
     suitable_recipes: ClassVar[str] = "wrn, digits, budget_images"
 
     kind: Unsigned[Literal["images"]]
-    shape: Signed[Sequence[Positive]]
+    shape: Signed[Annotated[Sequence[Positive], Len(3, 3)]]
     augmentation: Signed[Component]
     whitening: Signed[Literal["zca"] | None] = None
     views: Signed[Positive] = 1
@@ -293,16 +300,14 @@ GIVEN = {"data_dir", "download", "device", "batch_size", "steps_per_epoch", "unr
 
 def _parameters(target: str) -> list[str] | None:
     """The settings that a user's function or class takes; None: any."""
-    from hydra.utils import get_method  # imports the user's module
-
     try:
-        parameters = inspect.signature(get_method(target)).parameters.values()
+        parameters = inspect.signature(pkgutil.resolve_name(target)).parameters.values()
     except Exception as error:
         cause = error.__cause__ or error
         raise PydanticCustomError(
             "broken_target",
             "names {target}, which cannot be imported: {cause}",
-            {"target": target, "cause": str(cause)},
+            {"target": target, "cause": str(cause).rstrip(".")},
         ) from error
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return None

@@ -22,9 +22,9 @@ SAME_AS = "_same_as_"
 class Loader(ConfigLoaderImpl):
     """Hydra's loader with two rules of its own.
 
-    A mapping with a `_target_` replaces the mapping that another file has in that place, such as Adam with its arguments
-    those of SGD; one without changes the keys that it names. And a file that is chosen for a place such as
-    `teacher.recipe` is there alone. Files that it extends by its defaults list are part of it.
+    A mapping with a `_target_` replaces what another file has in that place, as Adam and its arguments replace SGD and
+    its; one without changes the keys that it names. And a file that is chosen for a place such as `teacher.recipe` is
+    there alone, with the files that it extends.
     """
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
@@ -35,7 +35,7 @@ class Loader(ConfigLoaderImpl):
         try:
             return super()._load_configuration_impl(*arguments, **options)
         except RecursionError:
-            raise UserError(f"the defaults list of {self.repository.newest} leads back to that file.") from None
+            raise UserError(f"the defaults list of {Files.newest} leads back to that file.") from None
 
     def _compose_config_from_defaults_list(
         self, defaults: Sequence[ResultDefault], repo: IConfigRepository

@@ -1,45 +1,64 @@
-"""Errors of Hydra, OmegaConf and the settings' types as one sentence that says what to do."""
+"""Errors of Hydra, OmegaConf and PyYAML as one sentence that says what to do."""
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+import shlex
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ValidationError
 
-from ban.settings.datasets import KINDS
+from ban.errors import UserError
+from ban.settings.files import keys_in
 from ban.settings.hydra_versions import VERSION_BASE
-from ban.settings.schema import LocalLauncherSettings, Settings, SlurmLauncherSettings
-from ban.settings.types import RENAMED, Part, keys_of
-from ban.settings.words import group_of
+from ban.settings.refusals import KNOWN, below, elsewhere, keys_of_files, shown
+from ban.settings.types import RENAMED
 
-GROUP_VALUE = "Config group override must be a string"
+ANSWERS = {
+    r"Ambiguous value for argument '([^']+)'": r"\1 names several values: sweep over them with `ban -m \1`.",
+    r"An item is already at '([^']+)'": r"\1 is set already: leave out the +.",
+    r"invalid literal for int\(\)": "a list is set as a whole: KEY=[A,B,C].",
+    r"Sweep parameters '([^'=]+)=interval": r"\1=interval(…) names no values: use `ban -m \1=A,B,C` or \1=range(…).",
+    r"Sweep parameters '([^']+)' requires": r"\1 names several values: sweep over them with `ban -m \1`.",
+    "Config group override must be a string": "a file of settings is chosen by its name, for example recipe=wrn.",
+    r"Hydra (launcher|sweeper) is not configured": r"hydra.\1 is null: choose a file with hydra/\1=NAME.",
+    r"Invalid plugin '([^']*)'": r"\1 is no plugin: choose a file with hydra/launcher=NAME or hydra/sweeper=NAME.",
+}
+"""Pattern in a message of Hydra or OmegaConf → the sentence that replaces it."""
 
 
 def is_composition_error(error: Exception) -> bool:
     """Whether Hydra, OmegaConf or PyYAML refuse a setting, so that the error is not one of this program."""
-    known = isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError)
-    return known or str(error).startswith(GROUP_VALUE)
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    package = frames[-1].f_globals.get("__name__", "").partition(".")[0] if frames else ""
+    return isinstance(error, HydraException | OmegaConfBaseException) or package in ("hydra", "omegaconf", "yaml")
 
 
 def explain(error: Exception, conf: Path) -> str:
     """A refusal of Hydra or OmegaConf as one sentence. `conf` is the folder of the YAML files."""
     text = str(error).strip()
-    if isinstance(error, yaml.YAMLError):
-        return f"a file is not YAML: {' '.join(text.split())}."
-    if isinstance(error, MissingConfigException) and error.options:
-        group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        return f"there is no {group} '{name}': choose one of {', '.join(sorted(error.options))}."
-    if isinstance(error, OverrideParseException):
-        return _explain_syntax(error.override or "", text)
+    match error:
+        case HydraException(__cause__=UserError() as refusal):  # of a launcher or a sweeper that Hydra makes
+            return str(refusal)
+        case yaml.YAMLError():
+            return f"a file is not YAML: {' '.join(text.split())}."
+        case MissingConfigException() if error.options:
+            group, _, name = (error.missing_cfg_file or "").rpartition("/")
+            return f"there is no {group} '{name}': choose one of {', '.join(sorted(error.options))}."
+        case OverrideParseException():
+            return _explain_syntax(error.override or "", text)
+        case _:
+            return _explain_text(error, text, conf)
+
+
+def _explain_text(error: Exception, text: str, conf: Path) -> str:
     if unknown := re.match(r"Could not override '([^']+)'", text):
         return _explain_unknown(unknown[1], conf)
     if wrong := re.match(r"Error merging override (\S+)", text):
@@ -47,112 +66,65 @@ def explain(error: Exception, conf: Path) -> str:
     for pattern, answer in ANSWERS.items():
         if found := re.search(pattern, text):
             return found.expand(answer)
-    return ": ".join(line.strip().rstrip(":") for line in text.splitlines()[:2])
-
-
-ANSWERS = {
-    r"Ambiguous value for argument '([^']+)'": r"\1 names several values: sweep over them with `ban -m \1`.",
-    r"An item is already at '([^']+)'": r"\1 is set already: leave out the +.",
-    GROUP_VALUE: "a file of settings is chosen by its name, for example recipe=wrn.",
-}
-"""Pattern in a message of Hydra or OmegaConf → the sentence that replaces it."""
+    first, *others = [line.strip().rstrip(":.") for line in text.splitlines()] or [type(error).__name__]
+    key = next((line.removeprefix("full_key: ") for line in others if line.startswith("full_key: ")), None)
+    return f"{key}: {first}." if key else ": ".join([first, *others[:1]]) + "."
 
 
 def _explain_syntax(override: str, text: str) -> str:
+    written = shown(override)
     if reason := re.search(r"while evaluating '.*': (.*)", text):
-        return f"'{override}' cannot be read: {reason[1]}."
+        return f"'{written}' cannot be read: {reason[1]}.{_quoted(override)}"
     if "=" not in override:
-        return f"'{override}' is not KEY=VALUE. A list has no spaces: method=ban,dkpp."
-    return (
-        f"'{override}' cannot be read. Lists have no spaces (method=ban,dkpp), brackets are closed, and values with "
-        "special characters are quoted twice, for the shell and for Hydra (KEY='\"a, b\"')."
-    )
+        return f"'{written}' is not KEY=VALUE. A list has no spaces: method=ban,dkpp."
+    if ends := re.search(r"no viable alternative at input '([\[{])|input '<EOF>'", text):
+        fault = f"its {ends[1]} is not closed" if ends[1] else "it ends after a comma"
+        return f"'{written}' cannot be read: {fault}. Lists have no spaces: method=ban,dkpp."
+    sign = _sign_at_fault(override, text)
+    return f"'{written}' cannot be read because of the sign {sign}.{_quoted(override)}"
+
+
+def _sign_at_fault(override: str, text: str) -> str:
+    """What the parser stopped at: it names the sign, or points to it from the line below."""
+    if named := re.search(r"input '(.+?)' expecting", text):
+        return named[1]
+    pointer = re.search(r"^LexerNoViableAltException: (?s:.*?)\n( *)\^", text)
+    place = len(pointer[1]) - len("LexerNoViableAltException: ") if pointer else 0
+    return shown(override[place : place + 1])
+
+
+def _quoted(override: str) -> str:
+    """The override with its value as a text, ready for the shell."""
+    key, _, value = override.partition("=")
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
+    word = f'{key}="{escaped}"'
+    try:
+        read = OverridesParser.create().parse_override(word).value()
+    except HydraException:
+        return ""
+    return f" If the value is text, quote it twice: {shlex.quote(word)}" if read == value else ""
 
 
 def _explain_unknown(key: str, conf: Path) -> str:
     GlobalHydra.instance().clear()  # the failed command's, if it got that far
     with initialize_config_dir(str(conf), **VERSION_BASE):
-        known = [*KNOWN, *_keys(OmegaConf.to_container(compose("config"), resolve=False))]
+        known = [*KNOWN, *keys_in(OmegaConf.to_container(compose("config"), resolve=False))]
     known += [folder.name for folder in conf.iterdir() if folder.is_dir()]
     if key in known:
         return f"{key} has no such option yet: add it with +{key}.OPTION=VALUE."
-    parent = key.rpartition(".")[0]
     renamed = ".".join(RENAMED.get(step, step) for step in key.split("."))
+    if renamed in known:
+        return f"there is no setting '{key}': did you mean '{renamed}'?"
+    if key in keys_of_files(key):
+        return f"there is no {key} in this file: add it with +{key}=VALUE."
     near = [name for name in known if name.partition(".")[0] == key.partition(".")[0]]  # of the same part
-    matches = difflib.get_close_matches(key, near, n=1) or difflib.get_close_matches(key, known, n=1)
-    if close := [renamed] if renamed in known else matches:
-        return f"there is no setting '{key}': did you mean '{close[0]}'?"
+    if found := below(key) or _close(key, near) or ("@" not in key and elsewhere(key)) or _close(key, known):
+        return f"there is no setting '{key}': {found}"
+    parent = key.rpartition(".")[0]
     siblings = [name for name in known if name.rpartition(".")[0] == parent] or [n for n in known if "." not in n]
     return f"there is no setting '{key}': choose one of {', '.join(dict.fromkeys(siblings))}."
 
 
-def _keys_of_type(hint: Any, prefix: str) -> list[str]:
-    """The keys of every closed part that a type consists of, with their paths."""
-    if isinstance(hint, type) and issubclass(hint, Part):
-        hints = get_type_hints(hint, include_extras=True)
-        keys = {f"{prefix}{key}": hints[name] for key, name in keys_of(hint).items()}
-        return [name for key, inner in keys.items() for name in (key, *_keys_of_type(inner, f"{key}."))]
-    if get_origin(hint) in (Annotated, Union, UnionType):
-        return [name for inner in get_args(hint) for name in _keys_of_type(inner, prefix)]
-    return []
-
-
-KNOWN = [
-    *_keys_of_type(Settings, ""),
-    *_keys_of_type(LocalLauncherSettings | SlurmLauncherSettings, "hydra.launcher."),
-]
-"""The keys of all closed parts, with their paths."""
-
-
-def _keys(tree: Any, prefix: str = "") -> list[str]:
-    if not isinstance(tree, Mapping):
-        return []
-    items = cast("Mapping[str, Any]", tree).items()
-    return [name for key, value in items for name in (f"{prefix}{key}", *_keys(value, f"{prefix}{key}."))]
-
-
-def explain_invalid(error: ValidationError, prefix: str = "") -> str:
-    """The first setting that its type refuses. `prefix` is what the checked part is called."""
-    first = error.errors(include_url=False)[0]
-    path = [str(step) for index, step in enumerate(first["loc"]) if not _is_branch(str(step), index, first["loc"])]
-    where = ".".join([*filter(None, [prefix]), *path])
-    parent, _, key = where.rpartition(".")
-    match first["type"]:
-        case "unknown_key":
-            name = ".".join(filter(None, [where, str(first["ctx"]["key"])]))  # pyright: ignore[reportTypedDictNotRequiredAccess]
-            return f"there is no setting '{name}': {first['msg']}"
-        case "missing":
-            key = "_target_" if key == "constructor" else key
-            return f"{parent or 'the configuration'} has no {key}: its YAML file needs a line `{key}: …`."
-        case "union_tag_invalid" | "union_tag_not_found":
-            return f"{where}.kind must be one of {', '.join(KINDS)}."
-        case "no_target" | "no_rate" | "broken_target":
-            return f"{where} {first['msg']}."
-        case "dataclass_type":
-            advice = f": choose a file with {where}={first['input']}" if group_of(where) or where in GROUPS else ""
-            return f"{where} is {first['input']}, but it must be a mapping of settings{advice}."
-        case "path_type":
-            return f"{where} is {first['input']}; it must be a path."
-        case "mapping_type" | "dict_type":
-            return f"{where} is {first['input']}; it must be a mapping, for example {{_target_: …}}."
-        case _:
-            wanted = re.sub(
-                r"^(?:Input|Value) should (be )?(a valid (?=integer|number|string|boolean))?", _must_be, first["msg"]
-            )
-            return f"{where} is {first['input']}; it {wanted.replace(chr(39), '')}."
-
-
-GROUPS = ("dataset", "machine", "method", "model", "recipe", "teacher")
-"""The parts of the settings that a file can hold."""
-
-
-def _is_branch(step: str, index: int, path: Sequence[int | str]) -> bool:
-    """Whether a step of pydantic's path is not a key but the branch of a union that was tried."""
-    kind = index == 1 and path[0] == "dataset" and step in KINDS
-    return kind or step in ("float", "int", "str") or "[" in step
-
-
-def _must_be(found: re.Match[str]) -> str:
-    """The beginning of pydantic's sentence as the end of ours."""
-    article = ("an " if found.string[found.end()] == "i" else "a ") if found[2] else ""
-    return f"must {found[1] or ''}{article}"
+def _close(key: str, names: Sequence[str]) -> str | None:
+    matches = difflib.get_close_matches(key, names, n=1)
+    return f"did you mean '{matches[0]}'?" if matches else None

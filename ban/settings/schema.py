@@ -7,38 +7,35 @@ Open parts hold the arguments of a constructor that `_target_` names (a network'
 plain data, because that constructor is their schema.
 """
 
+import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Annotated, Any, ClassVar, Literal, cast
 
-from annotated_types import Ge, MinLen
-from pydantic import AfterValidator, BeforeValidator
+from annotated_types import Gt, MinLen
+from pydantic import AfterValidator, BeforeValidator, Strict
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
+from ban.ranges import Flag, Integer, NonNegative, Number, Positive, PositiveNumber, Seconds, Text, UpTo1000, ZeroTo1000
 from ban.settings.datasets import AnyDataset
 from ban.settings.types import (
     Component,
-    Flag,
     Folder,
-    Integer,
     Node,
-    NonNegative,
-    Number,
     Part,
-    Positive,
-    PositiveNumber,
     Signed,
-    Text,
     Unsigned,
 )
 
 
 def _with_learning_rate(node: Node) -> Node:
     rate = node.get("lr")
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:
-        raise PydanticCustomError("no_rate", "has the learning rate lr={rate}; it must be above 0", {"rate": rate})
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
+        advice = "has the learning rate lr={rate}; it must be a number above 0"
+        raise PydanticCustomError("no_rate", advice, {"rate": json.dumps(rate, default=str)})
     return node
 
 
@@ -132,6 +129,9 @@ class Term(Part):
     constructor: Component
 
 
+Terms = Annotated[Mapping[Text, Term], MinLen(1)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pretraining(Part):
     """The first of a method's two trainings, whose network the second starts from."""
@@ -145,7 +145,7 @@ class Pretraining(Part):
     rate: Signed[PositiveNumber] = 1.0
     """Factor of the recipe's learning rate."""
     teacher: Signed[Component | None] = None
-    terms: Signed[Mapping[str, Term]]
+    terms: Signed[Terms]
     reported_network: ClassVar[None] = None
 
 
@@ -155,11 +155,11 @@ class Method(Part):
 
     name: Unsigned[Text]
     title: Unsigned[Text]
-    teacher_count: Unsigned[NonNegative] = 0
+    teacher_count: Unsigned[ZeroTo1000] = 0
     """Trained networks that teach; none: the method is a generation 0."""
     teacher: Signed[Component | None] = None
     """What makes the student's targets; None: nothing but the labels."""
-    cohort: Unsigned[Positive] = 1
+    cohort: Unsigned[UpTo1000] = 1
     """Networks that are trained together."""
     pretrain: Unsigned[Pretraining | None] = None
     frozen_from_teacher: Unsigned[Sequence[Text]] = ()
@@ -168,7 +168,7 @@ class Method(Part):
     """Changes to the data set."""
     reported_network: Unsigned[Text | None] = None
     """The network that is reported and teaches; None: the trained one, of a cohort their mean."""
-    terms: Signed[Mapping[str, Term]]
+    terms: Signed[Terms]
     until: ClassVar[None] = None
 
 
@@ -230,7 +230,7 @@ class TableLayout(Part):
     """Heading → networks; none: every stage, and the ensembles of its generations."""
     exceptions: Mapping[Text, Mapping[Text, Cells]] = field(default_factory=dict[str, Mapping[str, Sequence[Cell]]])
     """Model → headings with other networks."""
-    splits: Mapping[Literal["validation", "test"], Text] = field(default_factory=lambda: {"test": ""})
+    splits: Mapping[Literal["validation", "test"], str] = field(default_factory=lambda: {"test": ""})
     """The splits that are columns of the paper's table → what is added to their headings."""
     compare: Sequence[Comparison] = ()
 
@@ -244,7 +244,7 @@ class Generation0(Part):
 
     seed: Integer
     model: Network
-    models: Mapping[str, Network] = field(default_factory=dict[str, Network])
+    models: Mapping[Text, Network] = field(default_factory=dict[str, Network])
     """Networks of several teachers, in turn; none: `model`."""
     method: Method
     recipe: Recipe
@@ -255,14 +255,14 @@ class Machine(Part):
     """Where and how to run."""
 
     device: Annotated[Text, AfterValidator(_device)]
-    threads: Positive | None = None
-    """CPU threads of a training; None: all cores."""
+    threads: UpTo1000 | None = None
+    """CPU threads of a training; None: one for each CPU that the process may use."""
     outputs: Folder
     data_dir: Folder
     download: Flag
-    checkpoint_seconds: Annotated[Number, Ge(0)]
+    checkpoint_seconds: Seconds
     """Between checkpoints."""
-    log_seconds: Annotated[Number, Ge(0)]
+    log_seconds: Seconds
     """Between a stage's lines in a log."""
     compile: Flag
     tensorboard: Flag
@@ -273,7 +273,7 @@ class Settings(Part):
     """All settings of a job."""
 
     seed: Integer
-    generations: NonNegative
+    generations: ZeroTo1000
     replica: NonNegative
     dry_run: Flag
     yes: Flag
@@ -282,12 +282,12 @@ class Settings(Part):
     model: Network
     method: Method
     recipe: Recipe
-    peers: Mapping[str, Network]
+    peers: Mapping[Text, Network]
     teacher: Generation0
     machine: Machine
 
 
-# Launchers
+# Hydra's launchers and sweeper
 
 
 def _as_text(value: Any) -> Any:
@@ -296,7 +296,15 @@ def _as_text(value: Any) -> Any:
 
 Name = Annotated[Text, BeforeValidator(_as_text)]
 """A name that may consist of digits."""
-Devices = Integer | Text | Sequence[Integer | Text]
+Devices = NonNegative | Text | Annotated[Sequence[NonNegative | Text], MinLen(1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweeperSettings(Part):
+    """`hydra/sweeper=union`; `ban.settings.sweeps.UnionSweeper` explains each."""
+
+    sweeps: Mapping[Text, Mapping[Text, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    by_scale: Mapping[Text, Mapping[Text, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,8 +312,8 @@ class LocalLauncherSettings(Part):
     """`hydra/launcher=local`; conf/hydra/launcher/local.yaml explains each."""
 
     devices: Devices
-    stages_per_device: Positive | None = None
-    stall_timeout: PositiveNumber | None = None
+    stages_per_device: UpTo1000 | None = None
+    stall_timeout: Annotated[Seconds, Gt(0)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,7 +330,7 @@ class SlurmLauncherSettings(Part):
     minutes: Positive
     checkpoint_minutes: PositiveNumber
     parallel: Positive
-    directives: Node
-    setup: Sequence[Text]
+    directives: Mapping[Text, Text | Integer | Number | Flag | None]
+    setup: Sequence[Annotated[str, Strict()]]
     detach: Flag
     on_interrupt: Literal["cancel", "leave"]

@@ -1,8 +1,9 @@
 """The YAML files of settings: where Hydra finds them, and what they must be before it reads them."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import yaml
 from hydra._internal.config_repository import ConfigRepository
@@ -27,8 +28,8 @@ SAME_CHOICES = {"teacher": "model", "model": "teacher"}
 class Files(ConfigRepository):
     """Hydra's repository, which refuses a broken file in one sentence, and two files of the same name."""
 
-    newest: Path | None = None
-    """The file that was read last."""
+    newest: ClassVar[Path | None] = None
+    """The file that was read last. Hydra copies its repositories, so this is the class's."""
 
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
         """See `ConfigRepository`.
@@ -51,12 +52,12 @@ class Files(ConfigRepository):
         source = self._find_object_source(config_path, ObjectType.CONFIG)
         if source is None or source.scheme() != "file":
             return super().load_config(config_path)
-        self.newest = _file_of(source, config_path)
-        check_file(self.newest)
+        path = Files.newest = _file_of(source, config_path)
+        check_file(path)
         try:
             return super().load_config(config_path)
         except (OmegaConfBaseException, yaml.YAMLError) as error:
-            _refuse(self.newest, f"is not possible: {' '.join(str(error).split())}")
+            _refuse(path, f"is not possible: {' '.join(str(error).split())}")
 
 
 def _file_of(source: ConfigSource, name: str) -> Path:
@@ -94,53 +95,48 @@ def check_file(path: Path) -> None:
     """
     try:
         if path.stat().st_size > MOST_BYTES:
-            _refuse(path, f"has {path.stat().st_size} bytes, but files of settings have at most {MOST_BYTES}")
+            _refuse(path, f"is larger than {MOST_BYTES} bytes, so it does not hold settings")
         text = path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        _refuse(path, f"is not UTF-8: byte {error.start} is {error.object[error.start]:#x}")
-    except OSError as error:
-        _refuse(path, f"cannot be read: {error.strerror}")
-    try:
         _check_size(path, text)
         root = yaml.compose(text, LOADER)
+    except UnicodeDecodeError as error:
+        _refuse(path, f"is not UTF-8 (byte {error.start}): save it as UTF-8")
+    except OSError as error:
+        _refuse(path, f"cannot be read: {error.strerror}")
     except yaml.YAMLError as error:
         _refuse(path, f"is not YAML: {' '.join(str(error).split())}")
-    if root is None:
-        return
+    if root is not None:
+        _check_mapping(path, root)
+
+
+def _check_mapping(path: Path, root: yaml.Node) -> None:
     if not isinstance(root, yaml.MappingNode):
         _refuse(path, "must consist of lines KEY: VALUE")
+    _check_keys(path, root)
     for key, value in root.value:
         if key.value == "defaults":
             _check_defaults(path, value)
-    _check_keys(path, root)
 
 
 def _check_size(path: Path, text: str) -> None:
     """Counts without building anything, so that neither aliases nor depth cost time or memory."""
-    sizes: dict[str, int] = {}
-    open_nodes: list[tuple[str | None, int]] = [(None, 0)]  # anchor and nodes until now
+    sizes: dict[str | None, float] = {}
+    open_nodes: list[tuple[str | None, float]] = [(None, 0)]  # anchor, and nodes until now
     for event in yaml.parse(text, LOADER):
-        size = 0
-        match event:
-            case yaml.CollectionStartEvent():
-                open_nodes.append((event.anchor, 1))
-            case yaml.CollectionEndEvent():
-                anchor, size = open_nodes.pop()
-                sizes[str(anchor)] = size
-            case yaml.AliasEvent():
-                if event.anchor in (anchor for anchor, _ in open_nodes):
-                    _refuse(path, f"contains *{event.anchor} within &{event.anchor}")
-                size = sizes.get(event.anchor, 1)
-            case yaml.ScalarEvent():
-                size = 1
-            case _:
-                pass
-        anchor, before = open_nodes[-1]
-        open_nodes[-1] = (anchor, before + size)
-        if len(open_nodes) > DEEPEST:
-            _refuse(path, f"has more than {DEEPEST} mappings and lists within each other")
-        if open_nodes[-1][1] > MOST_NODES:
-            _refuse(path, f"has more than {MOST_NODES} values, with its aliases written out")
+        size = 0.0
+        if isinstance(event, yaml.CollectionStartEvent):
+            sizes[event.anchor] = math.inf  # until it ends: an alias within it has no end
+            open_nodes.append((event.anchor, 1))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = open_nodes.pop()
+            sizes[anchor] = size
+        elif isinstance(event, yaml.NodeEvent):
+            size = sizes.get(event.anchor, 1) if isinstance(event, yaml.AliasEvent) else 1
+        open_nodes[-1] = (open_nodes[-1][0], open_nodes[-1][1] + size)
+        if len(open_nodes) > DEEPEST or open_nodes[-1][1] > MOST_NODES:
+            _refuse(
+                path, f"has more than {DEEPEST} levels, or more than {MOST_NODES} values with its aliases written out"
+            )
 
 
 def _check_keys(path: Path, node: Any) -> None:
@@ -162,7 +158,9 @@ def _check_defaults(path: Path, node: Any) -> None:
         pair = entry.value[0] if isinstance(entry, yaml.MappingNode) and len(entry.value) == 1 else None
         if not (_is_name(entry) or (pair and _is_name(pair[0]) and _is_choice(pair[1]))):
             line = (entry or node).start_mark.line + 1
-            _refuse(path, f"has a defaults list that is not one, in line {line}: write `defaults: [NAME]` to extend NAME")
+            _refuse(
+                path, f"has a defaults list that is not one, in line {line}: write `defaults: [NAME]` to extend NAME"
+            )
 
 
 def _is_name(node: Any) -> bool:

@@ -1,5 +1,6 @@
 """Sweeps: the jobs of a command. A sweeper joins several products of settings into one batch."""
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -10,17 +11,20 @@ from typing import Any, cast
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from ban.errors import UserError
+from ban.settings.checks import validated
 from ban.settings.compose import compose_config, compose_settings, freeze
-from ban.settings.schema import Settings
+from ban.settings.schema import Settings, SweeperSettings
 from ban.settings.types import Node
 from ban.settings.words import read
 
 Sweeps = Mapping[str, Mapping[str, Any]]
+MOST_JOBS = 100_000
 
 
 class UnionSweeper(Sweeper):
@@ -30,8 +34,9 @@ class UnionSweeper(Sweeper):
     `hydra.sweeper.by_scale: {scale: {key: value}}`: what changes in every product at `scale=…`.
     """
 
-    def __init__(self, sweeps: Sweeps | None = None, by_scale: Sweeps | None = None) -> None:
-        self.sweeps, self.by_scale = sweeps or {}, by_scale or {}
+    def __init__(self, **options: Any) -> None:
+        checked = _checked(options)
+        self.sweeps, self.by_scale = checked.sweeps, checked.by_scale
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Makes the launcher that will run the jobs."""
@@ -60,13 +65,20 @@ def jobs_of(overrides: Sequence[str], folder: Path | None = None, all_seeds: boo
         UserError: a setting is unknown or impossible.
     """
     parsed = OverridesParser.create().parse_overrides([*overrides])
-    sweeper = compose_config([str(w.input_line) for w in parsed if not w.is_sweep_override()], folder).hydra.sweeper
+    single = [str(word.input_line) for word in parsed if not word.is_sweep_override()]
+    sweeper = _checked(compose_config(single, folder).hydra.sweeper)
     left_out = () if all_seeds else ("seed",)
     sweeps = {
         name: {key: value for key, value in product.items() if key not in left_out}
         for name, product in sweeper.sweeps.items()
     }
     return [compose_settings(job, folder) for job in expand(sweeps, overrides, sweeper.by_scale)]
+
+
+def _checked(sweeper: Any) -> SweeperSettings:
+    plain: Any = OmegaConf.to_container(OmegaConf.create(sweeper or {}))
+    options = {key: value for key, value in plain.items() if key != "_target_"}
+    return validated(SweeperSettings, options, "hydra.sweeper")
 
 
 def settings_of(loader: ConfigLoader, config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[Settings]:
@@ -80,7 +92,7 @@ def settings_of(loader: ConfigLoader, config: DictConfig, jobs: Sequence[Sequenc
     composed: dict[tuple[str, ...], DictConfig] = {}
     result: list[Settings] = []
     for job in jobs:
-        seeds = [override for override in job if re.fullmatch(r"seed=(0|-?[1-9]\d*)", override)]  # as Hydra reads numbers
+        seeds = [override for override in job if re.fullmatch(r"seed=(0|-?[1-9]\d*)", override)]  # whole numbers
         rest = tuple(override for override in job if override not in seeds)
         if rest not in composed:
             composed[rest] = loader.load_sweep_config(config, [*rest, *seeds])
@@ -160,9 +172,20 @@ def _sets(word: Override) -> bool:
 def _product(words: Sequence[Override]) -> list[list[str]]:
     jobs: list[list[str]] = [[]]
     for word in words:
-        key = word.get_key_element()
-        choices = [str(word.input_line)]
-        if word.is_sweep_override():
-            choices = [f"{key}={value}" for value in word.sweep_string_iterator()]
+        choices = _choices(word.get_key_element(), word)
+        if len(jobs) * len(choices) > MOST_JOBS:
+            raise UserError(f"the sweep has more than {MOST_JOBS} jobs.")
         jobs = [[*job, *read([choice])] for job in jobs for choice in choices]
     return jobs
+
+
+def _choices(key: str, override: Override) -> list[str]:
+    """The settings that a word of the command line stands for."""
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    try:
+        values = [*itertools.islice(override.sweep_string_iterator(), MOST_JOBS + 1)]
+    except (HydraException, ValueError):
+        word = override.input_line or key
+        raise UserError(f"{word} names no values to sweep over: use {key}=A,B,C or {key}=range(START,STOP).") from None
+    return [f"{key}={value}" for value in values]

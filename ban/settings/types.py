@@ -8,10 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, cast, get_type_hints
 
-from annotated_types import Ge, Gt, Lt
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Strict, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
+
+from ban.ranges import one_line
 
 Node = Mapping[str, Any]
 """Plain data under string keys, as in a YAML file."""
@@ -119,6 +120,7 @@ RENAMED = {
 def unknown_key(key: str, known: Sequence[str] | Mapping[str, Any]) -> PydanticCustomError:
     """The refusal of a key, with the nearest valid one."""
     known = [name for name in known if not name.endswith("_sha256")]
+    key = str(key)
     close = [RENAMED[key]] if RENAMED.get(key) in known else difflib.get_close_matches(key, known, n=1)
     advice = f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(known)}."
     return PydanticCustomError("unknown_key", "{advice}", {"key": key, "advice": advice})
@@ -136,15 +138,19 @@ def merged(node: Node, changes: Node) -> dict[str, Any]:
 # Types of values
 
 
-Text = Annotated[str, Strict()]
-Flag = Annotated[bool, Strict()]
-Integer = Annotated[int, Strict()]
-Number = Annotated[float, Strict()]
-NonNegative = Annotated[Integer, Ge(0)]
-Positive = Annotated[Integer, Ge(1)]
-PositiveNumber = Annotated[Number, Gt(0)]
-Fraction = Annotated[Number, Ge(0), Lt(1)]
-Folder = Annotated[Path, BeforeValidator(lambda value: Path(value).expanduser() if isinstance(value, str) else value)]
+def _folder(value: Any) -> Any:
+    """A text as a path, with the user's home folder for `~`."""
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        raise PydanticCustomError("empty_folder", "is empty (is a variable of the shell unset?); name a folder")
+    try:
+        return Path(one_line(value)).expanduser()
+    except RuntimeError:
+        raise PydanticCustomError("no_home", "names the home folder of an unknown user") from None
+
+
+Folder = Annotated[Path, BeforeValidator(_folder)]
 
 
 def _with_target(node: Node) -> Node:

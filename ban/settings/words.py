@@ -21,7 +21,7 @@ GROUPS = ("dataset", "model")
 LISTED = r"teacher\.(recipe|model|method)"
 """Places that stand in the defaults of every teacher, so that choosing a file there takes no `+`."""
 LIKE_THE_STUDENTS = re.compile(r"teacher\.(recipe|model)\.")
-"""Beginnings of settings that a teacher has from the student unless they are set, so that they need not be there yet."""
+"""Beginnings of settings that a teacher has from the student unless they are set: they may be set though not there."""
 
 
 def read(words: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ban.interfaces import Progress, Step, Teacher, TeacherContext, TeacherOutput
+from ban.ranges import Fraction
 
 
 class SecondView(Teacher):
@@ -39,7 +40,7 @@ class EpochAverage(Teacher):
     epochs: Tensor
     """t, the number of epochs in which each example was seen, `[examples, 1]`."""
 
-    def __init__(self, context: TeacherContext, decay: float) -> None:
+    def __init__(self, context: TeacherContext, decay: Fraction) -> None:
         super().__init__()
         self.decay = _checked_decay(decay)
         widths = {"accumulated": context.classes, "epoch_predictions": context.classes, "epochs": 1}
@@ -81,7 +82,7 @@ class AverageWeights(Teacher):
         ValueError: `decay` is outside [0, 1).
     """
 
-    def __init__(self, context: TeacherContext, decay: float) -> None:
+    def __init__(self, context: TeacherContext, decay: Fraction) -> None:
         super().__init__()
         self.decay = _checked_decay(decay)
         self.student = (context.students[0],)  # a tuple hides it from state_dict()

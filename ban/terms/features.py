@@ -1,13 +1,16 @@
 """Loss terms that compare hidden activations."""
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Len, MinLen
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ban import losses
 from ban.interfaces import Batch, Output, TeacherOutput, Term, feature
+from ban.ranges import Text
 
 
 class Hint(Term):
@@ -20,7 +23,7 @@ class Hint(Term):
 
     regressor: nn.Module
 
-    def __init__(self, guided: str, hint: str, norm: bool = False, relu: bool = False) -> None:
+    def __init__(self, guided: Text, hint: Text, norm: bool = False, relu: bool = False) -> None:
         super().__init__()
         self.guided, self.hint, self.norm, self.relu = guided, hint, norm, relu
 
@@ -53,7 +56,7 @@ class Hint(Term):
 class Flow(Term):
     """Squared distance between the student's and the teacher's FSP matrices of `pairs` of layers (Yim et al. 2017)."""
 
-    def __init__(self, pairs: Sequence[Sequence[str]]) -> None:
+    def __init__(self, pairs: Annotated[Sequence[Annotated[Sequence[Text], Len(2, 2)]], MinLen(1)]) -> None:
         super().__init__()
         self.pairs = [(first, last) for first, last in pairs]
 

@@ -1,13 +1,15 @@
 """Loss terms that compare the student's outputs with the teacher's."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor
 
 from ban import losses
 from ban.interfaces import Batch, Output, TeacherOutput, Term, logits_of, probabilities_of
+from ban.ranges import Positive, PositiveNumber
 
 
 class Probabilities(Term):
@@ -17,7 +19,7 @@ class Probabilities(Term):
     temperature (Hinton, Vinyals and Dean 2015). At temperature 1 this is the loss of born-again networks.
     """
 
-    def __init__(self, temperature: float = 1.0, squared_temperature: bool = True) -> None:
+    def __init__(self, temperature: PositiveNumber = 1.0, squared_temperature: bool = True) -> None:
         super().__init__()
         self.temperature = temperature
         self.scale = temperature**2 if squared_temperature else 1.0
@@ -74,7 +76,7 @@ class TopScoreDifference(Term):
     `scores` is the number of probabilities compared, the largest included. Needs no teacher.
     """
 
-    def __init__(self, scores: int) -> None:
+    def __init__(self, scores: Annotated[Positive, Ge(2)]) -> None:
         super().__init__()
         self.scores = scores
 

@@ -3,33 +3,44 @@
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+
+from ban.wording import plural
 
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
-class Cpus(NamedTuple):
-    """A number of CPUs, and where it comes from."""
+@dataclass(frozen=True)
+class Cpus:
+    """The CPUs that a process may use."""
 
-    count: int  # pyright: ignore[reportIncompatibleMethodOverride]
-    source: str
+    count: int
+    limit: str
+    """What limits them."""
+    host: int
+    """The CPUs of the machine."""
+
+    def __str__(self) -> str:
+        if self.count == self.host:
+            return plural(self.count, "CPU")
+        return f"{self.count} of {plural(self.host, 'CPU')}, limited by {self.limit}"
 
 
 def cpus() -> Cpus:
-    """The smallest of what the machine has and what the process is given.
+    """The smallest of what the machine has and what the process may use.
 
     A quota of 2.5 CPUs counts as 2, because a thread that the kernel holds back lets all the others wait.
     """
     host = os.cpu_count() or 1
-    given = [Cpus(host, "all of this machine")]
+    limits = [(host, "the machine")]
     if hasattr(os, "sched_getaffinity"):
-        given.append(Cpus(len(os.sched_getaffinity(0)), "CPU affinity"))
-    given += [Cpus(max(1, int(quota)), "CPU quota of the control group") for quota in _quotas()]
+        limits.append((len(os.sched_getaffinity(0)), "the CPU affinity"))
+    limits += [(max(1, int(quota)), "the CPU quota of the cgroup") for quota in _quotas()]
     threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list is one number a nesting level
     if threads.isdecimal() and int(threads):
-        given.append(Cpus(int(threads), "OMP_NUM_THREADS"))
-    return min(given, key=lambda each: each.count)  # of equal ones the first
+        limits.append((int(threads), "OMP_NUM_THREADS"))
+    return Cpus(*min(limits, key=lambda each: each[0]), host)  # of equal ones the first
 
 
 def _quotas() -> Iterator[float]:

@@ -40,7 +40,7 @@ def result(stage: Stage, training: Training, device: Device, measured: Mapping[s
         f"{data.examples}_per_second": round(examples_per_second(state, data), 1),
         "peak_memory_mib": device.peak_memory_mib(),
         **measured,
-        **{f"{split}_unknown_percent": value for split, value in data.unknown_percent.items()},
+        **{f"{split}_unknown_percent": value for split, value in getattr(data, "unknown_percent", {}).items()},
         "device": device.name,
         "device_name": device.hardware,
         "threads": device.threads,
@@ -68,7 +68,7 @@ def measure(
         if name in reported:
             tested.append(predictions["test"])
     mean = evaluation.mean([measured[name] for name in reported])
-    _check_learned(stage, mean[f"test_{stage.dataset.metric}"])
+    check_learned(stage, mean[f"test_{stage.dataset.metric}"])
     if len(tested) > 1:
         measured["ensemble"] = evaluation.measure({"test": metrics.ensemble(tested)})
     last = [measured[last_epoch(name)] for name in reported if last_epoch(name) in measured]
@@ -78,7 +78,7 @@ def measure(
     return mean | selected | _best(state.curves, stage.dataset.metric) | {"networks": measured}, tested[0]
 
 
-def _check_learned(stage: Stage, value: float) -> None:
+def check_learned(stage: Stage, value: float) -> None:
     """Refuses a result that is worse than a uniform guess, by more than chance for an error in %.
 
     Raises:

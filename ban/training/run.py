@@ -23,7 +23,7 @@ from ban.store.formats import weights_file
 from ban.store.result import Result, outcome
 from ban.store.store import Store, Work
 from ban.training import build, checkpoint, evaluation
-from ban.training.device import Device
+from ban.training.device import Device, is_out_of_memory
 from ban.training.loop import Training, TrainingState
 from ban.training.measure import check_stored, last_epoch, measure, result
 from ban.training.progress import ProgressReporter, ScalarLog
@@ -64,7 +64,9 @@ def run(stage: Stage, host: Host, report: Report, signals: Signals) -> Result:
 def _train(stage: Stage, host: Host, work: Work, report: Report, signals: Signals) -> None:
     try:
         _StageTraining(stage, host, work, report, signals).train_and_publish()
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise UserError(
             f"{stage.label} does not fit into the memory of {host.device.name}: lower recipe.batch_size (for a text, "
             "recipe.unroll), or set model.checkpointing=true for a DenseNet."
@@ -79,6 +81,7 @@ class _StageTraining:
     def __init__(self, stage: Stage, host: Host, work: Work, report: Report, signals: Signals) -> None:
         self.stage, self.host, self.work, self.report, self.signals = stage, host, work, report, signals
         self.device = host.device.prepare()
+        host.device.check_precision(stage.recipe.precision, stage.dataset.is_text)
         self.metric = stage.dataset.metric
         self.data = build.data(stage, host.machine, self.device)
         self.loaded: list[nn.Module] = []
