@@ -57,7 +57,7 @@ def _run(words: Sequence[str]) -> None:
     elif first and not first.startswith(("-", "~")) and "=" not in first:
         raise UserError(f"'{first}' is neither a sub-command ({', '.join(COMMANDS)}) nor KEY=VALUE; see ban --help.")
     else:
-        sys.argv[1:] = read(words)
+        sys.argv[1:] = read(sys.argv[1:])
         _sweep_experiments()
         register_teachers(folder)
         _train()

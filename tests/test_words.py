@@ -84,7 +84,6 @@ def test_a_component_replaces_another_and_changes_its_own_kind(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("word", "reason"),
     [
-        ("teacher.model=wrn_10_1", "chosen with teacher=wrn_10_1"),
         ("teacher.recipe=nosuch", "there is no recipe 'nosuch'"),
         ("teacher.recipe.epohcs=3", "did you mean 'epochs'"),
     ],

@@ -11,16 +11,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ban.errors import UserError
-from ban.settings import merging, words
 from ban.settings.checks import check, validated
 from ban.settings.content import with_content
 from ban.settings.files import CONF
-from ban.settings.folder import check_folder
 from ban.settings.hydra_versions import VERSION_BASE
+from ban.settings.loader import SAME_AS, follow
 from ban.settings.messages import explain, is_composition_error
 from ban.settings.schema import Method, Recipe, Settings
 from ban.settings.source import SHIPPED, source_hash
 from ban.settings.types import Node, Part
+from ban.settings.words import read
 
 MOVED_TARGETS = {
     "ban.data.Augmentation": "ban.data.images.Augmentation",
@@ -36,7 +36,6 @@ def _optional_keys(part: type[Part]) -> dict[str, None]:
     return {field.name: None for field in fields(part) if field not in required}
 
 
-merging.install()
 ConfigStore.instance().store("schema", {"recipe": _optional_keys(Recipe), "method": _optional_keys(Method)})
 
 
@@ -44,18 +43,14 @@ def register_teachers(folder: Path | None = None) -> None:
     """Makes `teacher=NAME` a choice for every network in `model/`, of this package and of the user's `folder`.
 
     Such a teacher is trained like `teacher=same`, but for its network.
-
-    Raises:
-        UserError: a file in the folder cannot be used.
     """
-    if folder is not None:
-        check_folder(folder, CONF)
     store = ConfigStore.instance()
     store.repo.pop("teacher", None)  # an earlier call may have had another folder
     for conf in filter(None, (CONF, folder)):
         for path in (conf / "model").glob("*.yaml"):
-            defaults = [{"/method@method": "labels"}, {"/model@model": path.stem}]
-            store.store(path.stem, {"defaults": defaults, "seed": "${seed}", "recipe": None}, group="teacher")
+            files = [{"/method@method": "labels"}, {"/model@model": path.stem}, {"/recipe@recipe": None}]
+            node = {"defaults": ["_self_", *files], "seed": "${seed}", "recipe": {SAME_AS: "recipe"}}
+            store.store(path.stem, node, group="teacher")
 
 
 def compose_settings(overrides: Sequence[str], folder: Path | None = None) -> Settings:
@@ -78,7 +73,7 @@ def compose_config(overrides: Sequence[str], folder: Path | None = None) -> Dict
     path = [f"hydra.searchpath=['{quoted}']"] if quoted else []
     try:
         with initialize_config_dir(str(CONF), **VERSION_BASE):
-            return compose("config", [*path, *words.read(overrides)], return_hydra_config=True)
+            return compose("config", [*path, *read(overrides)], return_hydra_config=True)
     except Exception as error:
         if not is_composition_error(error):
             raise
@@ -98,22 +93,11 @@ def freeze(config: DictConfig) -> Settings:
             from ban.data.corpus import measure_text
 
             dataset.update(measure_text(dataset))  # before other settings refer to the numbers
-        _fill_teacher(own)
+        follow(own)
         plain = cast("dict[str, Any]", OmegaConf.to_container(own, resolve=True))
     except OmegaConfBaseException as error:
         raise UserError(explain(error, CONF)) from None
     return with_content(check(validated(Settings, _with_sources(plain))))
-
-
-def _fill_teacher(config: DictConfig) -> None:
-    """Gives the teacher the student's network and recipe, unless a file was chosen; its own keys win."""
-    teacher = config.get("teacher")
-    if not isinstance(teacher, DictConfig):
-        return
-    for name in ("model", "recipe"):
-        own, students = teacher.get(name), config.get(name)
-        if isinstance(students, DictConfig) and (own is None or (isinstance(own, DictConfig) and "name" not in own)):
-            teacher[name] = OmegaConf.merge(students, own or {})
 
 
 def _with_sources(value: Any) -> Any:

@@ -12,6 +12,7 @@ from ban.settings.datasets import KINDS
 from ban.settings.files import keys_in, keys_in_files
 from ban.settings.schema import LocalLauncherSettings, Settings, SlurmLauncherSettings
 from ban.settings.types import Part, keys_of
+from ban.settings.words import group_of
 
 GROUPS = ("dataset", "machine", "method", "model", "recipe", "teacher")
 """The parts of the settings that a file can hold."""
@@ -70,11 +71,9 @@ def _must_be(found: re.Match[str]) -> str:
 
 def _file_for(where: str, given: Any) -> str:
     """How to choose a file, where a part of the settings is a name."""
-    parent, _, key = where.rpartition(".")
-    group = "model" if where.startswith(("peers.", "teacher.models.")) else key
-    chosen = f"+{group}@{where}={given}" if parent else f"{group}={given}"
+    choosable = where in GROUPS or group_of(where)
     return (
-        f": choose a file with {chosen}" if group in GROUPS and isinstance(given, str) and given.isidentifier() else ""
+        f": choose a file with {where}={given}" if choosable and isinstance(given, str) and given.isidentifier() else ""
     )
 
 

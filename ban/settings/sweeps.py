@@ -6,21 +6,22 @@ import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from ban.errors import UserError
-from ban.settings import words
 from ban.settings.checks import validated
 from ban.settings.compose import compose_config, compose_settings, freeze
 from ban.settings.schema import Settings, SweeperSettings
+from ban.settings.types import Node
+from ban.settings.words import read
 
 Sweeps = Mapping[str, Mapping[str, Any]]
 MOST_JOBS = 100_000
@@ -63,7 +64,9 @@ def jobs_of(overrides: Sequence[str], folder: Path | None = None, all_seeds: boo
     Raises:
         UserError: a setting is unknown or impossible.
     """
-    sweeper = _checked(compose_config(overrides, folder).hydra.sweeper)
+    parsed = OverridesParser.create().parse_overrides([*overrides])
+    single = [str(word.input_line) for word in parsed if not word.is_sweep_override()]
+    sweeper = _checked(compose_config(single, folder).hydra.sweeper)
     left_out = () if all_seeds else ("seed",)
     sweeps = {
         name: {key: value for key, value in product.items() if key not in left_out}
@@ -89,7 +92,7 @@ def settings_of(loader: ConfigLoader, config: DictConfig, jobs: Sequence[Sequenc
     composed: dict[tuple[str, ...], DictConfig] = {}
     result: list[Settings] = []
     for job in jobs:
-        seeds = [override for override in job if re.fullmatch(r"seed=-?\d+", override)]
+        seeds = [override for override in job if re.fullmatch(r"seed=(0|-?[1-9]\d*)", override)]  # whole numbers
         rest = tuple(override for override in job if override not in seeds)
         if rest not in composed:
             composed[rest] = loader.load_sweep_config(config, [*rest, *seeds])
@@ -110,11 +113,12 @@ def expand(
             on digits.
     """
     parser = OverridesParser.create(config_loader=loader)
-    given = _by_place(parser.parse_overrides(words.read(arguments)))
-    if (experiment := given.get(("experiment", None))) and experiment.is_sweep_override():
+    given = parser.parse_overrides(read(arguments))
+    chosen = {_place(word): word for word in given}
+    if (experiment := chosen.get(("experiment", None))) and experiment.is_sweep_override():
         raise UserError("experiment takes one name: run the experiments one after another, they share their stages.")
-    chosen = given.get(("scale", None))
-    scale = chosen.get_value_element_as_str() if chosen else "paper"
+    named = chosen.get(("scale", None))
+    scale = named.get_value_element_as_str() if named else "paper"
     if experiment and scale == "digits" and "digits" not in (by_scale or {}):
         name = experiment.get_value_element_as_str()
         raise UserError(f"experiment={name} has no stand-in on digits: choose scale=paper, budget or smoke.")
@@ -122,35 +126,63 @@ def expand(
     jobs: dict[tuple[str, ...], list[str]] = {}
     for product in list(sweeps.values()) or [{}]:
         plain: Any = OmegaConf.to_container(OmegaConf.create({**product, **changes}))
-        lines = [f"{key}={json.dumps(v) if v is None or isinstance(v, bool) else v}" for key, v in plain.items()]
-        own = _by_place(parser.parse_overrides(words.read(lines)))
-        for job in _product([*(own | given).values()]):
+        own = [f"{key}={value if isinstance(value, str) else _literal(value)}" for key, value in plain.items()]
+        for job in _product(_joined(parser.parse_overrides(read(own)), given)):
             jobs.setdefault(tuple(sorted(job)), job)
     if not jobs:
         raise UserError("the sweep is empty: one of its settings has no values.")
     return list(jobs.values())
 
 
-def _by_place(overrides: Sequence[Override]) -> dict[tuple[str, str | None], Override]:
-    """By group and package: `model=A` and `+model@peers.a=B` set two different things."""
-    return {(override.key_or_group, override.package): override for override in overrides}
+def _place(word: Override) -> tuple[str, str | None]:
+    """Group and package: `model=A` and `+model@peers.a=B` set two different things."""
+    return word.key_or_group, word.package
 
 
-def _product(overrides: Sequence[Override]) -> list[list[str]]:
+def _literal(value: Any) -> str:
+    """A value of a YAML file as Hydra's words have it."""
+    if isinstance(value, dict):
+        items = cast("Node", value).items()
+        return f"{{{','.join(f'{key}:{_literal(item)}' for key, item in items)}}}"
+    if isinstance(value, list):
+        return f"[{','.join(map(_literal, cast('list[Any]', value)))}]"
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else json.dumps(value)
+
+
+def _joined(own: Sequence[Override], given: Sequence[Override]) -> list[Override]:
+    """The words of an experiment, then those of the command line, which win, without those that change nothing."""
+    added = {_place(word) for word in own if word.is_add() or word.is_force_add()}
+    given = [_adding(word) if _place(word) in added else word for word in given]
+    words = [*(word for word in own if _place(word) not in {*map(_place, given)}), *given]
+    last = {_place(word): index for index, word in enumerate(words) if _sets(word)}
+    return [word for index, word in enumerate(words) if not _sets(word) or index >= last[_place(word)]]
+
+
+def _adding(word: Override) -> Override:
+    """The same word, whether or not its key is there already."""
+    plain = word.type is OverrideType.CHANGE and word.package is None
+    return OverridesParser.create().parse_override(f"++{word.input_line}") if plain else word
+
+
+def _sets(word: Override) -> bool:
+    """Whether the value before it does not matter: it neither adds nor deletes, and it is not merged."""
+    return word.type is OverrideType.CHANGE and (word.is_sweep_override() or not isinstance(word.value(), dict))
+
+
+def _product(words: Sequence[Override]) -> list[list[str]]:
     jobs: list[list[str]] = [[]]
-    for override in overrides:
-        key = override.get_key_element()
-        choices = _choices(key, override)
+    for word in words:
+        choices = _choices(word.get_key_element(), word)
         if len(jobs) * len(choices) > MOST_JOBS:
             raise UserError(f"the sweep has more than {MOST_JOBS} jobs.")
-        jobs = [[*job, choice] for job in jobs for choice in choices]
+        jobs = [[*job, *read([choice])] for job in jobs for choice in choices]
     return jobs
 
 
 def _choices(key: str, override: Override) -> list[str]:
     """The settings that a word of the command line stands for."""
     if not override.is_sweep_override():
-        return [f"{key}={override.get_value_element_as_str()}"]
+        return [str(override.input_line)]
     try:
         values = [*itertools.islice(override.sweep_string_iterator(), MOST_JOBS + 1)]
     except (HydraException, ValueError):

@@ -1,31 +1,84 @@
-"""The words of a command line, of a sweep and of `ban table`, read in one way before Hydra sees them."""
+"""The words of a command line as Hydra must get them. Runs, sweeps and sub-commands all read their words here.
+
+Hydra merges mappings; for `ban`, choosing an alternative replaces what was there. So a word that chooses a file, or a
+class and its arguments, becomes one or two words with that effect.
+"""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from ban.errors import UserError
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+
+PLACES = {
+    r"teacher\.(recipe|model|method)": None,
+    r"(?:teacher\.models|peers)\.[^.]+": "model",
+}
+"""Pattern of a place that can hold a file of a group → the group; None: the one that the pattern matches."""
+GROUPS = ("dataset", "model")
+"""Places that always hold a file of their group."""
+LISTED = r"teacher\.(recipe|model|method)"
+"""Places that stand in the defaults of every teacher, so that choosing a file there takes no `+`."""
+LIKE_THE_STUDENTS = re.compile(r"teacher\.(recipe|model)\.")
+"""Beginnings of settings that a teacher has from the student unless they are set: they may be set though not there."""
 
 
-def read(words: Iterable[str]) -> list[str]:
-    """The words as Hydra understands them.
+def read(words: Sequence[str]) -> list[str]:
+    """The words for Hydra, in their order. Reading them again has no further effect.
 
-    `teacher.recipe=NAME` chooses a file, and `teacher.recipe.epochs=5` changes one setting of the teacher's recipe,
-    which is the student's unless a file was chosen. The same holds for `teacher.model.width=2`.
-
-    Raises:
-        UserError: a file is chosen where another setting chooses it.
+    - `teacher.recipe=NAME`, `+peers.a=NAME` and the like choose a file.
+    - `KEY={_target_: …}` forgets the value that KEY had.
+    - `teacher.recipe.KEY=VALUE` and `teacher.model.KEY=VALUE` change what the teacher has from the student.
     """
-    return [_read(word) for word in words]
+    return [each for word in words for each in _read(word)]
 
 
-def _read(word: str) -> str:
-    key, equals, value = word.partition("=")
-    if not equals:
-        return word
-    if re.fullmatch(r"teacher\.(recipe|model)\.[^@]+", key):
-        return f"++{word}"
-    if key in ("teacher.recipe", "teacher.model") and re.fullmatch(r"[\w,-]+", value) and value != "null":
-        if key == "teacher.model":
-            raise UserError(f"the teacher's network is chosen with teacher={value}.")
-        return f"+recipe@teacher.recipe={value}"
-    return word
+def group_of(place: str | None) -> str | None:
+    """The group whose files can be chosen for a place of its own, such as `teacher.recipe`; None: there is none."""
+    for pattern, group in PLACES.items():
+        if found := re.fullmatch(pattern, place or ""):
+            return group or found[1]
+    return None
+
+
+def _read(word: str) -> list[str]:
+    parsed = _parse(word)
+    if parsed is None or parsed.is_delete():
+        return [word]
+    value = word.partition("=")[2]
+    place = parsed.package or parsed.key_or_group
+    group = group_of(place)
+    if group and (parsed.package or _names_a_file(parsed)):
+        listed = re.fullmatch(LISTED, place)
+        plus = "" if listed or not (parsed.is_add() or parsed.package is None) else "+"
+        return [f"{plus}{group}@{place}={value}"]
+    key = parsed.key_or_group
+    plus = "++" if LIKE_THE_STUDENTS.match(key) else _plus(parsed)
+    if _is_component(parsed):
+        before = f"~{key}" if key in GROUPS else f"{plus and '++'}{key}=null"
+        return [before, f"++{key}={value}"]
+    return [f"{plus}{word.lstrip('+')}"]
+
+
+def _parse(word: str) -> Override | None:
+    """None: Hydra refuses the word."""
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException:
+        return None
+
+
+def _plus(word: Override) -> str:
+    return {OverrideType.ADD: "+", OverrideType.FORCE_ADD: "++"}.get(word.type or OverrideType.CHANGE, "")
+
+
+def _names_a_file(word: Override) -> bool:
+    values = [*word.sweep_iterator()] if word.is_sweep_override() else [word.value()]
+    return all(isinstance(value, str) for value in values)
+
+
+def _is_component(word: Override) -> bool:
+    """Whether its value is a class or function and its arguments."""
+    value = None if word.is_sweep_override() else word.value()
+    return isinstance(value, dict) and "_target_" in value
