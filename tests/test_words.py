@@ -1,5 +1,6 @@
 """Words of the command line mean the same everywhere, and choosing an alternative replaces what was there."""
 
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -98,16 +99,16 @@ FILES = {
     "not UTF-8": (b"name: caf\xe9\n", "not UTF-8"),
     "not YAML": (b"name: [\n", "is not YAML"),
     "an alias bomb": (f"a0: &a0 [1]\n{LAYERS}\n".encode(), "aliases"),
-    "deep nesting": (b"a: " + b"[" * 5000 + b"]" * 5000, "nested deeper"),
-    "extends itself": (b"defaults: [mine]\nname: mine\n", "extends itself"),
-    "extends in a circle": (b"defaults: [other]\nname: mine\n", "extends itself"),
-    "defaults are no list": (b"defaults: digits\n", "defaults must be a list"),
-    "an odd default": (b"defaults: [[digits]]\n", "neither a NAME nor GROUP"),
-    "null as a key": (b"null: 1\n", "the key 'null'"),
-    "a switch as a key": (b"optimizer: {yes: 1}\n", "the key 'true'"),
+    "deep nesting": (b"a: " + b"[" * 5000 + b"]" * 5000, "maximum nesting depth|within each other"),
+    "extends itself": (b"defaults: [mine]\nname: mine\n", "leads back to that file"),
+    "extends in a circle": (b"defaults: [other]\nname: mine\n", "leads back to that file"),
+    "defaults are no list": (b"defaults: digits\n", "defaults list that is not one"),
+    "an odd default": (b"defaults: [[digits]]\n", "defaults list that is not one"),
+    "null as a key": (b"null: 1\n", "the key null"),
+    "a switch as a key": (b"optimizer: {yes: 1}\n", "the key yes"),
     "a list": (b"- 1\n", "KEY: VALUE"),
     "a number": (b"3\n", "KEY: VALUE"),
-    "too large": (b"# " + b"x" * 2**20 + b"\n", "larger than 1 MiB"),
+    "too large": (b"# " + b"x" * 2**20 + b"\n", "larger than 1000000 bytes"),
 }
 
 
@@ -120,11 +121,11 @@ def test_a_bad_file_is_named_before_anything_is_read(content: bytes, reason: str
     (folder / "other.yaml").write_bytes(b"defaults: [mine]\nname: other\n")
     with pytest.raises(UserError, match=reason) as refusal:
         compose_settings([*DIGITS, f"{group}=mine"], tmp_path)
-    assert "mine.yaml" in str(refusal.value) and "\n" not in str(refusal.value)
+    assert re.search("(mine|other).yaml", str(refusal.value)) and "\n" not in str(refusal.value)
 
 
 def test_a_file_may_not_hide_behind_a_shipped_one(tmp_path: Path) -> None:
     (tmp_path / "method").mkdir()
     (tmp_path / "method" / "kd.yaml").write_text("defaults: [ban]\nname: kd\n")
-    with pytest.raises(UserError, match="give it another name"):
+    with pytest.raises(UserError, match="has the same name"):
         compose_settings(DIGITS, tmp_path)
