@@ -98,14 +98,14 @@ def check_file(path: Path) -> None:
             _refuse(path, f"is larger than {MOST_BYTES} bytes, so it does not hold settings")
         text = path.read_bytes().decode()
         _check_size(path, text)
-        root: Any = yaml.compose(text, LOADER)  # pyright: ignore[reportUnknownMemberType]
+        root = cast("Any", yaml.compose(text, LOADER))  # pyright: ignore[reportUnknownMemberType]
     except UnicodeDecodeError as error:
         _refuse(path, f"is not UTF-8 (byte {error.start}): save it as UTF-8")
     except OSError as error:
         _refuse(path, f"cannot be read: {error.strerror}")
     except yaml.YAMLError as error:
         _refuse(path, f"is not YAML: {' '.join(str(error).split())}")
-    if root is not None:
+    if root is not None:  # an empty file
         _check_mapping(path, root)
 
 
