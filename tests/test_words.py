@@ -1,8 +1,10 @@
 """Words of the command line mean the same everywhere, and choosing an alternative replaces what was there."""
 
-import re
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 import yaml
@@ -12,8 +14,9 @@ from ban.commands.table import planned_jobs
 from ban.errors import UserError
 from ban.plan.lineage import lineage
 from ban.settings.compose import CONF, compose_settings
+from ban.settings.schema import Settings
 from ban.settings.sweeps import jobs_of
-from ban.settings.types import plain
+from ban.settings.types import merged, plain
 
 WORDS = {
     "nothing": [],
@@ -23,26 +26,104 @@ WORDS = {
     "its network": ["teacher=wrn_10_1", "teacher.model.width=2", "teacher.seed=3"],
     "a cohort": ["method=deep_mutual_learning", "+model@peers.a=wrn_10_1"],
     "another component": ["recipe.schedule={_target_: ban.schedules.Steps, milestones: [2], factor: 0.1}"],
+    "the same component with fewer arguments": ["recipe.optimizer={_target_: torch.optim.SGD, lr: 0.05}"],
+    "places of their own": ["method=deep_mutual_learning", "peers.a=wrn_10_1", "teacher.method=tolerant_teacher"],
+    "a word that a later one changes": ["+method.data.unlabelled=false", "++method.data.unlabelled=true"],
+    "a word that a later one replaces": ["recipe.epochs=3", "recipe.epochs=4", "recipe=tabular"],
+    "a key that is left out": ["method=kd", "~method.terms.label"],
+    "an interpolation": ["teacher.seed=${replica}", "replica=2"],
     "a term": ["method=kd", "method.terms.teacher.temperature=7.5"],
 }
 
 
 @pytest.mark.parametrize("words", WORDS.values(), ids=WORDS)
-def test_a_run_a_sweep_an_experiment_and_a_table_read_the_same_words(
-    words: list[str], say: Say, tmp_path: Path
-) -> None:
+def test_a_run_a_sweep_an_experiment_and_a_table_read_the_same_words(words: list[str], tmp_path: Path) -> None:
     given = [*DIGITS, *words]
-    expected = [stage.signature for stage in lineage(compose_settings(given))]
-    assert [stage.signature for job in jobs_of(given) for stage in lineage(job)] == expected  # doctor, a sweep of one
-    folder = tmp_path / "own" / "experiment"
-    folder.mkdir(parents=True)
+    expected = signatures([compose_settings(given)])
+    assert signatures(jobs_of(given)) == expected  # doctor, a sweep of one
+    for jobs in jobs_of_experiment(given, tmp_path / "own"):
+        assert signatures(jobs) == expected
+
+
+@pytest.mark.parametrize("name", ["a word that a later one changes", "places of their own", "another component"])
+@pytest.mark.parametrize("sweep", [[], ["-m"]])
+def test_the_command_reads_them_like_that_too(name: str, sweep: list[str], say: Say) -> None:
+    printed = say(*sweep, *DIGITS, *WORDS[name], "dry_run=true")
+    assert all(signature in printed for signature in signatures([compose_settings([*DIGITS, *WORDS[name]])]))
+
+
+def jobs_of_experiment(given: Sequence[str], folder: Path) -> Iterator[list[Settings]]:
+    """The jobs of an experiment's file with these words in a sweep, where a mapping can hold them, and of its table."""
+    places = [word.partition("=")[0] for word in given]
+    if len({place.lstrip("+") for place in places}) < len(places) or not all("=" in word for word in given):
+        return
     product = dict(word.split("=", 1) for word in given)
     text = yaml.safe_dump({"hydra": {"mode": "MULTIRUN", "sweeper": {"sweeps": {"one": product}}}})
-    (folder / "mine.yaml").write_text(f"# @package _global_\n{text}")
-    for jobs in (jobs_of(["experiment=mine"], folder.parent), planned_jobs("mine", [], folder.parent)):
-        assert [stage.signature for job in jobs for stage in lineage(job)] == expected
-    for printed in (say(*given, "dry_run=true"), say("-m", *given, "dry_run=true")):
-        assert all(signature in printed for signature in expected)
+    (folder / "experiment").mkdir(parents=True)
+    (folder / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}")
+    yield jobs_of(["experiment=mine"], folder)
+    yield planned_jobs("mine", [], folder)
+
+
+CHOICES = {
+    "recipe": ["digits", "tabular", "demo_noise"],
+    "method": ["ban", "ban_l", "kd"],
+    "teacher.recipe": ["digits", "tabular", "mean_teacher"],
+    "teacher.model": ["wrn_10_1", "small_conv"],
+    "teacher.method": ["labels", "tolerant_teacher"],
+}
+"""Place → names of files that it may hold."""
+VALUES = {
+    "seed": [0, 3],
+    "generations": [1, 2],
+    "recipe.epochs": [4, 5],
+    "recipe.schedule": [{"_target_": "ban.schedules.Constant"}, {"_target_": "ban.schedules.OneCycle", "warmup": 0.5}],
+    "recipe.optimizer": [{"lr": 0.3}, {"_target_": "torch.optim.Adam", "lr": 1e-05, "betas": [0.5, 0.9]}],
+    "teacher.recipe.epochs": [6, 7],
+    "teacher.recipe.schedule": [{"_target_": "ban.schedules.Constant"}],
+    "teacher.seed": [5],
+    "dataset.label_noise": [0.1],
+    "dataset.augmentation.flip": [True],
+    "method.terms.teacher.weight": [0.5, {"_target_": "ban.schedules.Linear", "start": 4.0, "end": 1.0}],
+}
+"""Place → values that it may hold, as YAML has them."""
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_words_mean_the_same_in_any_order_and_in_a_file(seed: int, tmp_path: Path) -> None:
+    random = Random(seed)
+    chosen = {place: random.choice(CHOICES[place]) for place in random.sample([*CHOICES], 3)}
+    values = {place: random.choice(VALUES[place]) for place in random.sample([*VALUES], 5)}
+    given = [f"{place}={name}" for place, name in chosen.items()]
+    given += [
+        f"{place}={yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}" for place, value in values.items()
+    ]
+    expected = signatures([compose_settings([*DIGITS, *given])])
+    random.shuffle(given)
+    assert signatures(jobs_of([*DIGITS, *given])) == expected
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{as_file(chosen, values)}")
+    rest = [word for word in DIGITS if word.partition("=")[0] not in chosen]
+    assert signatures(jobs_of([*rest, "experiment=mine"], tmp_path)) == expected
+
+
+def signatures(jobs: Sequence[Settings]) -> list[str]:
+    return [stage.signature for job in jobs for stage in lineage(job)]
+
+
+def as_word(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=200).splitlines()[0]
+
+
+def as_file(chosen: Mapping[str, str], values: Mapping[str, Any]) -> str:
+    """The YAML of an experiment that chooses these files and sets these values."""
+    groups = {place: place.rpartition(".")[2] + (f"@_global_.{place}" if "." in place else "") for place in chosen}
+    content: dict[str, Any] = {"defaults": [{f"override /{groups[place]}": name} for place, name in chosen.items()]}
+    for place, value in values.items():
+        for key in reversed(place.split(".")):
+            value = {key: value}
+        content = merged(content, value)
+    return yaml.safe_dump(content)
 
 
 def test_a_teacher_has_the_chosen_recipe_whole_and_nothing_else() -> None:
@@ -69,17 +150,62 @@ def test_the_teachers_recipe_is_the_students_with_changes() -> None:
     assert settings.recipe.epochs == 7
 
 
-def test_a_component_replaces_another_and_changes_its_own_kind(tmp_path: Path) -> None:
-    (tmp_path / "recipe").mkdir()
-    adam = {"defaults": ["digits"], "name": "mine", "optimizer": {"_target_": "torch.optim.Adam", "lr": 0.01}}
-    (tmp_path / "recipe" / "mine.yaml").write_text(yaml.safe_dump(adam))
-    recipe = compose_settings([*DIGITS, "recipe=mine"], tmp_path).recipe
-    assert recipe.optimizer == adam["optimizer"] and recipe.epochs == 300
-    schedule = "{_target_: ban.schedules.Steps, milestones: [2], factor: 0.5}"
-    settings = compose_settings([*DIGITS, f"recipe.schedule={schedule}"])
-    assert settings.recipe.schedule == yaml.safe_load(schedule)
-    settings = compose_settings([*DIGITS, "recipe.optimizer={lr: 0.2}"])
-    assert settings.recipe.optimizer["lr"] == 0.2 and settings.recipe.optimizer["momentum"] == 0.9
+ADAM = {"_target_": "torch.optim.Adam", "lr": 0.01}
+SGD = {"_target_": "torch.optim.SGD", "lr": 0.02}
+LOGITS = {"_target_": "ban.terms.Logits", "weight": 2.0}
+RAMP = {"_target_": "ban.schedules.Linear", "start": 2.0, "end": 1.0}
+REPLACED = {
+    "recipe": ({"defaults": ["digits"], "name": "mine", "optimizer": ADAM}, "recipe.optimizer", ADAM),
+    "recipe of the same class": ({"defaults": ["digits"], "name": "mine", "optimizer": SGD}, "recipe.optimizer", SGD),
+    "method": ({"defaults": ["kd"], "name": "mine", "terms": {"teacher": LOGITS}}, "method.terms.teacher", LOGITS),
+    "experiment": ({"recipe": {"schedule": RAMP}}, "recipe.schedule", RAMP),
+    "experiment for the teacher": ({"teacher": {"recipe": {"optimizer": ADAM}}}, "teacher.recipe.optimizer", ADAM),
+}
+"""Group → a file of the user's that chooses a component, the component's place, and all that must be there."""
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_a_component_replaces_what_another_file_has_there(name: str, tmp_path: Path) -> None:
+    content, place, expected = REPLACED[name]
+    group = name.partition(" ")[0]
+    (tmp_path / group).mkdir()
+    header = "# @package _global_\n" if group == "experiment" else ""
+    (tmp_path / group / "mine.yaml").write_text(header + yaml.safe_dump(content))
+    assert value_at(place, [*DIGITS, f"{group}=mine"], tmp_path) == expected
+    assert value_at(place, [*DIGITS, "method=kd", f"{place}={as_word(expected)}"]) == expected
+
+
+def value_at(place: str, words: Sequence[str], folder: Path | None = None) -> Any:
+    value = plain(compose_settings(words, folder))
+    for key in place.split("."):
+        value = value[key]
+    return value
+
+
+def test_options_without_a_class_change_what_is_there() -> None:
+    optimizer = compose_settings([*DIGITS, "recipe.optimizer={lr: 0.2}"]).recipe.optimizer
+    assert optimizer["lr"] == 0.2 and optimizer["momentum"] == 0.9
+
+
+@pytest.mark.parametrize("place", ["teacher.models.a", "peers.a"])
+@pytest.mark.parametrize("form", ["{place}=wrn_10_1", "+{place}=wrn_10_1", "+model@{place}=wrn_10_1"])
+def test_a_chosen_network_is_there_whole_and_alone(place: str, form: str, tmp_path: Path) -> None:
+    network: Any = {"_target_": "ban.models.MLP", "name": "inline", "title": "Inline", "widths": [3], "dropout": 0.5}
+    for key in reversed(place.split(".")):
+        network = {key: network}
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(network)}")
+    alone = plain(compose_settings([*DIGITS, "model=wrn_10_1"]).model)
+    for words, folder in (([], None), (["experiment=mine"], tmp_path)):
+        given = [*DIGITS, "method=deep_mutual_learning", *words, form.format(place=place)]
+        assert value_at(place, given, folder) == alone
+
+
+@pytest.mark.parametrize("form", ["teacher.model=wrn_10_1", "+model@teacher.model=wrn_10_1"])
+def test_the_teachers_network_is_replaced_not_merged(form: str) -> None:
+    words = [*DIGITS, "teacher=conv_large", form, "teacher.model.width=2"]
+    expected = plain(compose_settings([*DIGITS, "model=wrn_10_1", "model.width=2"]).model)
+    assert value_at("teacher.model", words) == expected
 
 
 @pytest.mark.parametrize(
@@ -92,40 +218,3 @@ def test_a_component_replaces_another_and_changes_its_own_kind(tmp_path: Path) -
 def test_a_wrong_word_for_the_teacher(word: str, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         compose_settings([*DIGITS, word])
-
-
-LAYERS = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9))
-FILES = {
-    "not UTF-8": (b"name: caf\xe9\n", "not UTF-8"),
-    "not YAML": (b"name: [\n", "is not YAML"),
-    "an alias bomb": (f"a0: &a0 [1]\n{LAYERS}\n".encode(), "aliases"),
-    "deep nesting": (b"a: " + b"[" * 5000 + b"]" * 5000, "maximum nesting depth|within each other"),
-    "extends itself": (b"defaults: [mine]\nname: mine\n", "leads back to that file"),
-    "extends in a circle": (b"defaults: [other]\nname: mine\n", "leads back to that file"),
-    "defaults are no list": (b"defaults: digits\n", "defaults list that is not one"),
-    "an odd default": (b"defaults: [[digits]]\n", "defaults list that is not one"),
-    "null as a key": (b"null: 1\n", "the key null"),
-    "a switch as a key": (b"optimizer: {yes: 1}\n", "the key yes"),
-    "a list": (b"- 1\n", "KEY: VALUE"),
-    "a number": (b"3\n", "KEY: VALUE"),
-    "too large": (b"# " + b"x" * 2**20 + b"\n", "larger than 1000000 bytes"),
-}
-
-
-@pytest.mark.parametrize("group", ["recipe", "experiment"])
-@pytest.mark.parametrize(("content", "reason"), FILES.values(), ids=FILES)
-def test_a_bad_file_is_named_before_anything_is_read(content: bytes, reason: str, group: str, tmp_path: Path) -> None:
-    folder = tmp_path / group
-    folder.mkdir()
-    (folder / "mine.yaml").write_bytes(content)
-    (folder / "other.yaml").write_bytes(b"defaults: [mine]\nname: other\n")
-    with pytest.raises(UserError, match=reason) as refusal:
-        compose_settings([*DIGITS, f"{group}=mine"], tmp_path)
-    assert re.search("(mine|other).yaml", str(refusal.value)) and "\n" not in str(refusal.value)
-
-
-def test_a_file_may_not_hide_behind_a_shipped_one(tmp_path: Path) -> None:
-    (tmp_path / "method").mkdir()
-    (tmp_path / "method" / "kd.yaml").write_text("defaults: [ban]\nname: kd\n")
-    with pytest.raises(UserError, match="has the same name"):
-        compose_settings(DIGITS, tmp_path)

@@ -51,7 +51,7 @@ class Loader(ConfigLoaderImpl):
         return whole
 
 
-internal.ConfigLoaderImpl = Loader  # Hydra has no hook for how files are merged
+setattr(internal, ConfigLoaderImpl.__name__, Loader)  # Hydra has no hook for how files are merged
 
 
 def _merge(whole: DictConfig, part: DictConfig, extended: str = "") -> None:
@@ -61,10 +61,11 @@ def _merge(whole: DictConfig, part: DictConfig, extended: str = "") -> None:
 
 
 def _forget_replaced(whole: DictConfig, part: DictConfig, extended: Sequence[str]) -> None:
-    for key, new in part.items_ex(resolve=False):
-        if key == "hydra" or not OmegaConf.is_dict(new) or new._is_none() or OmegaConf.is_interpolation(part, key):
+    for name, new in part.items_ex(resolve=False):
+        key = str(name)
+        if key == "hydra" or not OmegaConf.is_dict(new) or new._is_none() or OmegaConf.is_interpolation(part, str(key)):
             continue
-        if key not in whole or OmegaConf.is_interpolation(whole, key) or not OmegaConf.is_dict(whole[key]):
+        if key not in whole or OmegaConf.is_interpolation(whole, str(key)) or not OmegaConf.is_dict(whole[key]):
             continue
         if "_target_" in new and [*extended] != [key]:
             whole[key] = None

@@ -1,12 +1,12 @@
 """The YAML files of settings: where Hydra finds them, and what they must be before it reads them."""
 
 import math
+
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 # PyYAML has no complete types.
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, cast
 
 import yaml
 from hydra._internal.config_repository import ConfigRepository
@@ -101,18 +101,18 @@ def check_file(path: Path) -> None:
             _refuse(path, f"is larger than {MOST_BYTES} bytes, so it does not hold settings")
         text = path.read_bytes().decode()
         _check_size(path, text)
-        root = yaml.compose(text, LOADER)
+        root = cast("Any", yaml.compose(text, LOADER))  # pyright: ignore[reportUnknownMemberType]
     except UnicodeDecodeError as error:
         _refuse(path, f"is not UTF-8 (byte {error.start}): save it as UTF-8")
     except OSError as error:
         _refuse(path, f"cannot be read: {error.strerror}")
     except yaml.YAMLError as error:
         _refuse(path, f"is not YAML: {' '.join(str(error).split())}")
-    if root is not None:
+    if root is not None:  # an empty file
         _check_mapping(path, root)
 
 
-def _check_mapping(path: Path, root: yaml.Node) -> None:
+def _check_mapping(path: Path, root: Any) -> None:
     if not isinstance(root, yaml.MappingNode):
         _refuse(path, "must consist of lines KEY: VALUE")
     _check_keys(path, root)
@@ -125,7 +125,7 @@ def _check_size(path: Path, text: str) -> None:
     """Counts without building anything, so that neither aliases nor depth cost time or memory."""
     sizes: dict[str | None, float] = {}
     open_nodes: list[tuple[str | None, float]] = [(None, 0)]  # anchor, and nodes until now
-    for event in yaml.parse(text, LOADER):
+    for event in cast("Iterator[yaml.Event]", yaml.parse(text, LOADER)):  # pyright: ignore[reportUnknownMemberType]
         size = 0.0
         if isinstance(event, yaml.CollectionStartEvent):
             sizes[event.anchor] = math.inf  # until it ends: an alias within it has no end
@@ -137,9 +137,7 @@ def _check_size(path: Path, text: str) -> None:
             size = sizes.get(event.anchor, 1) if isinstance(event, yaml.AliasEvent) else 1
         open_nodes[-1] = (open_nodes[-1][0], open_nodes[-1][1] + size)
         if len(open_nodes) > DEEPEST or open_nodes[-1][1] > MOST_NODES:
-            _refuse(
-                path, f"has more than {DEEPEST} levels, or more than {MOST_NODES} values with its aliases written out"
-            )
+            _refuse(path, f"has over {DEEPEST} levels, or over {MOST_NODES} values with its aliases written out")
 
 
 def _check_keys(path: Path, node: Any) -> None:
@@ -162,7 +160,7 @@ def _check_defaults(path: Path, node: Any) -> None:
         if not (_is_name(entry) or (pair and _is_name(pair[0]) and _is_choice(pair[1]))):
             line = (entry or node).start_mark.line + 1
             _refuse(
-                path, f"has a defaults list that is not one, in line {line}: write `defaults: [NAME]` to extend NAME"
+                path, f"has a wrong entry in its defaults list, line {line}: write `defaults: [NAME]` to extend NAME"
             )
 
 
