@@ -116,7 +116,10 @@ def test_a_method_without_teacher_has_no_generations() -> None:
         (["stages", "export", "a"], "use: ban stages export SIGNATURE FILE"),
         (["stages", "import", "missing.ban"], "missing.ban cannot be read: No such file"),
         (["-m", *DIGITS, "seed=range(0)"], "the sweep is empty"),
-        (["-m", *DIGITS, "method=ban,", "dkpp"], "'method=ban,' cannot be read. Lists have no spaces"),
+        (
+            ["-m", *DIGITS, "method=ban,", "dkpp"],
+            "'method=ban,' cannot be read: it ends after a comma. Lists have no spaces",
+        ),
         (["-m", *DIGITS, "seed=rnage(3)"], "'seed=rnage(3)' cannot be read: Unknown function 'rnage'"),
         ([*DIGITS, "~method.terms.teacher.weight"], "method.terms.teacher has no weight: its YAML file needs"),
         ([*DIGITS, "~model.title"], "model has no title: its YAML file needs a line `title: …`"),

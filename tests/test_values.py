@@ -10,10 +10,11 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import DIGITS, TEXT
+from helpers import DIGITS, TEXT, Say, ban, files, with_bases
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -24,7 +25,8 @@ from ban.plan.lineage import lineage
 from ban.settings.checks import check, validated
 from ban.settings.compose import CONF, compose_config, compose_settings, freeze
 from ban.settings.messages import explain, is_composition_error
-from ban.settings.schema import Settings
+from ban.settings.schema import LocalLauncherSettings, Settings, SlurmLauncherSettings
+from ban.settings.types import Part
 from ban.training.arguments import check_arguments
 
 IMAGES = ("dataset=cifar10", "dataset.labelled=4000")
@@ -34,8 +36,8 @@ CONFIGS = {
     "fsp": ("method=fsp", "model=pre_resnet_1001", "recipe=budget_images", "dataset=cifar100"),
     "mean_teacher": ("method=mean_teacher", "model=conv_large", "recipe=mean_teacher", *IMAGES),
     "temporal_ensembling": ("method=temporal_ensembling", "model=densenet_40_12", "recipe=laine_aila", *IMAGES),
-    "deep_mutual_learning": (*DIGITS, "method=deep_mutual_learning", "model=shallow_small", "+model@peers.a=wrn_10_1"),
-    "pi_model": ("method=pi_model", *DIGITS, "recipe=smoke_images", "recipe.batch_size=32", "dataset.labelled=50"),
+    "deep_mutual_learning": ("method=deep_mutual_learning", *DIGITS, "model=shallow_small", "+model@peers.a=wrn_10_1"),
+    "pi_model": ("method=pi_model", *DIGITS, "recipe=smoke_images", "recipe.batch_size=32"),
     "tolerant": ("method=tolerant", "model=ban_wrn_1_1", "dataset=cifar10"),
     "dkpp": ("method=dkpp", "model=densenet_90_60_depth_half", "recipe=demo_noise", "dataset=digits"),
     "cwtm": ("method=cwtm", "model=lstm_small", "dataset=ptb", "recipe=lstm"),
@@ -44,7 +46,7 @@ CONFIGS = {
     "munge": ("method=munge", "model=mlp_256", "dataset=breast_cancer", "recipe=tabular"),
     "model_compression": ("method=model_compression", "model=mlp_256x2", "dataset=digits_features"),
 }
-"""Together they name every class in `conf/` with every argument. The first is tried whole, of the others these parts."""
+"""Together they name every class in `conf/` with every argument. The first is tried whole, the others in `PARTS`."""
 PARTS = ("model", "method", "recipe", "dataset", "peers")
 WRONG = (
     *("foo", "no", "off", "00", "''", "' '", "'0.2'", '"a\nb"', "null", "true", "nan", "inf", "-inf"),
@@ -54,6 +56,8 @@ WRONG = (
 INTERPOLATIONS = ("${nosuch}", "${.nosuch}", "${oc.env:NOSUCH}", "${nosuch:1}", "${dataset}", "${recipe.epochs.foo}")
 NEGATIVE = {"seed", "split_seed", "weight", "value", "start", "end", "mean"}
 """Numbers that may be negative."""
+LARGE = {"loss_scale", "weight"}
+"""Numbers that files may give without a decimal point."""
 NULLABLE = {"stem", "checkpointing"}
 PARSER = OverridesParser.create()
 
@@ -208,7 +212,7 @@ def _composed(words: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
     """Without Hydra's own part: as Hydra composes it, and with its interpolations resolved."""
     config = compose_config(words)
     own = OmegaConf.create({key: value for key, value in config.items() if key != "hydra"})
-    freeze(own)  # measures the text
+    check_arguments(freeze(own))
     OmegaConf.set_struct(own, True)
     plain: Any = OmegaConf.to_container(own, resolve=True)
     return own, plain
@@ -285,15 +289,15 @@ def _is_wrong(path: Sequence[str], given: Any, value: Any) -> bool:
             return not isinstance(value, bool)
         case int() | float():
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                return True
+                return value != math.inf or name != "local_variance"
             return (value < 0 and name not in NEGATIVE) or (
-                isinstance(given, int) and value > 2**63 and name != "loss_scale"
+                isinstance(given, int) and value > 2**63 and name not in LARGE
             )
         case str():
             return not isinstance(value, str) or not value.strip() or "\n" in value
         case list():
             return not isinstance(value, list)
         case dict():
-            return not isinstance(value, dict)
+            return not isinstance(value, dict) and (name != "weight" or isinstance(value, str | bool | list))
         case _:
             return False

@@ -1,5 +1,7 @@
 """The last layer of a classifier."""
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -20,5 +22,6 @@ def logits(
     bias: Float[Tensor, " classes"] | None,
 ) -> Float[Tensor, "*batch classes"]:
     """The linear layer as a function, for weights that are shared."""
-    with torch.autocast(hidden.device.type, enabled=False):
+    device = hidden.device.type
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
         return F.linear(hidden.float(), weight, bias)

@@ -1,6 +1,9 @@
 """The YAML files of settings: where Hydra finds them, and what they must be before it reads them."""
 
 import math
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# PyYAML has no complete types.
+
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, cast

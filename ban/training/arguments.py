@@ -7,7 +7,6 @@ import inspect
 import json
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, cast, get_args, get_origin, get_type_hints
@@ -16,18 +15,21 @@ import torch
 from pydantic import ConfigDict, Strict, TypeAdapter, ValidationError
 from torch import nn
 
-from ban.data.images import ImageOptions
-from ban.data.tabular import TabularOptions
-from ban.data.text import TextOptions
 from ban.errors import UserError
 from ban.interfaces import Teacher, Term
-from ban.settings.datasets import Dataset, ImageDataset, TabularDataset
+from ban.settings.datasets import Dataset, ImageDataset
 from ban.settings.refusals import explain_invalid, shown, unknown
 from ban.settings.schema import Method, Network, Pretraining, Recipe, Settings
 from ban.settings.types import Node, unknown_key
 from ban.training import build
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+SOURCES = {
+    "path": ("ban.data.text.text",),
+    "files": ("ban.data.text.ptb",),
+    "mirrors": ("ban.data.text.ptb", "ban.data.cifar.cifar10", "ban.data.cifar.cifar100"),
+}
+"""Settings of all data sets that only some of this program's data sets take."""
 HYDRAS = ("_target_", "source_sha256")
 """Keys of a node that are no arguments."""
 
@@ -103,13 +105,10 @@ def _is_optimizer(node: Node) -> bool:
 def _check_dataset(dataset: Dataset) -> None:
     if isinstance(dataset, ImageDataset):
         _check("dataset.augmentation", dataset.augmentation, ANY)
-    made = _imported("dataset", dataset.target)
-    known, hints = _parameters(made), _hints(made)
-    if dataset.target.startswith("ban."):
-        options = {ImageDataset: ImageOptions, TabularDataset: TabularOptions}.get(type(dataset), TextOptions)
-        known = [*known, *(field.name for field in fields(options))]
-        if foreign := [key for key in dataset.constructor_arguments if key not in (*HYDRAS, *known)]:
-            raise UserError(f"dataset.{foreign[0]} has no effect: {dataset.target} does not take it.")
+    hints = _hints(_imported("dataset", dataset.target))
+    for key, sources in SOURCES.items():
+        if dataset.target.startswith("ban.") and dataset.target not in sources and getattr(dataset, key) is not None:
+            raise UserError(f"dataset.{key} has no effect: {dataset.target} does not take it.")
     for key, value in dataset.arguments.items():
         _check_value(f"dataset.{key}", value, hints.get(key, Any))
 
