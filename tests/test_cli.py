@@ -231,19 +231,31 @@ class TestUnion:
         sweeps, at = {"one": {"a": 1}, "two": {"a": 2, "b": 5}}, {"smoke": {"b": 6, "c": 7}}
         assert expand(sweeps, [], at) == [["a=1"], ["a=2", "b=5"]]
         jobs = expand(sweeps, ["scale=smoke", "c=8"], at)
-        assert jobs == [["a=1", "b=6", "c=8", "scale=smoke"], ["a=2", "b=6", "c=8", "scale=smoke"]]
+        assert jobs == [["a=1", "b=6", "scale=smoke", "c=8"], ["a=2", "b=6", "scale=smoke", "c=8"]]
 
     @pytest.mark.parametrize(
         "given",
         [
             ["model=small_conv", "method=deep_mutual_learning", "+model@peers.a=wrn_10_1"],
-            ["recipe=budget_images", "+recipe@teacher.recipe=wrn"],
+            ["recipe=budget_images", "recipe@teacher.recipe=wrn"],
             ["model=mlp_16", "+model@teacher.models.a=mlp_256", "+model@teacher.models.b=mlp_256x2"],
         ],
     )
     def test_one_group_may_be_chosen_for_several_packages(self, given: list[str]) -> None:
         assert [sorted(job) for job in expand({}, [*given, "seed=0,1"])] == [
             sorted([*given, f"seed={seed}"]) for seed in (0, 1)
+        ]
+
+    def test_words_keep_their_order_and_none_is_lost(self) -> None:
+        given = [
+            "+method.terms.x={weight: 1}",
+            "method.terms.x.weight=2",
+            "+method.terms.x={name: a}",
+            "~method.terms.y",
+        ]
+        assert expand({}, [*given, "seed=0,1"]) == [[*given, f"seed={seed}"] for seed in (0, 1)]
+        assert expand({"one": {"+recipe.beta1": 1}}, ["recipe.beta1=2", "seed=1,2", "seed=3"]) == [
+            ["++recipe.beta1=2", "seed=3"]
         ]
 
     def test_a_group_for_another_package_does_not_hide_the_sweeps(self) -> None:
