@@ -30,7 +30,7 @@ QUICK = (*DIGITS, "recipe.epochs=10")
         ("seed=0,1", "sweep over them with `ban -m seed=0,1`"),
         ("generations=-1", "generations is -1; it must be greater than or equal to 0."),
         ("dataset.train_size=all", "dataset.train_size is all"),
-        ("recipe.optimizer.lr=fast", "recipe.optimizer has the learning rate lr=fast; it must be above 0"),
+        ("recipe.optimizer.lr=fast", 'the learning rate lr="fast"; it must be a number above 0'),
         ("recipe.precision=fp8", "recipe.precision is fp8; it must be fp32 or bf16."),
         ("machine.device=tpu", "machine.device is tpu; it must be auto, cpu, cuda or cuda:N."),
         ("+recipe@teacher.recipe=lstm", "teacher.recipe=lstm is not for images"),
@@ -114,7 +114,7 @@ def test_a_method_without_teacher_has_no_generations() -> None:
         (["doctor", "ptb"], "use: ban doctor"),
         (["stages", "show"], "use: ban stages show SIGNATURE"),
         (["stages", "export", "a"], "use: ban stages export SIGNATURE FILE"),
-        (["stages", "import", "missing.ban"], "missing.ban cannot be read: No such file"),
+        (["stages", "import", "missing.ban"], "missing.ban is missing"),
         (["-m", *DIGITS, "seed=range(0)"], "the sweep is empty"),
         (
             ["-m", *DIGITS, "method=ban,", "dkpp"],
