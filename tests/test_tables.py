@@ -357,7 +357,7 @@ def test_a_paper_table_without_any_of_its_rows_is_refused(say: Say) -> None:
         ("{cels: {BAN-1: {method: ban}}}", "there is no setting 'table.cels': did you mean 'cells'?"),
         ("{cells: {BAN-1: {methd: ban}}}", "there is no setting 'table.cells.BAN-1.0.methd': did you mean 'method'?"),
         ("{cells: {BAN-1: BAN-1}}", "table.cells.BAN-1.0 is BAN-1, but it must be a mapping of settings."),
-        ("{cells: {BAN-1: []}}", "table.cells.BAN-1 is []; it must have at least 1 item after validation, not 0."),
+        ("{cells: {BAN-1: []}}", "table.cells.BAN-1 is []; it must have 1 or more entries."),
         ("{cells: {X: {method: ban, generation: [1, -1]}}}", "table.cells.X.1.generation is -1; it must be greater"),
         ("{compare: [{cell: {method: ban}, controls: {}}]}", "'table.compare.0.controls': did you mean 'control'?"),
         ("{exceptions: {wrn_28_1: {BAN: {method: ban, replicas: 1}}}}", "'replica'?"),

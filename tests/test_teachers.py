@@ -298,7 +298,7 @@ class TestPartlyLabelled:
         assert len(few.splits.train.labels) == 20
 
     def test_more_labels_than_images_are_refused(self) -> None:
-        with pytest.raises(UserError, match=r"dataset\.labelled=101 must be 1 to"):
+        with pytest.raises(UserError, match=r"dataset\.labelled=101 is more than the 100 training examples"):
             digits_of("method=pi_model", "dataset.labelled=101")
 
     def test_unlabelled_images_count_in_the_mean_but_not_as_errors(self, train: Train) -> None:

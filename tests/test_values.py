@@ -132,7 +132,7 @@ SAMPLE = (
     ("+model.checkpointing=true", "model.checkpointing has no effect: Small-Conv cannot recompute its activations."),
     ("recipe.optimizer.momentum=-1", "torch.optim.SGD: Invalid momentum value: -1"),
     ("recipe.schedule._target_=ban.losses.hint_distance", "recipe.schedule has no student, which"),
-    ("recipe.schedule._target_=os.getcwd", "_target_: os.getcwd names the module 'os', which"),
+    ("recipe.schedule._target_=os.getcwd", "recipe.schedule is os.getcwd, but it must be a schedule"),
     (
         "method.teacher._target_=ban.terms.Label",
         "method.teacher is ban.terms.Label, but it must be a teacher: a Teacher.",
