@@ -1,7 +1,6 @@
 """The result of a finished training: metrics of its networks, and the predictions to store."""
 
 import functools
-import math
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -79,16 +78,17 @@ def measure(
 
 
 def check_learned(stage: Stage, value: float) -> None:
-    """Refuses a result that is worse than a uniform guess, by more than chance for an error in %.
+    """Refuses a result that is worse than a uniform guess; an error only if it is nearer to 100 % than to a guess.
+
+    After a few steps, before batch normalisation has settled, errors are often a little above that of a guess.
 
     Raises:
         UserError: the training has failed, although its losses are finite.
     """
-    classes, size = stage.dataset.classes, stage.dataset.test_size
+    classes = stage.dataset.classes
     limit, guessed = float(classes), "perplexity"
     if stage.dataset.metric == "error_percent":
-        limit, guessed = 100 * (1 - 1 / classes), "error"
-        limit += 3 * math.sqrt(limit * (100 - limit) / size)
+        limit, guessed = 100 - 50 / classes, "error"
     if value > limit:
         raise UserError(
             f"the test {guessed} after training is {value:.6g}, worse than that of a uniform guess among "
