@@ -93,9 +93,10 @@ def _check_launcher() -> None:
     """
     options: Any = OmegaConf.to_container(OmegaConf.create(HydraConfig.get().launcher or {}), resolve=True)
     name = str(options.pop("_target_", "")).rpartition(".")[2]
-    if name not in LAUNCHERS:
+    if not name:
         raise UserError("hydra.launcher has no _target_: choose a file with hydra/launcher=local.")
-    validated(LAUNCHERS[name], options, "hydra.launcher")
+    if name in LAUNCHERS:  # not one of Hydra's own, which call this for every job
+        validated(LAUNCHERS[name], options, "hydra.launcher")
     if name == "SlurmLauncher" and HydraConfig.get().mode == RunMode.RUN:
         raise UserError("hydra/launcher=slurm submits sweeps: use `ban -m …`, also for a single job.")
 

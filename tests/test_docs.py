@@ -37,7 +37,7 @@ SIGNATURE = "3f8d"
 """The beginning of the signature of the first command's teacher, which some examples use."""
 DRY_RUNS = set[tuple[str, ...]]()
 """Arguments of those that were run: sections share commands, and `make` repeats them."""
-QUICK = ("recipe.epochs=1", "recipe.steps_per_epoch=2", "machine.device=cpu")
+QUICK = ("recipe.epochs=1", "recipe.steps_per_epoch=1", "machine.device=cpu")
 
 
 class Example(NamedTuple):
