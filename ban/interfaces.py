@@ -134,7 +134,7 @@ class TeacherContext(NamedTuple):
     """Size of the training set."""
     classes: int
     data: Data | None = None
-    """None while shapes are checked."""
+    """None in the rehearsal of a plan."""
 
 
 class Step(NamedTuple):
@@ -161,7 +161,7 @@ class Teacher(nn.Module):
         after_epoch(progress)   after the last step and the epoch's evaluation
 
     `targets` runs with gradients enabled: use `torch.no_grad` or detach. It also runs before training, on zeros and on
-    torch's meta device, to check shapes, so it must not advance any state; do that in `after_step`. Random numbers come
+    fake tensors, which have no values, so it must not advance any state; do that in `after_step`. Random numbers come
     from torch's global generator, which is reseeded before every step.
 
     A teacher owns its state. What must survive an interruption belongs in parameters, buffers or `get_extra_state`,
@@ -201,7 +201,7 @@ class Term(nn.Module):
 
     Each learner has its own instance of every term of the method, built from the term's node without `weight`. The loop
     calls `prepare` once, before the optimizer is built, and `forward` once per step, outside autocast. Both also run on
-    torch's meta device before training, to check shapes, so neither may read a tensor's values into Python.
+    fake tensors before training, which have no values, so neither may read a tensor's values into Python.
 
     Parameters made in the constructor or in `prepare` are trained together with the student. They are stored in
     checkpoints, as buffers are, but not with the trained network. Random numbers come from torch's global generator, as

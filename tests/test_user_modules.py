@@ -15,7 +15,7 @@ from ban.errors import UserError
 from ban.plan.lineage import lineage
 from ban.plan.signature import digest, signed_network
 from ban.plan.stage import Stage
-from ban.settings import content
+from ban.settings import data_hash
 from ban.settings.compose import compose_settings
 from ban.training import build
 from ban.training.rehearsal import rehearse
@@ -184,7 +184,7 @@ def data_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., li
     monkeypatch.syspath_prepend(OWN)
 
     def planned(function: str, *overrides: str) -> list[Stage]:
-        content._content.cache_clear()
+        data_hash._content.cache_clear()
         given = ("dataset=halves", f"dataset._target_={module}.{function}", "model=linear", "recipe=digits")
         return lineage(compose_settings([*given, "method=labels", *overrides], OWN / "conf"))
 

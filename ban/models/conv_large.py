@@ -50,9 +50,6 @@ class ConvLarge(nn.Module):
     rescale each layer by its outputs for a first batch; this is left out, because networks are built without data.
 
     Features: `stem` (the first convolution), `stage1` … `stage3` (each before its pooling), `pooled`.
-
-    Raises:
-        ValueError: `norm` is neither of the two.
     """
 
     def __init__(
@@ -66,8 +63,6 @@ class ConvLarge(nn.Module):
         channels: int = 3,
     ) -> None:
         super().__init__()
-        if norm not in ("weight", "batch"):
-            raise ValueError(f"norm is {norm}; choose weight or batch")
         self.noise, self.norm, self.momentum = noise, norm, momentum
         self.dropout = nn.Dropout(dropout)
         self.stem = self._convolution(channels, 128, 3, padding=1)

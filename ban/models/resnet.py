@@ -108,7 +108,7 @@ class WideResNet(ResNet):
     as PyTorch did when the networks of Furlanello et al. 2018 were trained.
 
     Raises:
-        ValueError: `depth` is not 6n + 4, or `norm_scale` is neither of the two.
+        ValueError: `depth` is not 6n + 4.
     """
 
     def __init__(
@@ -121,8 +121,6 @@ class WideResNet(ResNet):
         classes: int,
         channels: int = 3,
     ) -> None:
-        if norm_scale not in ("ones", "uniform"):
-            raise ValueError(f"norm_scale is {norm_scale}; choose ones or uniform")
         blocks, rest = divmod(depth - 4, 6)
         if rest or blocks < 1:
             raise ValueError(f"a Wide-ResNet's depth must be 6n + 4 (10, 16, 22, 28, …), not {depth}")

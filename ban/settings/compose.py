@@ -12,13 +12,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ban.errors import UserError
 from ban.settings.checks import check, validated
-from ban.settings.content import with_content
+from ban.settings.code_hash import SHIPPED, source_hash
+from ban.settings.data_hash import with_content
 from ban.settings.files import CONF
 from ban.settings.hydra_versions import VERSION_BASE
 from ban.settings.loader import SAME_AS, follow
 from ban.settings.messages import explain, is_composition_error
 from ban.settings.schema import Method, Recipe, Settings
-from ban.settings.source import SHIPPED, source_hash
 from ban.settings.types import Node, Part
 from ban.settings.words import read
 

@@ -12,8 +12,8 @@ from hydra.core.default_element import ResultDefault
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from ban.errors import UserError
-from ban.settings.sources import Files
 from ban.settings.words import group_of
+from ban.settings.yaml_files import Files
 
 SAME_AS = "_same_as_"
 """The key of a mapping that stands for another part of the settings, with the changes beside it."""
@@ -63,9 +63,9 @@ def _merge(whole: DictConfig, part: DictConfig, extended: str = "") -> None:
 def _forget_replaced(whole: DictConfig, part: DictConfig, extended: Sequence[str]) -> None:
     for name, new in part.items_ex(resolve=False):
         key = str(name)
-        if key == "hydra" or not OmegaConf.is_dict(new) or new._is_none() or OmegaConf.is_interpolation(part, str(key)):
+        if key == "hydra" or not OmegaConf.is_dict(new) or new._is_none() or OmegaConf.is_interpolation(part, key):
             continue
-        if key not in whole or OmegaConf.is_interpolation(whole, str(key)) or not OmegaConf.is_dict(whole[key]):
+        if key not in whole or OmegaConf.is_interpolation(whole, key) or not OmegaConf.is_dict(whole[key]):
             continue
         if "_target_" in new and [*extended] != [key]:
             whole[key] = None

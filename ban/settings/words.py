@@ -16,8 +16,8 @@ PLACES = {
     r"(?:teacher\.models|peers)\.[^.]+": "model",
 }
 """Pattern of a place that can hold a file of a group → the group; None: the one that the pattern matches."""
-GROUPS = ("dataset", "model")
-"""Places that always hold a file of their group."""
+FILE_PARTS = ("dataset", "model")
+"""Parts of the settings that are one component, so that they cannot be null in between."""
 LISTED = r"teacher\.(recipe|model|method)"
 """Places that stand in the defaults of every teacher, so that choosing a file there takes no `+`."""
 LIKE_THE_STUDENTS = re.compile(r"teacher\.(recipe|model)\.")
@@ -56,7 +56,7 @@ def _read(word: str) -> list[str]:
     key = parsed.key_or_group
     plus = "++" if LIKE_THE_STUDENTS.match(key) else _plus(parsed)
     if _is_component(parsed):
-        before = f"~{key}" if key in GROUPS else f"{plus and '++'}{key}=null"
+        before = f"~{key}" if key in FILE_PARTS else f"{plus and '++'}{key}=null"
         return [before, f"++{key}={value}"]
     return [f"{plus}{word.lstrip('+')}"]
 

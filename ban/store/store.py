@@ -66,7 +66,7 @@ class Store:
         """
         self.check_format()
         try:
-            names = sorted(os.listdir(self.stages))  # noqa: PTH208
+            names = sorted(path.name for path in self.stages.iterdir())
         except PermissionError:
             raise UserError(f"{self.stages} cannot be read: {denied(self.stages)}.") from None
         except OSError:  # nothing was stored yet

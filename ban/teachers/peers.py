@@ -34,15 +34,13 @@ class Peers(Teacher):
     sequential updates need does not count in the batch statistics that batch normalisation keeps for evaluation.
 
     Raises:
-        ValueError: the cohort has fewer than two networks, or `updates` is neither of the two.
+        ValueError: the cohort has fewer than two networks.
     """
 
     def __init__(self, context: TeacherContext, updates: Literal["sequential", "synchronous"] = "sequential") -> None:
         super().__init__()
         if len(context.students) < 2:
             raise ValueError("deep mutual learning needs two networks or more: set method.cohort")
-        if updates not in ("sequential", "synchronous"):
-            raise ValueError(f"updates is {updates}; choose sequential or synchronous")
         self.sequential = updates == "sequential"
 
     @torch.no_grad()

@@ -24,15 +24,10 @@ class ConfidenceWeightedLabel(Term):
     The weights are normalised over the mini-batch. `confidence: largest` is the teacher's largest probability, whether
     its prediction is right or wrong (eq. 10); `confidence: target` is its probability of the true class (eq. 9).
     Unlabelled examples count with a loss of 0 and, in both, the teacher's largest probability.
-
-    Raises:
-        ValueError: `confidence` is neither of the two.
     """
 
     def __init__(self, confidence: Literal["largest", "target"] = "largest") -> None:
         super().__init__()
-        if confidence not in ("largest", "target"):
-            raise ValueError(f"confidence is {confidence}; choose largest or target")
         self.confidence = confidence
 
     def forward(self, output: Output, teacher: TeacherOutput, batch: Batch) -> Float[Tensor, ""]:

@@ -37,15 +37,10 @@ class PermutedProbabilities(Term):
     Each example has its own permutation, and labels are not used (Furlanello et al. 2018, eq. 11). The paper does not
     say how often permutations are drawn: `drawn: step` draws new ones at each step, and `drawn: example` one for each
     example. `drawn: mean` replaces the permuted target by its expected value, without random numbers.
-
-    Raises:
-        ValueError: `drawn` is none of the three.
     """
 
     def __init__(self, drawn: Literal["step", "example", "mean"] = "step") -> None:
         super().__init__()
-        if drawn not in ("step", "example", "mean"):
-            raise ValueError(f"drawn is {drawn}; choose step, example or mean")
         self.drawn = drawn
 
     def forward(self, output: Output, teacher: TeacherOutput, batch: Batch) -> Float[Tensor, ""]:

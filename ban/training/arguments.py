@@ -17,6 +17,7 @@ from torch import nn
 
 from ban.errors import UserError
 from ban.interfaces import Teacher, Term
+from ban.settings.construct import MEASURED
 from ban.settings.datasets import Dataset, ImageDataset
 from ban.settings.refusals import explain_invalid, shown, unknown
 from ban.settings.schema import Method, Network, Pretraining, Recipe, Settings
@@ -30,8 +31,8 @@ SOURCES = {
     "mirrors": ("ban.data.text.ptb", "ban.data.cifar.cifar10", "ban.data.cifar.cifar100"),
 }
 """Settings of all data sets that only some of this program's data sets take."""
-HYDRAS = ("_target_", "source_sha256")
-"""Keys of a node that are no arguments."""
+NO_ARGUMENTS = ("_target_", *MEASURED)
+"""Keys of a node that are not passed to its class."""
 
 
 class Role(NamedTuple):
@@ -124,7 +125,7 @@ def _check(path: str, node: Node, role: Role) -> None:
         raise UserError(f"{path} is {target}, but it must be {role.title}: a {role.base.__name__}.")
     parameters, hints = _parameters(made), _hints(made)
     names = [name for name in [*parameters][role.leading :] if name not in role.given]
-    given = {key: value for key, value in node.items() if key not in HYDRAS}
+    given = {key: value for key, value in node.items() if key not in NO_ARGUMENTS}
     if not _takes_any(made) and (foreign := [key for key in given if key not in names]):
         advice = unknown_key(foreign[0], dict.fromkeys(names)).message() if names else f"{target} takes none."
         raise UserError(unknown(f"{path}.{foreign[0]}", advice))

@@ -11,7 +11,7 @@ from ban.data.munge import Munge
 from ban.interfaces import Batch, Data, Step, Teacher, TeacherContext, Term
 from ban.plan.stage import Inheritance, Parent, Stage
 from ban.schedules import Constant
-from ban.settings import content
+from ban.settings import data_hash
 from ban.settings.construct import build
 from ban.settings.datasets import LabelledDataset, TextDataset
 from ban.settings.schema import Machine
@@ -60,7 +60,7 @@ def data(stage: Stage, machine: Machine, device: torch.device) -> Data:
         arguments["munge"] = synthetic
     folders = {"data_dir": machine.data_dir, "download": machine.download}
     built = build(stage.dataset.constructor_arguments, **folders, **arguments)
-    content.verify(stage.dataset, machine, built)
+    data_hash.verify(stage.dataset, machine, built)
     return built
 
 

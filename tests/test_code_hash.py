@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ban.errors import UserError
-from ban.settings.source import source_hash
+from ban.settings.code_hash import source_hash
 
 CODE = {
     "P/__init__.py": '"""Names."""\nfrom .networks import Net\nfrom P.losses import Loss as Own\n__all__ = ["Net"]\n',
