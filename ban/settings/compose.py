@@ -45,12 +45,14 @@ def register_teachers(folder: Path | None = None) -> None:
     Such a teacher is trained like `teacher=same`, but for its network.
     """
     store = ConfigStore.instance()
-    store.repo.pop("teacher", None)  # an earlier call may have had another folder
-    for conf in filter(None, (CONF, folder)):
-        for path in (conf / "model").glob("*.yaml"):
-            files = [{"/method@method": "labels"}, {"/model@model": path.stem}, {"/recipe@recipe": None}]
-            node = {"defaults": ["_self_", *files], "seed": "${seed}", "recipe": {SAME_AS: "recipe"}}
-            store.store(path.stem, node, group="teacher")
+    names = sorted({path.stem for conf in filter(None, (CONF, folder)) for path in (conf / "model").glob("*.yaml")})
+    if sorted(store.repo.get("teacher", ())) == [f"{name}.yaml" for name in names]:
+        return  # by an earlier call: storing copies each node
+    store.repo.pop("teacher", None)
+    for name in names:
+        files = [{"/method@method": "labels"}, {"/model@model": name}, {"/recipe@recipe": None}]
+        node = {"defaults": ["_self_", *files], "seed": "${seed}", "recipe": {SAME_AS: "recipe"}}
+        store.store(name, node, group="teacher")
 
 
 def compose_settings(overrides: Sequence[str], folder: Path | None = None) -> Settings:
