@@ -66,4 +66,4 @@ def test_a_term_that_reads_the_label_of_unlabelled_examples_is_refused(monkeypat
 
     monkeypatch.setattr("ban.terms.labels.Label.forward", reads)
     with pytest.raises(UserError, match="term label cannot be used with unlabelled examples"):
-        rehearse(plan("method=labels", "+method.data.unlabelled=true", "dataset.labelled=110")[-1])
+        rehearse(plan("method=labels", "+method.data.unlabelled=true", "dataset.labelled=50")[-1])
