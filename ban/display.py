@@ -154,12 +154,13 @@ class Display:
 # Tables
 
 
-def show_table(title: str, caption: str, rows: Sequence[Mapping[str, str]]) -> None:
+def show_table(rows: Sequence[Mapping[str, str]], title: str = "", caption: str = "") -> None:
     """Prints a table. One too wide for the console is transposed or, if that does not help, printed line by line.
 
-    Texts are wrapped between words, and cells of numbers never.
+    Texts are wrapped between words, and cells of numbers never. Columns without content are left out.
     """
-    headings = [*dict.fromkeys(heading for row in rows for heading in row)]
+    every = dict.fromkeys(heading for row in rows for heading in row)
+    headings = [heading for heading in every if any(row.get(heading) for row in rows)]
     lines = [headings, *([row.get(heading, "") for heading in headings] for row in rows)]
     transposed = [[*line] for line in zip(*lines, strict=True)]
     transposed[0][0] = ""
@@ -168,13 +169,15 @@ def show_table(title: str, caption: str, rows: Sequence[Mapping[str, str]]) -> N
             table.title, table.caption, table.caption_justify = title, caption, "left"
             console.print(table)
             return
-    console.print(title)
+    if title:
+        console.print(title)
     for first, *others in lines[1:]:
         console.print(first)
         for heading, text in zip(headings[1:], others, strict=True):
             if text:
                 console.print(f"  {heading}: {text}")
-    console.print(caption)
+    if caption:
+        console.print(caption)
 
 
 def _fitting(lines: Sequence[Sequence[str]]) -> Table | None:

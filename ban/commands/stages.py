@@ -12,7 +12,7 @@ from rich.progress import track
 from rich.prompt import Confirm
 from rich.table import Table
 
-from ban.display import console
+from ban.display import console, show_table
 from ban.errors import DamagedStage, StageError, UserError
 from ban.launch.journal import Journal
 from ban.plan.contrast import Line, details
@@ -45,33 +45,23 @@ def _list(store: Store, words: Sequence[str]) -> None:
     found, students = [result for result in whole if _matches(result, words)], _students(whole)
     sizes = {result["signature"]: _size(store.folder(result["signature"])) for result in found}
     settings = details(found, functools.partial(_line, store, {result["signature"]: result for result in whole}))
-    table = Table(box=None)
-    for heading in (
-        "signature",
-        "stage",
-        "network",
-        "data",
-        "seed",
-        "differs in",
-        "result",
-        "students",
-        "size",
-        "finished",
-    ):
-        table.add_column(heading, no_wrap=heading in ("signature", "result", "finished"), overflow="fold")
-    for result in found:
-        size, taught = decimal(sizes[result["signature"]]), len(students.get(result["signature"], []))
-        who = (result["signature"], result["label"], result["model_title"], result["dataset"], f"{result['seed']}")
-        table.add_row(
-            *who,
-            settings[result["signature"]],
-            outcome(result),
-            f"{taught or ''}",
-            size,
-            result["finished"][:16].replace("T", " "),
-        )
-    if found:
-        console.print(table)
+    rows = [
+        {
+            "signature": result["signature"],
+            "stage": result["label"],
+            "network": result["model_title"],
+            "data": result["dataset"],
+            "seed": f"{result['seed']}",
+            "differs in": settings[result["signature"]],
+            "result": outcome(result),
+            "students": f"{len(students.get(result['signature'], [])) or ''}",
+            "size": decimal(sizes[result["signature"]]),
+            "finished": result["finished"][:16].replace("T", " "),
+        }
+        for result in found
+    ]
+    if rows:
+        show_table(rows)
     total = decimal(sum(sizes.values()))
     console.print(f"{plural(len(found), 'stage')}{' matching' if words else ''}, {total}, in {store.root}")
     if words and not found:

@@ -5,9 +5,7 @@ import socket
 import time
 from contextlib import suppress
 
-from rich.table import Table
-
-from ban.display import console
+from ban.display import console, show_table
 from ban.errors import UserError
 from ban.launch.journal import Journal, Note
 from ban.launch.slurm import queue
@@ -23,20 +21,25 @@ def status(journal: Journal) -> None:
         (_actual_state(note, journal, jobs) for note in journal.notes()), key=lambda row: ORDER.index(row[0])
     )
     if found:
-        table = Table(box=None)
-        for heading in ("state", "stage", "signature", "where", "done", "last update", ""):
-            table.add_column(heading, overflow="fold")
-        for state, remark, note in found:
-            ago = f"{duration(time.time() - note.updated)} ago"
-            where = " ".join(word for word in (note.where, f"of {note.host}" if note.where else "") if word)
-            table.add_row(state, note.name, note.signature, where, f"{note.at:.0%}", ago, remark or note.detail)
-        console.print(table)
+        show_table([_row(*each) for each in found])
     counts = ", ".join(f"{count} {state}" for state in ORDER if (count := sum(row[0] == state for row in found)))
     console.print(
         f"{counts or 'no unfinished stages'}; {len(journal.store.finished())} finished in {journal.store.root}"
     )
     if any(state in ("stopped", "failed") for state, _, _ in found):
         console.print(f"Run the command of a stopped or failed stage again to resume it. Logs: {journal.logs}")
+
+
+def _row(state: str, remark: str, note: Note) -> dict[str, str]:
+    return {
+        "state": state,
+        "stage": note.name,
+        "signature": note.signature,
+        "where": " ".join(word for word in (note.where, f"of {note.host}" if note.where else "") if word),
+        "done": f"{note.at:.0%}",
+        "last update": f"{duration(time.time() - note.updated)} ago",
+        "remark": remark or note.detail,
+    }
 
 
 def _jobs(journal: Journal) -> dict[str, str]:

@@ -6,12 +6,12 @@ from contextlib import suppress
 from rich.filesize import decimal
 from rich.progress import track
 from rich.prompt import Confirm
-from rich.table import Table
 from rich.tree import Tree
 
-from ban.display import console
+from ban.display import console, show_table
 from ban.errors import StageError, UserError
 from ban.launch.estimate import estimate, free_disk, operations, operations_per_second
+from ban.plan.contrast import describe, details_of, differences, line_of, named
 from ban.plan.lineage import union
 from ban.plan.stage import Stage
 from ban.store.store import Store
@@ -26,17 +26,8 @@ COSTLY_HOURS = 2.0
 def show(lineages: Sequence[Sequence[Stage]], store: Store, device: Device) -> None:
     """Prints the stages of all jobs, which of them they share, who teaches whom, and the cost of the missing ones."""
     stages = union(lineages)
-    table = Table()
-    for heading in ("stage", "signature", "gen.", "seed", "network", "parameters", "store"):
-        table.add_column(heading, no_wrap=heading in ("signature", "parameters"))
-    for stage in stages:
-        state = "stored" if store.has(stage.signature) else "to train"
-        count = rehearse(stage).parameters
-        parameters = f"{count / 1e6:.2f} M" if count > 1e5 else f"{count:,}"
-        seed = f"{stage.seed}"
-        network = stage.model.title
-        table.add_row(stage.label, stage.signature, f"{stage.generation}", seed, network, parameters, state)
-    console.print(table)
+    settings = details_of(stages)
+    show_table([_row(stage, settings[stage.signature], store) for stage in stages])
     if len(lineages) > 1:
         console.print(_families(stages, store))
         asked = sum(len(each) for each in lineages)
@@ -51,18 +42,34 @@ def show(lineages: Sequence[Sequence[Stage]], store: Store, device: Device) -> N
         _show_cost(missing, store, device)
 
 
+def _row(stage: Stage, settings: str, store: Store) -> dict[str, str]:
+    count = rehearse(stage).parameters
+    return {
+        "stage": stage.label,
+        "signature": stage.signature,
+        "gen.": f"{stage.generation}",
+        "seed": f"{stage.seed}",
+        "network": stage.model.title,
+        "differs in": settings,
+        "parameters": f"{count / 1e6:.2f} M" if count > 1e5 else f"{count:,}",
+        "store": "stored" if store.has(stage.signature) else "to train",
+    }
+
+
 def _families(stages: Sequence[Stage], store: Store) -> Tree:
     """Who teaches whom: a branch for each family, with the number of its stages."""
     branches: dict[tuple[str, ...], Tree] = {(): Tree("Teachers and students")}
     members: dict[tuple[str, ...], list[Stage]] = {}
     for stage in stages:
         members.setdefault(_line(stage), []).append(stage)
-    for line, repetitions in members.items():
+    different = differences([line_of(first) for first, *_ in members.values()])
+    for (line, repetitions), settings in zip(members.items(), different, strict=True):
         first, done = repetitions[0], sum(store.has(stage.signature) for stage in repetitions)
         several = f" × {len(repetitions)}" if len(repetitions) > 1 else ""
-        there = f", {done} in the store" if done else ""
+        there = f"{done} in the store" if done else ""
         taught = f" by {len(first.teachers)} teachers" if len(first.teachers) > 1 else ""
-        branches[line] = branches[line[:-1]].add(f"{first.label}, {first.model.title}{taught}{several}{there}")
+        name = f"{first.label}, {first.model.title}{taught}{several}"
+        branches[line] = branches[line[:-1]].add(", ".join(filter(None, [name, describe(settings), there])))
     return branches[()]
 
 
@@ -125,7 +132,9 @@ def tell_unrecorded(stages: Sequence[Stage], store: Store) -> None:
 
 def regimes(stages: Sequence[Stage]) -> None:
     """Prints data, sizes and recipe of the stages, and warnings about the data."""
-    for title in dict.fromkeys(stage.regime_title for stage in stages):
+    firsts = [*{stage.regime: stage for stage in reversed(stages)}.values()][::-1]
+    lines = [line_of(stage)[:1] for stage in firsts]
+    for title in named([stage.regime_title for stage in firsts], lines, ("dataset", "recipe")):
         console.print(f"  {title}")
     for warning in dict.fromkeys(warning for stage in stages for warning in stage.dataset.warnings):
         console.print(f"  Warning: {warning}")

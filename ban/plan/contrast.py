@@ -101,6 +101,12 @@ def _words(key: str, value: str) -> str:
     return f"{whose}{last} {value}"
 
 
+def named(titles: Sequence[str], lines: Sequence[Line], parts: Collection[str]) -> list[str]:
+    """Titles, with the settings in which those parts of them differ."""
+    found = [describe(settings, without=TITLED) for settings in differences(lines, parts)]
+    return [f"{title}, {settings}" if settings else title for title, settings in zip(titles, found, strict=True)]
+
+
 def details(stages: Sequence[Identity], line: Callable[[Identity], Line]) -> dict[str, str]:
     """Signature → what a list of stages must say beside label, network and seed, to tell them apart."""
     families = {stage["family"]: stage for stage in stages}
@@ -115,10 +121,15 @@ def details(stages: Sequence[Identity], line: Callable[[Identity], Line]) -> dic
     return found
 
 
+def details_of(stages: Sequence[Stage]) -> dict[str, str]:
+    """The same for stages of a plan."""
+    families = {stage.family: stage for stage in stages}
+    return details([*map(identity_of, stages)], lambda identity: line_of(families[identity["family"]]))
+
+
 def names_of(stages: Sequence[Stage]) -> dict[str, str]:
     """Signature → a stage's name in a line of its own, beside those of the other stages."""
-    families = {stage.family: stage for stage in stages}
-    more = details([*map(identity_of, stages)], lambda identity: line_of(families[identity["family"]]))
+    more = details_of(stages)
     return {stage.signature: ", ".join(filter(None, [name_of(stage), more[stage.signature]])) for stage in stages}
 
 

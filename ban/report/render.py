@@ -83,7 +83,7 @@ def publish(
     """
     outcome = _write(records, sections, target)
     for title, section in shown:
-        show_table(title, section.caption, section.rows)
+        show_table(section.rows, title, section.caption)
         for note in section.notes:
             console.print(note)
     console.print(outcome)

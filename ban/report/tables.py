@@ -5,12 +5,12 @@ of several families. Rows are compared only within one regime (data, sizes, reci
 """
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from ban.plan.contrast import TITLED, Line, describe, differences, line_of
+from ban.plan.contrast import Line, describe, differences, line_of, named
 from ban.plan.identity import Identity, identity_of
 from ban.plan.stage import Stage
 from ban.report.results import Families, Results
@@ -112,12 +112,6 @@ def _tables(
     rows = [row for table in tables for row in table.rows]
     settings = iter(differences([line(row.families[-1]) if row.families else () for row in rows]))
     return [table._replace(rows=[row._replace(settings=next(settings)) for row in table.rows]) for table in tables]
-
-
-def named(titles: Sequence[str], lines: Sequence[Line], parts: Collection[str]) -> list[str]:
-    """Titles, with the settings in which those parts of them differ."""
-    found = [describe(settings, without=TITLED) for settings in differences(lines, parts)]
-    return [f"{title}, {settings}" if settings else title for title, settings in zip(titles, found, strict=True)]
 
 
 def _ancestors(identity: Identity, by_family: Mapping[str, Identity]) -> list[Identity]:
