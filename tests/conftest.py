@@ -1,3 +1,4 @@
+import gc
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from ban.training.signals import Signals
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """SLURM's tests first, by one worker: they wait for minutes, while the others compute."""
     items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
+    gc.collect()
+    gc.freeze()  # each training ends with a collection, which need not look through all modules and tests
 
 
 @pytest.fixture(autouse=True)

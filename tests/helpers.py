@@ -5,8 +5,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ from ban.store.work import Work
 from ban.teachers import Frozen
 from ban.training import build
 from ban.training.device import Device
-from ban.training.run import Host
+from ban.training.run import Host, run
+from ban.training.signals import Signals
 
 DIGITS = ("dataset=digits", "model=small_conv", "recipe=digits", "machine.threads=1", "machine.device=cpu")
 """A training of about a second."""
@@ -53,7 +54,13 @@ Say = Callable[..., str]
 
 
 def plan(*overrides: str, kind: str = "images") -> list[Stage]:
-    return lineage(compose_settings([*KINDS[kind], *overrides]))
+    return [*_lineage((*KINDS[kind], *overrides))]
+
+
+@cache
+def _lineage(overrides: tuple[str, ...]) -> list[Stage]:
+    """Many tests ask for the same plans."""
+    return lineage(compose_settings(overrides))
 
 
 def host(settings: Settings) -> Host:
@@ -197,7 +204,10 @@ def curves(outputs: Path, signature: str) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines]
 
 
-def weights_after(folder: Path, arguments: Sequence[str], signatures: Iterable[str]) -> dict[str, bytes]:
-    """Runs the command undisturbed. Returns the weights of the stages."""
-    ban(*arguments, cwd=folder)
-    return {signature: weights(folder / "outputs", signature) for signature in signatures}
+def train_undisturbed(folder: Path, *arguments: str) -> dict[str, bytes]:
+    """Trains a command's stages in this process, which has loaded torch already. Returns their weights."""
+    settings = compose_settings([*arguments, f"machine.outputs={folder / 'outputs'}"])
+    stages = lineage(settings)
+    for stage in stages:
+        run(stage, host(settings), quiet, Signals())
+    return {stage.signature: weights(folder / "outputs", stage.signature) for stage in stages}

@@ -2,12 +2,12 @@
 
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import DIGITS, Say, ban, files, flip_a_bit, host, plan, quiet, start, wait_for, weights, weights_after
+from helpers import DIGITS, Say, files, flip_a_bit, host, plan, quiet, start, train_undisturbed, wait_for, weights
 
 from ban.errors import UserError
 from ban.events import Event
@@ -28,7 +28,7 @@ TEACHER, STUDENT = (stage.signature for stage in plan(*OPTIONS))
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    return weights_after(tmp_path_factory.mktemp("undisturbed"), LONG, (TEACHER, STUDENT))
+    return train_undisturbed(tmp_path_factory.mktemp("undisturbed"), *LONG)
 
 
 @pytest.fixture
@@ -55,14 +55,20 @@ def interrupted(folder: Path, *arguments: str) -> Path:
     return work
 
 
-def ends_as_undisturbed(folder: Path, undisturbed: dict[str, bytes]) -> str:
-    output = ban(*LONG, cwd=folder).stdout
-    assert {name: weights(folder / "outputs", name) for name in undisturbed} == undisturbed
-    return output
+@pytest.fixture
+def ends_as_undisturbed(say: Say, undisturbed: dict[str, bytes], tmp_path: Path) -> Callable[[], str]:
+    """Resumes, and returns what was said."""
+
+    def resumed() -> str:
+        output = say(*LONG)
+        assert {name: weights(tmp_path / "outputs", name) for name in undisturbed} == undisturbed
+        return output
+
+    return resumed
 
 
 def test_a_full_disk_in_the_middle_of_a_checkpoint(
-    small_disk: Path, undisturbed: dict[str, bytes], tmp_path: Path
+    small_disk: Path, ends_as_undisturbed: Callable[[], str], tmp_path: Path
 ) -> None:
     process = start(tmp_path, *LONG)
     wait_for(tmp_path, f"outputs/work/{STUDENT}.*/curves.jsonl", lines=2)
@@ -74,28 +80,30 @@ def test_a_full_disk_in_the_middle_of_a_checkpoint(
     assert process.returncode == 1
     assert len(re.findall(r"^ban: .* could not be written: .*\.$", output, re.MULTILINE)) == 1, output
     filler.unlink()
-    ends_as_undisturbed(tmp_path, undisturbed)
+    ends_as_undisturbed()
 
 
 @pytest.mark.parametrize("how", ["flipped", "truncated"])
 def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
-    how: str, undisturbed: dict[str, bytes], tmp_path: Path
+    how: str, ends_as_undisturbed: Callable[[], str], tmp_path: Path
 ) -> None:
     latest = max(interrupted(tmp_path, *LONG).glob("checkpoint-*"))
     if how == "flipped":
         flip_a_bit(latest)
     else:
         latest.write_bytes(latest.read_bytes()[:1000])
-    assert f"ignored damaged checkpoints: {latest.name}" in ends_as_undisturbed(tmp_path, undisturbed)
+    assert f"ignored damaged checkpoints: {latest.name}" in ends_as_undisturbed()
     log = (tmp_path / "outputs" / "logs" / f"{STUDENT}.log").read_text()
     assert f"ignored damaged checkpoints: {latest.name}" in log
     assert re.search(r"started .*, resumed at [1-9]\d?%\n.*damaged", log)
 
 
-def test_without_any_whole_checkpoint_the_stage_begins_anew(undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+def test_without_any_whole_checkpoint_the_stage_begins_anew(
+    ends_as_undisturbed: Callable[[], str], tmp_path: Path
+) -> None:
     for checkpoint in interrupted(tmp_path, *LONG).glob("checkpoint-*"):
         flip_a_bit(checkpoint)
-    assert "ignored damaged checkpoints" in ends_as_undisturbed(tmp_path, undisturbed)
+    assert "ignored damaged checkpoints" in ends_as_undisturbed()
 
 
 def test_a_checkpoint_that_is_a_program_is_not_run(tmp_path: Path) -> None:
@@ -112,13 +120,13 @@ def test_a_checkpoint_that_is_a_program_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "evil").exists()
 
 
-def test_a_damaged_teacher_teaches_nobody(say: Say, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_damaged_teacher_teaches_nobody(say: Say, ends_as_undisturbed: Callable[[], str], tmp_path: Path) -> None:
     say(*LONG, "generations=0")
     flip_a_bit(tmp_path / "outputs" / "stages" / TEACHER / "weights.safetensors")
     with pytest.raises(SystemExit, match=rf"^ban: .*weights.safetensors is damaged.*`ban stages remove {TEACHER}`.*$"):
         say(*LONG)
     say("stages", "remove", TEACHER, "yes=true")
-    ends_as_undisturbed(tmp_path, undisturbed)
+    ends_as_undisturbed()
 
 
 @pytest.mark.parametrize("arguments", [LONG, ("table",), ("status",), ("stages",)])

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import DIGITS, KINDS, ban, curves, files, host, plan, start, wait_for, weights
+from helpers import DIGITS, KINDS, Say, ban, curves, files, host, plan, start, train_undisturbed, wait_for, weights
 
 from ban.events import Event, Started
 from ban.launch.devices import Slot
@@ -36,7 +36,7 @@ def folders_of_undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable
     @functools.cache
     def folder(kind: str) -> Path:
         folder = tmp_path_factory.mktemp(f"undisturbed_{kind}")
-        ban(*KINDS[kind], *OPTIONS[kind], cwd=folder)
+        train_undisturbed(folder, *KINDS[kind], *OPTIONS[kind])
         return folder
 
     return folder
@@ -51,16 +51,13 @@ def undisturbed(folders_of_undisturbed: Callable[[str], Path]) -> dict[str, byte
     return weights_of(folders_of_undisturbed("images"), "images")
 
 
-LONGER = (*DIGITS, "method=labels", "recipe.epochs=1200", "machine.checkpoint_seconds=1000")
+LONGER = (*DIGITS, "method=labels", "recipe.epochs=600", "machine.checkpoint_seconds=1000")
 """Seconds without a checkpoint: only a signal saves."""
 
 
 @pytest.fixture(scope="module")
 def longer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    folder = tmp_path_factory.mktemp("longer")
-    ban(*LONGER, cwd=folder)
-    (folder_of_stage,) = (folder / "outputs" / "stages").iterdir()
-    return {folder_of_stage.name: weights(folder / "outputs", folder_of_stage.name)}
+    return train_undisturbed(tmp_path_factory.mktemp("longer"), *LONGER)
 
 
 def untimed_curves(folder: Path, signature: str) -> list[dict[str, float]]:
@@ -75,7 +72,7 @@ def found(folder: Path, signatures: dict[str, bytes]) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_in_the_middle_of_a_student_it_ends_with_the_same_weights(
-    kind: str, folders_of_undisturbed: Callable[[str], Path], tmp_path: Path
+    kind: str, folders_of_undisturbed: Callable[[str], Path], say: Say, tmp_path: Path
 ) -> None:
     arguments, undisturbed = (*KINDS[kind], *OPTIONS[kind]), weights_of(folders_of_undisturbed(kind), kind)
     for signature in undisturbed:  # in the middle of the teacher, then of the student
@@ -85,7 +82,7 @@ def test_killed_in_the_middle_of_a_student_it_ends_with_the_same_weights(
         process.communicate()
         assert process.returncode == -signal.SIGKILL
         assert not (tmp_path / "outputs" / "stages" / signature).exists()
-    ban(*arguments, cwd=tmp_path)
+    say(*arguments)
     assert found(tmp_path, undisturbed) == undisturbed
     for signature in undisturbed:
         assert untimed_curves(tmp_path, signature) == untimed_curves(folders_of_undisturbed(kind), signature)
@@ -94,7 +91,7 @@ def test_killed_in_the_middle_of_a_student_it_ends_with_the_same_weights(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_next_run_goes_on(
-    number: signal.Signals, longer: dict[str, bytes], tmp_path: Path
+    number: signal.Signals, longer: dict[str, bytes], say: Say, tmp_path: Path
 ) -> None:
     process = start(tmp_path, *LONGER)
     wait_for(tmp_path, "outputs/work/*/stage.json")
@@ -104,7 +101,7 @@ def test_a_signal_saves_and_the_next_run_goes_on(
     assert process.returncode == 128 + number, output
     assert "the same command resumes" in output
     assert sum("checkpoint" in path.name for path in files(tmp_path / "outputs" / "work")) == 1
-    ban(*LONGER, cwd=tmp_path)
+    say(*LONGER)
     assert found(tmp_path, longer) == longer
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import DIGITS, ban, command, environment, plan, start, wait_for, weights, weights_after
+from helpers import DIGITS, ban, command, environment, plan, start, train_undisturbed, wait_for, weights
 from one_node_slurm import INSTALLED, one_node_slurm
 
 pytestmark = [
@@ -32,8 +32,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    signatures = [stage.signature for stage in LONG_PLAN]
-    return weights_after(tmp_path_factory.mktemp("undisturbed"), LONG, signatures)
+    return train_undisturbed(tmp_path_factory.mktemp("undisturbed"), *LONG[1:])
 
 
 class Submitted:

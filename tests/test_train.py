@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from ban.plan.lineage import lineage
 from ban.plan.stage import Parent, Stage
 from ban.settings.compose import CONF, compose_settings
 from ban.store.formats import weights_file
+from ban.store.store import Store
 from ban.training import build, evaluation
 from ban.training.device import Device
 from ban.training.loop import reseed
@@ -69,14 +71,20 @@ LEARNED = {
 FALL = {"images": 0.99, "language": 0.999, "tabular": 0.99}  # permuted among 60 words, a teacher leaves little to learn
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store for several tests: what methods share, such as teachers, is trained once."""
+    return tmp_path_factory.mktemp("shared")
+
+
 @every_method
-def test_the_first_losses_are_what_they_were(method: str, kind: str, train: Train, tmp_path: Path) -> None:
+def test_the_first_losses_are_what_they_were(method: str, kind: str, train: Train, shared: Path) -> None:
     """And the published metric is that of the published weights."""
     options = (f"method={method}", *NEEDS.get(method, ()), *FIVE_STEPS)
-    result = train(*options, kind=kind)[-1]
-    assert trace(tmp_path, result) == pytest.approx(TRACES[f"{kind} {method}"], rel=1e-3)
+    result = train(*options, f"machine.outputs={shared}", kind=kind)[-1]
+    assert trace(shared, result) == pytest.approx(TRACES[f"{kind} {method}"], rel=1e-3)
     metric = f"test_{result['metric']}"
-    assert result[metric] == pytest.approx(recomputed(tmp_path, *options, kind=kind)[metric], rel=1e-6)
+    assert result[metric] == pytest.approx(recomputed(shared, *options, kind=kind)[metric], rel=1e-6)
 
 
 def recomputed(outputs: Path, *options: str, kind: str) -> dict[str, float]:
@@ -143,11 +151,12 @@ def test_the_first_losses_of_other_networks_are_what_they_were(model: str, train
 
 
 @every_method
-def test_the_loss_falls_and_every_term_is_logged(method: str, kind: str, train: Train, tmp_path: Path) -> None:
-    stages = train(f"method={method}", *LEARNED[kind], *NEEDS.get(method, ()), kind=kind)
+def test_the_loss_falls_and_every_term_is_logged(method: str, kind: str, train: Train, shared: Path) -> None:
+    options = (f"method={method}", *LEARNED[kind], *NEEDS.get(method, ()))
+    stages = train(*options, f"machine.outputs={shared}", kind=kind)
     for result in stages:
-        records = curves(tmp_path, result["signature"])
-        terms = json.loads((tmp_path / "stages" / result["signature"] / "stage.json").read_text())["method"]["terms"]
+        records = curves(shared, result["signature"])
+        terms = json.loads((shared / "stages" / result["signature"] / "stage.json").read_text())["method"]["terms"]
         assert {*terms} <= {*records[0]}
         first, last = (
             sum(record[term] for term in terms if "_target_" not in str(terms[term]["weight"]))
@@ -172,44 +181,44 @@ class StopsAt(Signals):
 
 
 @every_method
-def test_it_resumes_bit_for_bit_with_all_its_state(method: str, kind: str, tmp_path: Path) -> None:
+def test_it_resumes_bit_for_bit_with_all_its_state(method: str, kind: str, shared: Path) -> None:
     """Interrupted half-way, in the middle of an epoch, when memories, averages and regressors are more than zeros."""
-    options = (f"method={method}", "recipe.epochs=4", "recipe.steps_per_epoch=3", *NEEDS.get(method, ()))
-    _check_resume(plan(*options, kind=kind), kind, tmp_path)
+    steps = ("recipe.epochs=4", "recipe.steps_per_epoch=3")
+    _check_resume([*KINDS[kind], f"method={method}", *steps, *NEEDS.get(method, ())], shared)
 
 
 @pytest.mark.parametrize(("recipe", "method"), [("laine_aila", "labels"), ("mean_teacher", "mean_teacher")])
 def test_adam_with_a_changing_momentum_resumes_bit_for_bit(recipe: str, method: str, tmp_path: Path) -> None:
-    images = ("dataset=digits", "model=small_conv", f"recipe={recipe}", f"method={method}")
     steps = ("recipe.epochs=4", "recipe.steps_per_epoch=3", "recipe.batch_size=32")
-    stages = lineage(compose_settings([*images, *steps]))
-    _check_resume(stages, "images", tmp_path)
+    _check_resume([*DIGITS, f"recipe={recipe}", f"method={method}", *steps], tmp_path)
 
 
-def _check_resume(stages: list[Stage], kind: str, tmp_path: Path) -> None:
-    hosts = [
-        host(compose_settings([*KINDS[kind], f"machine.outputs={tmp_path / name}"])) for name in ("whole", "broken")
-    ]
-    for stage in stages:
-        run(stage, hosts[0], quiet, Signals())
+def _check_resume(options: list[str], outputs: Path) -> None:
+    settings = compose_settings(options)
+    whole, broken = (host(settings)._replace(store=Store(outputs / name)) for name in ("whole", "broken"))
+    for stage in lineage(settings):
+        if broken.store.has(stage.signature):
+            continue  # a teacher that another test has interrupted
+        run(stage, whole, quiet, Signals())
         with pytest.raises(Interrupted):
-            run(stage, hosts[1], quiet, StopsAt(2 * stage.recipe.epochs + 1))
-        run(stage, hosts[1], quiet, Signals())
-        for file in sorted((tmp_path / "whole" / "stages" / stage.signature).glob("weights*")):
-            other = tmp_path / "broken" / "stages" / stage.signature / file.name
+            run(stage, broken, quiet, StopsAt(2 * stage.recipe.epochs + 1))
+        run(stage, broken, quiet, Signals())
+        for file in sorted(whole.store.folder(stage.signature).glob("weights*")):
+            other = broken.store.folder(stage.signature) / file.name
             assert file.read_bytes() == other.read_bytes(), file.name
 
 
 @every_taught_method
 def test_the_student_depends_on_its_teachers_and_leaves_them_as_they_are(
-    method: str, kind: str, train: Train, tmp_path: Path
+    method: str, kind: str, train: Train, shared: Path, tmp_path: Path
 ) -> None:
     options = (f"method={method}", *FIVE_STEPS)
     *teachers, student = plan(*options, kind=kind)
-    good = train(*options, kind=kind)[-1]
+    good = train(*options, f"machine.outputs={shared}", kind=kind)[-1]
     assert good["teachers"] == [teacher.signature for teacher in teachers] and student.generation == 1
-    first = weights(tmp_path, good["signature"])
-    (tmp_path / "stages" / good["signature"]).rename(tmp_path / "good")
+    first = weights(shared, good["signature"])
+    for teacher in good["teachers"]:
+        shutil.copytree(shared / "stages" / teacher, tmp_path / "stages" / teacher)
     path = tmp_path / "stages" / good["teachers"][0] / "weights.safetensors"
     save_file({name: tensor * 1.5 for name, tensor in load_file(path).items()}, path)
     sums, digest = path.with_name("SHA256SUMS"), hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,5 +1,6 @@
 """Plans the jobs of a command, trains the missing stages, and shows the result."""
 
+import gc
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -135,6 +136,7 @@ class InProcess:
     def train(self, missing: Sequence[Stage], journal: Journal, report: Report) -> Failures:
         """See `Executor`."""
         host = Host(self.settings.machine, self.device, journal.store)
+        gc.freeze()  # collections need not look through the modules
         with Signals().caught() as signals, journal.queued(missing):
             for stage in missing:
                 noted = JournalReport(journal, stage, self.device.name, host.machine.log_seconds, report)

@@ -1,5 +1,6 @@
 """Trains stages in processes on this machine: teachers before students, several at a time."""
 
+import gc
 import math
 import multiprocessing
 import os
@@ -272,6 +273,7 @@ def _train(stage: Stage, host: Host, slot: Slot, events: Any) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):  # they reach the whole process group: the parent decides
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
+    gc.freeze()  # collections need not look through the modules
     signals = Signals()
     signal.signal(signal.SIGTERM, signals.note)
     journal = Journal(host.store)

@@ -5,6 +5,8 @@ import math
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 # PyYAML has no complete types.
 from collections.abc import Iterator, Sequence
+from copy import copy, deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, cast
 
@@ -33,6 +35,12 @@ class Files(ConfigRepository):
 
     newest: ClassVar[Path | None] = None
     """The file that was read last. Hydra copies its repositories, so this is the class's."""
+    contents: ClassVar[dict[tuple[str | int, ...], ConfigResult | None]] = {}
+    """Folder, name and version of a file → its content: a sweep reads the same files for each of its jobs."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Files":
+        """A shallow copy: Hydra copies a repository only to give the copy other sources."""
+        return copy(self)
 
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
         """See `ConfigRepository`.
@@ -53,7 +61,16 @@ class Files(ConfigRepository):
             UserError: the file is not one of settings.
         """
         source = self._find_object_source(config_path, ObjectType.CONFIG)
-        if source is None or source.scheme() != "file":
+        if source is None or source.scheme() not in ("file", "pkg"):
+            return super().load_config(config_path)
+        key = (source.full_path(), config_path, *(_version(source, config_path) if source.scheme() == "file" else ()))
+        if key not in Files.contents:
+            Files.contents[key] = self._load_file(source, config_path)
+        content = Files.contents[key]
+        return content and replace(content, config=deepcopy(content.config), header=dict(content.header))
+
+    def _load_file(self, source: ConfigSource, config_path: str) -> ConfigResult | None:
+        if source.scheme() == "pkg":  # Hydra's own
             return super().load_config(config_path)
         path = Files.newest = _file_of(source, config_path)
         check_file(path)
@@ -61,6 +78,16 @@ class Files(ConfigRepository):
             return super().load_config(config_path)
         except (OmegaConfBaseException, yaml.YAMLError) as error:
             _refuse(path, f"is not possible: {' '.join(str(error).split())}")
+
+
+def _version(source: ConfigSource, name: str) -> tuple[int, int]:
+    """When a file was written, and its size in bytes."""
+    path = _file_of(source, name)
+    try:
+        status = path.stat()
+    except OSError as error:
+        _refuse(path, f"cannot be read: {error.strerror}")
+    return status.st_mtime_ns, status.st_size
 
 
 def _file_of(source: ConfigSource, name: str) -> Path:
