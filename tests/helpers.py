@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +54,7 @@ Say = Callable[..., str]
 
 
 def plan(*overrides: str, kind: str = "images") -> list[Stage]:
-    return [*_lineage((*KINDS[kind], *overrides))]
-
-
-@cache
-def _lineage(overrides: tuple[str, ...]) -> list[Stage]:
-    """Many tests ask for the same plans."""
-    return lineage(compose_settings(overrides))
+    return lineage(compose_settings([*KINDS[kind], *overrides]))
 
 
 def host(settings: Settings) -> Host:

@@ -139,7 +139,7 @@ def test_no_number_is_cut_however_narrow_the_terminal(
     monkeypatch.setattr(console, "width", width)
     cells = ["12.92 ± 10.65 (8 students, 2 teachers) [16.87 ± 1.24] ✓", "-0.50 ± 123.45", "1234567.89"]
     rows = [{"": "another label-trained network", **{f"heading {n}": cell for n, cell in enumerate(cells)}}] * 3
-    show_table("A title", "A caption", rows)
+    show_table(rows, "A title", "A caption")
     shown = capsys.readouterr().out
     for number in re.findall(r"[-\d.]*\d", " ".join(cells)):
         assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.])", shown), number

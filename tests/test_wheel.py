@@ -44,7 +44,7 @@ def test_a_wheel_has_settings_tables_plugins_and_types(wheel: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_installed_wheel_explains_plans_and_trains(wheel: Path, tmp_path: Path) -> None:
+def test_an_installed_wheel_explains_and_trains(wheel: Path, tmp_path: Path) -> None:
     environment, elsewhere = tmp_path / "environment", tmp_path / "elsewhere"
     elsewhere.mkdir()
     run(sys.executable, "-m", "venv", environment, cwd=tmp_path)
@@ -59,7 +59,5 @@ def test_an_installed_wheel_explains_plans_and_trains(wheel: Path, tmp_path: Pat
     assert all(Path(path).is_relative_to(packages) for path in found.split())
 
     assert "experiment=demo" in run(ban, "--help", cwd=elsewhere)
-    assert "12 stages" in run(ban, "experiment=demo", "scale=smoke", "seed=0,1", "dry_run=true", cwd=elsewhere)
-    assert not any(elsewhere.iterdir())
     assert "BAN-1" in run(ban, "-m", *DIGITS, "recipe.epochs=2", cwd=elsewhere)
     assert len([*elsewhere.glob("outputs/stages/*/result.json")]) == 2
