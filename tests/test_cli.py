@@ -106,6 +106,12 @@ def test_a_method_without_teacher_has_no_generations() -> None:
         ([*DIGITS, "method=dkpp", "dataset.classes=2"], "2 classes"),
         ([*DIGITS, "+model.depth=3"], "there is no setting 'model.depth'"),
         ([*DIGITS, "model=wrn_10_1", "model.depth=11"], "6n + 4"),
+        ([*DIGITS, "recipe.optimizer={}"], "recipe.optimizer={} would change nothing"),
+        ([*DIGITS, "method.terms.teacher.weight=-1"], "it must be greater than or equal to 0"),
+        (
+            ["model=lstm_small", "method=mean_teacher"],
+            "needs dataset.labelled, which is not there: choose another method",
+        ),
         ([*DIGITS, "machine.device=cuda:99"], "CUDA device"),
         ([*DIGITS, "method=munge", "method.data.munge.swap_probability=1.5"], "it must be less than or equal to 1"),
         (["-m", "experiment=table1,table2"], "experiment takes one name"),

@@ -68,6 +68,10 @@ def _explain_text(error: Exception, text: str, conf: Path) -> str:
             return found.expand(answer)
     first, *others = [line.strip().rstrip(":.") for line in text.splitlines()] or [type(error).__name__]
     key = next((line.removeprefix("full_key: ") for line in others if line.startswith("full_key: ")), None)
+    if missing := re.match("Interpolation key '([^']+)' not found", first):
+        parts = dict.fromkeys(name.partition(".")[0] for name in (key or "", missing[1]) if "." in name)
+        other = " or ".join(f"another {part}" for part in parts)
+        return f"{key or 'a setting'} needs {missing[1]}, which is not there: choose {other or 'another file'}."
     return f"{key}: {first}." if key else ": ".join([first, *others[:1]]) + "."
 
 

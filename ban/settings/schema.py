@@ -19,7 +19,19 @@ from pydantic import AfterValidator, BeforeValidator, Strict
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
-from ban.ranges import Flag, Integer, NonNegative, Number, Positive, PositiveNumber, Seconds, Text, UpTo1000, ZeroTo1000
+from ban.ranges import (
+    Flag,
+    Integer,
+    NonNegative,
+    NonNegativeNumber,
+    Number,
+    Positive,
+    PositiveNumber,
+    Seconds,
+    Text,
+    UpTo1000,
+    ZeroTo1000,
+)
 from ban.settings.datasets import AnyDataset
 from ban.settings.types import (
     Component,
@@ -124,7 +136,7 @@ class Term(Part):
 
     others: ClassVar[str | None] = "constructor"
 
-    weight: Signed[Number | Component]
+    weight: Signed[NonNegativeNumber | Component]
     """A constant or a schedule."""
     constructor: Component
 

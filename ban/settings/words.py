@@ -11,6 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 
+from ban.errors import UserError
+
 PLACES = {
     r"teacher\.(recipe|model|method)": None,
     r"(?:teacher\.models|peers)\.[^.]+": "model",
@@ -30,6 +32,9 @@ def read(words: Sequence[str]) -> list[str]:
     - `teacher.recipe=NAME`, `+peers.a=NAME` and the like choose a file.
     - `KEY={_target_: …}` forgets the value that KEY had.
     - `teacher.recipe.KEY=VALUE` and `teacher.model.KEY=VALUE` change what the teacher has from the student.
+
+    Raises:
+        UserError: a word has an empty mapping, which Hydra would merge without effect.
     """
     return [each for word in words for each in _read(word)]
 
@@ -54,6 +59,8 @@ def _read(word: str) -> list[str]:
         plus = "" if listed or not (parsed.is_add() or parsed.package is None) else "+"
         return [f"{plus}{group}@{place}={value}"]
     key = parsed.key_or_group
+    if not (parsed.is_sweep_override() or parsed.is_add()) and parsed.value() == {}:
+        raise UserError(f"{word} would change nothing: name what to change, as in {key}.KEY=VALUE.")
     plus = "++" if LIKE_THE_STUDENTS.match(key) else _plus(parsed)
     if _is_component(parsed):
         before = f"~{key}" if key in FILE_PARTS else f"{plus and '++'}{key}=null"
