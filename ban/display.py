@@ -164,18 +164,16 @@ def show_table(rows: Sequence[Mapping[str, str]], title: str = "", caption: str 
     lines = [headings, *([row.get(heading, "") for heading in headings] for row in rows)]
     transposed = [[*line] for line in zip(*lines, strict=True)]
     transposed[0][0] = ""
-    for shown in (lines, transposed):
-        if table := _fitting(shown):
-            table.title, table.caption, table.caption_justify = title, caption, "left"
-            console.print(table)
-            return
     if title:
         console.print(title)
-    for first, *others in lines[1:]:
-        console.print(first)
-        for heading, text in zip(headings[1:], others, strict=True):
-            if text:
-                console.print(f"  {heading}: {text}")
+    if table := _fitting(lines) or _fitting(transposed):
+        console.print(table)
+    else:
+        for first, *others in lines[1:]:
+            console.print(first)
+            for heading, text in zip(headings[1:], others, strict=True):
+                if text:
+                    console.print(f"  {heading}: {text}")
     if caption:
         console.print(caption)
 
