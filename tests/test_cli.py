@@ -106,7 +106,6 @@ def test_a_method_without_teacher_has_no_generations() -> None:
         ([*DIGITS, "method=dkpp", "dataset.classes=2"], "2 classes"),
         ([*DIGITS, "+model.depth=3"], "there is no setting 'model.depth'"),
         ([*DIGITS, "model=wrn_10_1", "model.depth=11"], "6n + 4"),
-        ([*DIGITS, "recipe.optimizer={}"], "recipe.optimizer={} would change nothing"),
         ([*DIGITS, "method.terms.teacher.weight=-1"], "it must be greater than or equal to 0"),
         (
             ["model=lstm_small", "method=mean_teacher"],

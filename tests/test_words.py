@@ -218,3 +218,19 @@ def test_the_teachers_network_is_replaced_not_merged(form: str) -> None:
 def test_a_wrong_word_for_the_teacher(word: str, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         compose_settings([*DIGITS, word])
+
+
+def test_an_empty_mapping_is_refused_wherever_a_mapping_can_stand() -> None:
+    settings = plain(compose_settings([*DIGITS, "method=fitnets"]))
+    places = [*mappings(settings)]
+    assert {"recipe", "recipe.optimizer", "method.terms.label", "dataset.augmentation", "teacher.recipe"} <= {*places}
+    for place in places:
+        with pytest.raises(UserError, match="would change nothing"):
+            compose_settings([*DIGITS, "method=fitnets", f"{place}={{}}"])
+
+
+def mappings(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield f"{prefix}{key}"
+            yield from mappings(value, f"{prefix}{key}.")
