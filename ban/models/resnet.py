@@ -105,7 +105,7 @@ class WideResNet(ResNet):
 
     Zagoruyko and Komodakis 2016. Batch normalisation starts with the scale 1 everywhere (`norm_scale: ones`), as in
     PyTorch since version 1.2. With `norm_scale: uniform` it is drawn from U(0, 1), as in the authors' PyTorch code and
-    as PyTorch did when the networks of Furlanello et al. 2018 were trained.
+    as PyTorch did when the networks of Furlanello et al. 2018 were trained; docs/results.md compares the two.
 
     Raises:
         ValueError: `depth` is not 6n + 4.
