@@ -42,11 +42,20 @@ class Steps:
 
 @dataclass(frozen=True)
 class Cosine:
-    """½ (1 + cos πt), from 1 to 0 as t goes from 0 to 1 (Loshchilov and Hutter 2017, without restarts)."""
+    """½ (1 + cos πt), from 1 to 0 as t goes from 0 to 1 (Loshchilov and Hutter 2017, without restarts).
+
+    With a warm-up, the factor first rises linearly from `start` to 1 (Goyal et al. 2017); t counts from its end.
+    """
+
+    warmup: Fraction = 0.0
+    """Share of the training."""
+    start: Share = 0.1
 
     def __call__(self, progress: Progress) -> float:
         """The factor at this step."""
-        return 0.5 * (1 + math.cos(math.pi * progress.fraction))
+        if progress.fraction < self.warmup:
+            return self.start + (1 - self.start) * progress.fraction / self.warmup
+        return 0.5 * (1 + math.cos(math.pi * (progress.fraction - self.warmup) / (1 - self.warmup)))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ban.training import cpus
+from ban import cpus
 
 AFFINITY, QUOTA = "the CPU affinity", "the CPU quota of the cgroup"
 

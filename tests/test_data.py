@@ -16,8 +16,9 @@ from helpers import DIGITS, Say, Train, plan
 from torchvision.datasets import CIFAR10
 from torchvision.transforms import functional as transforms
 
+from ban.data.augmentation import Augmentation
 from ban.data.cifar import fetch
-from ban.data.images import Augmentation, Images, Options
+from ban.data.images import Images, Options
 from ban.data.splits import Labelled, balanced_order
 from ban.errors import UserError
 
@@ -95,7 +96,7 @@ def test_all_162_views_are_those_of_torchvision() -> None:
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (REFLECT.mean, REFLECT.std))
     original = torch.from_numpy(data.splits.train.inputs[5]).permute(2, 0, 1)
     padded = transforms.pad(original, [4], padding_mode="reflect")
-    found = data.view(torch.full((162,), 5), torch.arange(162))
+    found = data.view(data.training_images.stored, torch.full((162,), 5), torch.arange(162))
     for view in range(162):
         top, left = divmod(view // 2, 9)
         expected = transforms.crop(padded, top, left, 12, 12)
@@ -107,9 +108,9 @@ def test_zero_padding_and_no_flip_leave_nine_views() -> None:
     zero = Augmentation(pad=1, pad_mode="constant", flip=False, mean=[0.0] * 3, std=[1.0] * 3)
     data = images(augmentation=zero)
     assert zero.views == 9
-    corner = data.view(torch.tensor([0]), torch.tensor([0]))[0]
+    corner = data.view(data.training_images.stored, torch.tensor([0]), torch.tensor([0]))[0]
     assert not corner[:, 0].any() and not corner[:, :, 0].any()
-    middle = data.view(torch.tensor([0]), torch.tensor([4]))[0]
+    middle = data.view(data.training_images.stored, torch.tensor([0]), torch.tensor([4]))[0]
     assert torch.equal(middle.permute(1, 2, 0), torch.from_numpy(data.splits.train.inputs[0]).float())
 
 
@@ -180,7 +181,9 @@ class TestWhitening:
         plain = self.whitened(augmentation=no_norm, whitening=None)
         indices, views = torch.arange(18) + 7, torch.arange(18)
         originals = torch.from_numpy(white.splits.train.inputs).permute(0, 3, 1, 2)
-        for index, view, found in zip(indices, views, white.view(indices, views), strict=True):
+        for index, view, found in zip(
+            indices, views, white.view(white.training_images.stored, indices, views), strict=True
+        ):
             top, left = divmod(int(view) // 2, 3)
             expected = transforms.crop(transforms.pad(originals[index], [1], padding_mode="reflect"), top, left, 4, 4)
             assert torch.equal(found, transforms.hflip(expected) if view % 2 else expected)
@@ -188,7 +191,7 @@ class TestWhitening:
         assert torch.equal(first.indices, second.indices) and torch.equal(first.targets, second.targets)
 
     def test_bytes_stay_bytes_without_it(self) -> None:
-        assert images()._padded.dtype == torch.uint8
+        assert images().training_images.stored.dtype == torch.uint8
 
     def test_null_is_not_in_a_signature_and_zca_is(self) -> None:
         default, null, zca = (

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from ban.data.images import Augmentation, Images, Options
-from ban.data.splits import Labelled
+from ban.data.augmentation import Augmentation
+from ban.data.images import Images, Options
+from ban.data.labelled import Labelled
 from ban.data.tabular import Tabular, TabularOptions
 from ban.errors import UserError
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from helpers import Train, digits_of, plan
 
+from ban.data.labelled import Labelled
 from ban.data.munge import Munge, munge
-from ban.data.splits import Labelled
 from ban.data.tabular import Tabular, TabularOptions
 from ban.errors import UserError
 

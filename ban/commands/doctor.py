@@ -19,6 +19,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 import ban
+from ban.cpus import cpus
 from ban.display import console
 from ban.errors import UserError
 from ban.launch.estimate import disk, free_disk
@@ -30,7 +31,6 @@ from ban.store.files import cause, denied
 from ban.store.store import Store
 from ban.training import build
 from ban.training.arguments import check_arguments
-from ban.training.cpus import cpus
 from ban.training.device import Device
 from ban.wording import plural
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 
 from ban.data.images import ImageOptions, Images
-from ban.data.splits import Labelled
+from ban.data.labelled import Labelled
 from ban.data.tabular import Tabular, TabularOptions
 from ban.errors import UserError
 

@@ -11,7 +11,7 @@ from torchvision.datasets.utils import check_integrity, download_and_extract_arc
 
 from ban.data.downloads import damaged, refuse_inner_folder
 from ban.data.images import ImageOptions, Images
-from ban.data.splits import Labelled
+from ban.data.labelled import Labelled
 from ban.errors import UserError
 
 

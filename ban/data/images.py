@@ -1,18 +1,26 @@
-"""Labelled images: split, kept on the device, and augmented batch by batch."""
+"""Labelled images: split, kept on the device or read batch by batch, and augmented."""
 
 import functools
+import math
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ban.data import inspection
+from ban.data.augmentation import Views
+from ban.data.labelled import Gathered, Labelled
 from ban.data.splits import (
-    Labelled,
+    EVALUATION_BATCH,
     LabelledData,
     LabelledOptions,
     Splits,
@@ -23,39 +31,12 @@ from ban.data.splits import (
 from ban.data.whitening import ZCA
 from ban.errors import UserError
 from ban.interfaces import Batch
-from ban.ranges import PositiveNumber, ZeroTo1000
 from ban.streams import stream
 
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Padding, a random crop of the original size, a random horizontal flip, and normalisation.
-
-    An image has (2 · pad + 1)² views, one per crop, and twice as many with `flip`. Views are numbered, and the numbers
-    are drawn on the CPU, so that every device gets the same views.
-    """
-
-    pad: ZeroTo1000
-    pad_mode: Literal["reflect", "constant"]
-    flip: bool
-    mean: Sequence[float]
-    std: Sequence[PositiveNumber]
-    """Mean and standard deviation of each channel, in units of the stored bytes; not used for whitened images."""
-
-    @property
-    def views(self) -> int:
-        """Number of views of an image."""
-        return (2 * self.pad + 1) ** 2 * (2 if self.flip else 1)
-
-    def tables(self, height: int, width: int) -> tuple[Int64[Tensor, "views height"], Int64[Tensor, "views width"]]:
-        """The rows and columns of the padded image that each view consists of."""
-        crops = torch.arange(self.views) // (2 if self.flip else 1)
-        side = 2 * self.pad + 1
-        rows = (crops // side)[:, None] + torch.arange(height)
-        columns = (crops % side)[:, None] + torch.arange(width)
-        if self.flip:
-            columns[1::2] = columns[1::2].flip(1)
-        return rows, columns
+LOOKED_AT = 10_000
+"""Images whose brightness is compared with the normalisation."""
+READ_AHEAD, READERS = 8, 2
+"""Batches of streamed images that are ready or being read, and threads that read them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +45,15 @@ class ImageOptions(LabelledOptions):
 
     shape: Sequence[int]
     """`[channels, height, width]`."""
-    augmentation: Augmentation
+    augmentation: Views
     views: int = 1
     """Number of independent views of each training image in a batch."""
     shared_flip: bool = False
     """Whether either all views of an image in a batch are flipped, or none."""
     whitening: Literal["zca"] | None = None
     """Whitening before augmentation, computed from all training images, labelled or not; None: no whitening."""
+    streamed: bool | None = None
+    """Whether training images are read batch by batch; None: if they do not fit into half of the free memory."""
 
 
 Options = ImageOptions
@@ -80,19 +63,32 @@ Options = ImageOptions
 def whitened(splits: Splits, device: torch.device) -> Splits:
     """All splits after ZCA whitening, which is computed from the training images."""
     zca = ZCA(splits.train.inputs, device)
-    return Splits(*(Labelled(zca(split.inputs), split.labels) for split in splits))
+    return Splits(*(Labelled(zca(np.asarray(split.inputs)), split.labels) for split in splits))
+
+
+def statistics(images: NDArray[np.uint8] | Gathered) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel. They do not depend on the order of the images."""
+    counts = np.zeros((images.shape[-1], 256), dtype=np.int64)
+    for start in range(0, len(images), EVALUATION_BATCH):
+        for channel, pixels in enumerate(np.moveaxis(np.asarray(images[start : start + EVALUATION_BATCH]), -1, 0)):
+            counts[channel] += np.bincount(pixels.ravel(), minlength=256)
+    shares = counts / counts.sum(1, keepdims=True)
+    mean = shares @ np.arange(256.0)
+    std = np.sqrt((shares * (np.arange(256.0) - mean[:, None]) ** 2).sum(1))
+    return mean.tolist(), np.maximum(std, 1.0).tolist()
 
 
 class Images(LabelledData):
     """Images on a device. Batches are `[batch, channels, height, width]` in channels-last memory.
 
-    The training images are one tensor, of bytes or whitened, and a batch of views takes one gather.
+    The training images are one tensor on the device, of bytes or whitened, or are read ahead of the steps.
 
     Args:
         pool: images `[examples, height, width, channels]` in bytes, for training and validation, or what
             `ban.data.inspection.images` converts to that.
         test: images to draw the test set from; None: the rest of the pool.
         options: sizes, seeds, augmentation, batch size and device.
+        validation: images to draw the validation set from; None: the end of the pool.
 
     Raises:
         UserError: the images are fewer than `options` requires, or are no images of the right shape.
@@ -100,32 +96,38 @@ class Images(LabelledData):
 
     examples = "images"
 
-    def __init__(self, pool: Labelled, test: Labelled | None, options: ImageOptions) -> None:
+    def __init__(
+        self, pool: Labelled, test: Labelled | None, options: ImageOptions, validation: Labelled | None = None
+    ) -> None:
         if options.whitening and options.munge:
             raise UserError("MUNGE needs images in bytes: set dataset.whitening=null, or choose another method.")
-        pool = inspection.images(pool, options.shape)
-        test = None if test is None else inspection.images(test, options.shape, "test ")
-        self.content = pool.sha256 if test is None else f"{pool.sha256} {test.sha256}"
-        if not options.whitening:
-            inspection.check_contrast(pool.inputs, options.augmentation.std)
+        pool = _inspected(pool, options, "")
+        test = None if test is None else _inspected(test, options, "test ")
+        validation = None if validation is None else _inspected(validation, options, "validation ")
+        if not isinstance(pool.inputs, Gathered):  # else their origin knows it
+            self.content = " ".join(part.sha256 for part in (pool, test, validation) if part is not None)
+        if options.augmentation.std and not options.whitening:
+            inspection.check_contrast(np.asarray(pool.inputs[:LOOKED_AT]), options.augmentation.std)
         prepare = functools.partial(whitened, device=options.device) if options.whitening else None
-        self.splits = make_splits(pool, test, options, prepare)
+        self.splits = make_splits(pool, test, options, prepare, validation)
         train = self.splits.train
         if options.munge:
-            train = train.with_unlabelled(options.munge.images(train.inputs, options.munge_generator()))
+            synthetic = options.munge.images(np.asarray(train.inputs), options.munge_generator())
+            train = train.with_unlabelled(synthetic)
         super().__init__(train, options)
         self.augmentation = options.augmentation
         self.views, self.shared_flip = options.views, options.shared_flip and options.augmentation.flip
         channels, height, width = options.shape
-        pad, mode = self.augmentation.pad, self.augmentation.pad_mode
-        padded = np.pad(train.inputs, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode=mode)
-        self._padded = torch.from_numpy(padded).to(self.device)
-        self._rows, self._columns = (table.to(self.device) for table in self.augmentation.tables(height, width))
-        mean, std = self.augmentation.mean, self.augmentation.std
+        self._tables = [table.to(self.device) for table in self.augmentation.tables(height, width)]
+        self.training_images = _source(train.inputs, options)
+        self.mean, self.std = self.augmentation.mean, self.augmentation.std
         if options.whitening:  # whitened images are normalised already
-            mean, std = [0.0] * channels, [1.0] * channels
-        self._scale = 1 / torch.tensor(std, device=self.device).view(1, -1, 1, 1)
-        self._shift = -torch.tensor(mean, device=self.device).view(1, -1, 1, 1) * self._scale
+            self.mean, self.std = [0.0] * channels, [1.0] * channels
+        elif not self.mean or not self.std:
+            found = statistics(self.splits.train.inputs)
+            self.mean, self.std = self.mean or found[0], self.std or found[1]
+        self._scale = 1 / torch.tensor(self.std, device=self.device).view(1, -1, 1, 1)
+        self._shift = -torch.tensor(self.mean, device=self.device).view(1, -1, 1, 1) * self._scale
 
     def epoch(self, key: tuple[int, ...], epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from `first_step` on. They depend on `key` and `epoch` only."""
@@ -141,18 +143,23 @@ class Images(LabelledData):
         if self.shared_flip:  # odd views are flipped
             drawn = [each // 2 * 2 + drawn[0] % 2 for each in drawn]
         drawn = [each[order].to(self.device) for each in drawn]
+        batches = [order[step * self.batch_size :][: self.batch_size] for step in range(self.steps_per_epoch)]
+        source = self.training_images.batches(batches[first_step:])
         order = order.to(self.device)
-        for step in range(first_step, self.steps_per_epoch):
+        for step, (stored, places) in enumerate(source, first_step):
             batch = slice(step * self.batch_size, (step + 1) * self.batch_size)
-            indices = order[batch]
-            yield Batch(tuple(self.view(indices, each[batch]) for each in drawn), self._labels[indices], indices)
+            yield Batch(
+                tuple(self.view(stored, places, each[batch]) for each in drawn),
+                self._labels[order[batch]],
+                order[batch],
+            )
 
     def view(
-        self, indices: Int64[Tensor, " batch"], views: Int64[Tensor, " batch"]
+        self, stored: Tensor, places: Int64[Tensor, " batch"], views: Int64[Tensor, " batch"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """View number `views[i]` of training image `indices[i]`, normalised, in channels-last memory."""
-        rows, columns = self._rows[views], self._columns[views]
-        return self._normalise(self._padded[indices[:, None, None], rows[:, :, None], columns[:, None, :]])
+        """View number `views[i]` of the stored image `places[i]`, normalised, in channels-last memory."""
+        rows, columns = (table[views] for table in self._tables)
+        return self._normalise(self.augmentation.view(stored, places, rows, columns))
 
     def _normalise(
         self, images: UInt8[Tensor, "batch height width channels"] | Float[Tensor, "batch height width channels"]
@@ -163,3 +170,68 @@ class Images(LabelledData):
         """All labelled images of a split without augmentation, normalised, in a fixed order."""
         for batch in evaluation_batches(getattr(self.splits, split), self.device):
             yield batch._replace(views=(self._normalise(batch.views[0]),))
+
+
+# Where training images are
+
+
+class Resident:
+    """Training images in the memory of the device."""
+
+    def __init__(self, stored: NDArray[Any], device: torch.device) -> None:
+        self.stored, self.device = torch.from_numpy(stored).to(device), device
+
+    def batches(self, chosen: Sequence[Int64[Tensor, " batch"]]) -> Iterator[tuple[Tensor, Int64[Tensor, " batch"]]]:
+        """For each batch the stored images, and the places of those that are chosen."""
+        if chosen:
+            yield from ((self.stored, places) for places in torch.cat([*chosen]).to(self.device).split(len(chosen[0])))
+
+
+class Streamed:
+    """Training images in a file, read ahead of the steps by a thread, and sent without waiting for the device."""
+
+    def __init__(self, images: Gathered, augmentation: Views, device: torch.device) -> None:
+        self.images, self.augmentation, self.device = images, augmentation, device
+
+    def batches(self, chosen: Sequence[Int64[Tensor, " batch"]]) -> Iterator[tuple[Tensor, Int64[Tensor, " batch"]]]:
+        """For each batch its images alone, and their places."""
+        waiting, left = deque[Future[Tensor]](), iter(chosen)
+        with ThreadPoolExecutor(READERS) as pool:
+            try:
+                waiting += [pool.submit(self._read, batch) for batch in islice(left, READ_AHEAD)]
+                while waiting:
+                    stored = waiting.popleft().result().to(self.device, non_blocking=True)
+                    waiting += [pool.submit(self._read, batch) for batch in islice(left, 1)]
+                    yield stored, torch.arange(len(stored), device=self.device)
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _read(self, batch: Int64[Tensor, " batch"]) -> Tensor:
+        images = torch.from_numpy(self.augmentation.stored(np.asarray(self.images[batch.numpy()])))
+        return images.pin_memory() if self.device.type == "cuda" else images
+
+
+def _inspected(part: Labelled, options: ImageOptions, name: str) -> Labelled:
+    return part if isinstance(part.inputs, Gathered) else inspection.images(part, options.shape, name)
+
+
+def _source(images: NDArray[Any] | Gathered, options: ImageOptions) -> Resident | Streamed:
+    if not isinstance(images, Gathered):
+        return Resident(options.augmentation.stored(images), options.device)
+    streamed = options.streamed
+    if streamed is None:
+        streamed = math.prod(images.shape) > free_memory(options.device) / 2
+    if streamed:
+        return Streamed(images, options.augmentation, options.device)
+    return Resident(options.augmentation.stored(np.asarray(images)), options.device)
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that a tensor on the device may take; infinite where the system does not say."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return math.inf

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ban.data.splits import Labelled
+from ban.data.labelled import Labelled
 from ban.errors import UserError
 
 NUMBERS = "biuf"

@@ -1,9 +1,8 @@
 """Labelled examples, images or rows: splits, the order of an epoch, and evaluation batches."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ban.data.labelled import Labelled
 from ban.data.munge import Munge
 from ban.errors import UserError
 from ban.interfaces import Batch
@@ -18,46 +18,6 @@ from ban.streams import stream
 
 EVALUATION_BATCH = 250
 """Examples per evaluation batch."""
-
-
-class Labelled(NamedTuple):
-    """Examples and their labels, in main memory."""
-
-    inputs: NDArray[Any]
-    """`[examples, height, width, channels]` bytes, or `[examples, features]`."""
-    labels: NDArray[np.int64]
-    """`[examples]`; -1 for unlabelled examples."""
-
-    def first(self, classes: int) -> "Labelled":
-        """The examples of the first `classes` classes.
-
-        Raises:
-            UserError: one of these classes has no examples.
-        """
-        chosen = self[self.labels < classes]
-        if lost := sorted({*range(classes)} - {*chosen.labels.tolist()}):
-            raise UserError(
-                f"dataset.classes={classes} selects classes 0 to {classes - 1}, but the data have no examples of class "
-                f"{lost[0]}."
-            )
-        return chosen
-
-    def with_unlabelled(self, inputs: NDArray[Any]) -> "Labelled":
-        """These examples, followed by `inputs` without labels."""
-        labels = np.concatenate([self.labels, np.full(len(inputs), -1)])
-        return Labelled(np.concatenate([self.inputs, inputs]), labels)
-
-    @property
-    def sha256(self) -> str:
-        """A hash of the examples and their labels."""
-        digest = hashlib.sha256(f"{self.inputs.dtype} {self.inputs.shape}".encode())
-        for array in (self.inputs, self.labels):
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
-
-    def __getitem__(self, chosen: slice | NDArray[np.int64] | NDArray[np.bool_]) -> "Labelled":  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The chosen examples."""
-        return Labelled(self.inputs[chosen], self.labels[chosen])
 
 
 def balanced_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
@@ -97,6 +57,8 @@ class LabelledOptions:
     steps_per_epoch: int | None
     """Number of steps, to shorten epochs; None: one step for each full batch."""
     device: torch.device
+    order: Literal["content"] | None = None
+    """Of the examples before they are split; None: as they are stored."""
     labelled: int | None = None
     """Number of training examples that keep their labels, class-balanced; None: all."""
     unlabelled: bool = False
@@ -128,7 +90,11 @@ class LabelledOptions:
 
 
 def make_splits(
-    pool: Labelled, test: Labelled | None, options: LabelledOptions, prepare: Callable[[Splits], Splits] | None = None
+    pool: Labelled,
+    test: Labelled | None,
+    options: LabelledOptions,
+    prepare: Callable[[Splits], Splits] | None = None,
+    validation: Labelled | None = None,
 ) -> Splits:
     """Draw class-balanced splits.
 
@@ -140,29 +106,44 @@ def make_splits(
         options: sizes, seed and label settings.
         prepare: a transformation of all splits. It sees all training examples, including those that lose their label
             or are left out by `options.labelled`.
+        validation: the examples that validation examples are drawn from; None: the end of the pool.
 
     Raises:
         UserError: there are fewer examples than the options require.
     """
     pool = pool.first(options.classes)
+    if options.order == "content":
+        pool, test = pool.by_content(), test and test.by_content()
     count = len(pool.labels)
-    if options.train_size + options.validation_size > count:
+    reserved = 0 if validation else options.validation_size
+    if options.train_size + reserved > count:
         raise UserError(
             f"dataset.train_size={options.train_size} and dataset.validation_size={options.validation_size} add up to "
             f"more than the {count} training examples of the data set."
+            if reserved
+            else f"dataset.train_size={options.train_size}, but there are only {count} training examples."
         )
     shuffled = pool[balanced_order(pool.labels, options.split_seed)]
-    end = count - options.validation_size
-    rest = shuffled[options.train_size : end]
+    end = count - reserved
+    rest, held_out = shuffled[options.train_size : end], shuffled[end:]
     if test is not None:
-        test = test.first(options.classes)
-        rest = test[balanced_order(test.labels, options.split_seed)]
+        rest = _drawn(test, options, options.test_size, "test")
+    if validation is not None:
+        held_out = _drawn(validation, options, options.validation_size, "validation")
     if options.test_size > len(rest.labels):
         raise UserError(f"dataset.test_size={options.test_size}, but there are only {len(rest.labels)} test examples.")
     train = with_label_noise(shuffled[: options.train_size], options)
-    splits = Splits(train, shuffled[end:], rest[: options.test_size])
+    splits = Splits(train, held_out, rest[: options.test_size])
     splits = prepare(splits) if prepare else splits
     return splits._replace(train=with_labels_hidden(splits.train, options))
+
+
+def _drawn(part: Labelled, options: LabelledOptions, size: int, name: str) -> Labelled:
+    """The first `size` examples of a split of its own, class-balanced."""
+    part = part[part.labels < options.classes]
+    if size > len(part.labels):
+        raise UserError(f"dataset.{name}_size={size}, but there are only {len(part.labels)} {name} examples.")
+    return part[balanced_order(part.labels, options.split_seed)][:size]
 
 
 def with_labels_hidden(train: Labelled, options: LabelledOptions) -> Labelled:
@@ -175,8 +156,9 @@ def with_labels_hidden(train: Labelled, options: LabelledOptions) -> Labelled:
         return train
     if not 0 < options.labelled <= options.train_size:
         raise UserError(f"dataset.labelled={options.labelled} must be 1 to dataset.train_size={options.train_size}.")
-    known = train[: options.labelled]
-    return known.with_unlabelled(train.inputs[options.labelled :]) if options.unlabelled else known
+    if not options.unlabelled:
+        return train[: options.labelled]
+    return train._replace(labels=np.where(np.arange(len(train.labels)) < options.labelled, train.labels, -1))
 
 
 def with_label_noise(clean: Labelled, options: LabelledOptions) -> Labelled:
@@ -221,5 +203,7 @@ def evaluation_batches(split: Labelled, device: torch.device) -> Iterator[Batch]
     """Batches of all labelled examples of a split, in stored order and without augmentation."""
     chosen = split[split.labels >= 0]
     for start in range(0, len(chosen.labels), EVALUATION_BATCH):
-        inputs, labels = (torch.from_numpy(each[start : start + EVALUATION_BATCH]).to(device) for each in chosen)
+        inputs, labels = (
+            torch.from_numpy(np.asarray(each[start : start + EVALUATION_BATCH])).to(device) for each in chosen
+        )
         yield Batch((inputs,), labels, torch.arange(start, start + len(labels), device=device))

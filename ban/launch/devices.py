@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from ban.cpus import cpus
 from ban.errors import UserError
-from ban.training.cpus import cpus
 from ban.training.device import Device
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from ban.cpus import cpus
 from ban.display import Display, console
 from ban.errors import Interrupted, UserError
 from ban.events import Report
@@ -21,7 +22,6 @@ from ban.report.tables import compare
 from ban.settings.schema import LocalLauncherSettings, Settings
 from ban.store.store import Store
 from ban.training.arguments import check_arguments
-from ban.training.cpus import cpus
 from ban.training.device import Device
 from ban.training.rehearsal import rehearse
 from ban.training.run import Host, run

@@ -136,6 +136,8 @@ def regimes(stages: Sequence[Stage]) -> None:
     lines = [line_of(stage)[:1] for stage in firsts]
     for title in named([stage.regime_title for stage in firsts], lines, ("dataset", "recipe")):
         console.print(f"  {title}")
+    for note in dict.fromkeys(note for stage in stages for note in stage.dataset.notes):
+        console.print(f"  {note}")
     for warning in dict.fromkeys(warning for stage in stages for warning in stage.dataset.warnings):
         console.print(f"  Warning: {warning}")
 

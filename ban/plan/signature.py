@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
-from ban.settings.datasets import KINDS, Dataset
+from ban.settings.datasets import Dataset, types_of
 from ban.settings.schema import Method, Network, Pretraining, Recipe
 from ban.settings.types import RENAMED, Node, Part, unsigned_keys
 
@@ -22,13 +22,6 @@ that a stage was signed with. A test pins the losses of each component's first s
 
 EARLIER: dict[type[Part], frozenset[str]] = {Method: frozenset(RENAMED), Dataset: frozenset({"metric"})}
 """Unsigned keys that `stage.json` of version 0.1.0 holds."""
-
-SIGNED_PARTS: dict[str, tuple[type[Part], ...]] = {
-    "dataset": tuple(KINDS.values()),
-    "method": (Method, Pretraining),
-    "recipe": (Recipe,),
-}
-"""Part of a stage's description → the types that it may have."""
 
 
 def signature_of(description: Node) -> str:
@@ -54,8 +47,9 @@ def signed_content(description: Node) -> dict[str, Any]:
     """What of a stage's description goes into its signature, its parents excepted."""
     content = {name: description[name] for name in ("protocol", "generation", "seed", "replica")}
     versions = description.get("versions", {})
-    for name, types in SIGNED_PARTS.items():
-        content[name] = signed(description[name], versions, *types)
+    content["dataset"] = signed(description["dataset"], versions, *types_of(description["dataset"]))
+    content["method"] = signed(description["method"], versions, Method, Pretraining)
+    content["recipe"] = signed(description["recipe"], versions, Recipe)
     content["models"] = [signed(model, versions, Network) for model in description["models"]]
     if version := versions.get(content["recipe"]["precision"]):
         content["recipe"]["precision"] += f", version {version}"

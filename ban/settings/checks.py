@@ -58,7 +58,7 @@ def check(settings: Settings) -> Settings:
 
 
 def _check_network(name: str, network: Network, dataset: Dataset) -> None:
-    if KINDS.get(network.kind) is not type(dataset):
+    if not isinstance(dataset, KINDS.get(network.kind, ())):
         raise UserError(
             f"{name}={network.name} does not read {dataset.title_in_messages}, which dataset={dataset.name} consists "
             f"of: {dataset.suitable_models}."
@@ -85,7 +85,7 @@ def _check_dataset(dataset: Dataset) -> None:
             f"dataset.labelled={dataset.labels} is more than the {dataset.train_size} training examples "
             "(dataset.train_size): set it to fewer, or leave it out."
         )
-    if isinstance(dataset, ImageDataset) and dataset.augmentation["_target_"] == "ban.data.images.Augmentation":
+    if isinstance(dataset, ImageDataset) and dataset.augmentation["_target_"].startswith("ban."):
         channels = dataset.shape[0]
         for name in ("mean", "std"):
             values = dataset.augmentation.get(name)

@@ -14,16 +14,18 @@ from ban.errors import UserError
 from ban.settings.checks import check, validated
 from ban.settings.code_hash import SHIPPED, source_hash
 from ban.settings.data_hash import with_content
+from ban.settings.datasets import MEASURED, OWN, OwnImages
 from ban.settings.files import CONF
 from ban.settings.hydra_versions import VERSION_BASE
 from ban.settings.loader import SAME_AS, follow
 from ban.settings.messages import explain, is_composition_error
-from ban.settings.schema import Method, Recipe, Settings
+from ban.settings.schema import Machine, Method, Recipe, Settings
 from ban.settings.types import Node, Part
 from ban.settings.words import read
 
 MOVED_TARGETS = {
-    "ban.data.Augmentation": "ban.data.images.Augmentation",
+    "ban.data.Augmentation": "ban.data.augmentation.Augmentation",
+    "ban.data.images.Augmentation": "ban.data.augmentation.Augmentation",
     "ban.data.embedded.": "ban.data.bundled.",
     "ban.data.words.": "ban.data.text.",
 }
@@ -95,11 +97,25 @@ def freeze(config: DictConfig) -> Settings:
             from ban.data.corpus import measure_text
 
             dataset.update(measure_text(dataset))  # before other settings refer to the numbers
+        if isinstance(dataset, DictConfig) and dataset.get("_target_") in OWN:
+            _measure_own(own)
         follow(own)
         plain = cast("dict[str, Any]", OmegaConf.to_container(own, resolve=True))
     except OmegaConfBaseException as error:
         raise UserError(explain(error, CONF)) from None
     return with_content(check(validated(Settings, _with_sources(plain))))
+
+
+def _measure_own(config: DictConfig) -> None:
+    """Adds to the data set what its files say."""
+    from ban.data.cache import measure
+
+    plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+    given = {key: value for key, value in plain["dataset"].items() if value is not None}
+    if "path" in given:
+        validated(OwnImages, {**MEASURED, **given}, "dataset")  # before files are read for it
+    machine = validated(Machine, plain["machine"], "machine")
+    config.dataset.update(measure(plain["dataset"], machine.data_dir))
 
 
 def _with_sources(value: Any) -> Any:

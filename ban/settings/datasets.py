@@ -4,10 +4,10 @@ import inspect
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from typing import Annotated, Any, ClassVar, Literal, NotRequired, Self
+from typing import Annotated, Any, ClassVar, Literal, NotRequired, Self, cast
 
 from annotated_types import Ge, Len
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict  # pydantic refuses that of Python 3.11
@@ -23,6 +23,7 @@ from ban.settings.types import (
     merged,
     unknown_key,
 )
+from ban.wording import plural
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +129,11 @@ class Dataset(Part):
         return self.examples
 
     @property
+    def notes(self) -> Sequence[str]:
+        """What was found in the user's files."""
+        return ()
+
+    @property
     def warnings(self) -> Sequence[str]:
         """What to know before its results are trusted, a sentence each."""
         return ()
@@ -155,6 +161,8 @@ class LabelledDataset(Dataset):
     """The fraction of the training labels that is replaced by another class."""
     labelled: Signed[Positive | None] = None
     """The number of training examples that keep their labels, class-balanced; None: all."""
+    order: Signed[Literal["content"] | None] = None
+    """Of the examples before they are split: that of a hash of each, or as they are stored (None)."""
     unlabelled: Signed[Flag] = False
     """Whether the other examples are used, without their labels."""
     munge: Signed[Munge | None] = None
@@ -229,6 +237,75 @@ class ImageDataset(LabelledDataset):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnImages(ImageDataset):
+    """Images of the user's in files, in the order of their content. The content counts in signatures, not the files."""
+
+    order: Unsigned[Literal["content"] | None] = None
+    """They always are in this order."""
+    source: Unsigned[Literal["folder", "arrays", "parquet"]]
+    size: Unsigned[Annotated[Positive, Ge(4)] | None] = None
+    """Height and width to which images are resized; None: they have one size already."""
+    channels: Unsigned[Literal[1, 3]] = 3
+    """Of the images of a folder or of Parquet files: colours, or grey values."""
+    image: Unsigned[Text | None] = None
+    """Column of Parquet files that has the images; None: the only suitable one."""
+    label: Unsigned[Text | None] = None
+    """Column that has the labels."""
+    skip_unreadable: Unsigned[Flag] = False
+    """Whether images that cannot be decoded are left out."""
+    class_names: Unsigned[Sequence[Text]]
+    class_counts: Unsigned[Mapping[Text, Sequence[NonNegative]]]
+    """Split → images of each class."""
+    duplicates: Unsigned[NonNegative] = 0
+    """Test images that are training images too, or images that occur twice where nothing says what is for testing."""
+    skipped: Unsigned[Mapping[Text, NonNegative]] = field(default_factory=dict[str, int])
+    """Kind of file that was passed over → number."""
+
+    @property
+    def constructor_arguments(self) -> dict[str, Any]:
+        """See `Dataset`."""
+        measured = ("class_names", "class_counts", "duplicates", "skipped", "order")
+        return {key: value for key, value in super().constructor_arguments.items() if key not in measured}
+
+    @property
+    def description(self) -> str:
+        """See `Dataset`."""
+        _, height, width = self.shape
+        return f"{super().description} of {height}×{width} in {self.classes} classes"
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """See `Dataset`."""
+        of_class = [" + ".join(map(str, counts)) for counts in zip(*self.class_counts.values(), strict=True)]
+        equal = len({*of_class}) == 1
+        shown = [name if equal else f"{name} ({count})" for name, count in zip(self.class_names, of_class, strict=True)]
+        if len(shown) > SHOWN_CLASSES:
+            shown[SHOWN_CLASSES - 1 : -1] = ["…"]
+        counts = f"{of_class[0]} images each" if equal else "images"
+        splits = "" if "all" in self.class_counts else f" for {' + '.join(self.class_counts)}"
+        skipped = ", ".join(f"{count} {kind}" for kind, count in self.skipped.items())
+        found = [f"Classes, {counts}{splits}: {', '.join(shown)}"]
+        return [*found, f"Files that were passed over: {skipped}"] if skipped else found
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """See `Dataset`."""
+        if not self.duplicates:
+            return ()
+        are = "is" if self.duplicates == 1 else "are"
+        if "all" in self.class_counts:
+            twice = plural(self.duplicates, "image")
+            again = f"{twice} {are}, pixel by pixel, there twice, so that some may be tested and trained"
+        else:
+            again = f"{plural(self.duplicates, 'test image')} {are}, pixel by pixel, among those that are trained"
+        return [f"{again} on: remove them, or the test results are too good."]
+
+
+SHOWN_CLASSES = 12
+"""Classes that a plan names."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TabularDataset(LabelledDataset):
     """Rows of features."""
 
@@ -290,8 +367,35 @@ class TextDataset(Dataset):
         return coverage.warnings(self.path, self.checksum, self.min_count, sizes)
 
 
-AnyDataset = Annotated[ImageDataset | TabularDataset | TextDataset, Field(discriminator="kind")]
+MEASURED: Node = {
+    **{"title": "own", "classes": 2, "class_names": ["a", "b"], "class_counts": {}, "shape": [3, 4, 4]},
+    **{"train_size": 1, "validation_size": 0, "test_size": 1},
+}
+"""Settings of own images that follow from the files, with values that any of them could have."""
+
+OWN = {"ban.data.own.images": "own images"}
+"""Function of a data set that reads the user's files → the tag of its type."""
+
+
+def _type_of(value: Any) -> str | None:
+    """The tag of a data set's type; None: unknown."""
+    node = cast("Node", value) if isinstance(value, Mapping) else {"kind": value.kind, "_target_": value.target}
+    return OWN.get(str(node.get("_target_"))) or cast("str | None", node.get("kind"))
+
+
+AnyDataset = Annotated[
+    Annotated[ImageDataset, Tag("images")]
+    | Annotated[OwnImages, Tag("own images")]
+    | Annotated[TabularDataset, Tag("tabular")]
+    | Annotated[TextDataset, Tag("language")],
+    Discriminator(_type_of),
+]
 KINDS: dict[str, type[Dataset]] = {"images": ImageDataset, "tabular": TabularDataset, "language": TextDataset}
+
+
+def types_of(node: Node) -> tuple[type[Dataset], ...]:
+    """The types that the keys of a stage's data set may be of: every kind's, as in earlier versions."""
+    return (*KINDS.values(), OwnImages) if str(node.get("_target_")) in OWN else (*KINDS.values(),)
 
 
 GIVEN = {"data_dir", "download", "device", "batch_size", "steps_per_epoch", "unroll", "munge"}

@@ -18,7 +18,7 @@ from torch import nn
 from ban.errors import UserError
 from ban.interfaces import Teacher, Term
 from ban.settings.construct import MEASURED
-from ban.settings.datasets import Dataset, ImageDataset
+from ban.settings.datasets import OWN, Dataset, ImageDataset
 from ban.settings.refusals import explain_invalid, shown, unknown
 from ban.settings.schema import Method, Network, Pretraining, Recipe, Settings
 from ban.settings.types import Node, unknown_key
@@ -26,7 +26,7 @@ from ban.training import build
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 SOURCES = {
-    "path": ("ban.data.text.text",),
+    "path": ("ban.data.text.text", *OWN),
     "files": ("ban.data.text.ptb",),
     "mirrors": ("ban.data.text.ptb", "ban.data.cifar.cifar10", "ban.data.cifar.cifar100"),
 }

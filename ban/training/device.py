@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ban.cpus import cpus
 from ban.errors import UserError
 from ban.settings.schema import Machine
-from ban.training.cpus import cpus
 from ban.wording import plural
 
 OUT_OF_MEMORY = re.compile(

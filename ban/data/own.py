@@ -1,0 +1,24 @@
+"""Images of the user's, in files of common formats."""
+
+from pathlib import Path
+from typing import Any
+
+from ban.data.cache import Request, cached
+from ban.data.images import ImageOptions, Images
+from ban.errors import UserError
+
+
+def images(*, checksum: str, data_dir: Path, download: bool, **options: Any) -> Images:
+    """The images that `ban.data.cache` finds at `path`; nothing is downloaded.
+
+    Raises:
+        UserError: they cannot be read, or are not those that the plan was made for.
+    """
+    fields = {name: options.pop(name) for name in Request._fields if name in options}
+    found = cached(Request(**fields), data_dir)
+    if found.about.checksum != checksum:
+        raise UserError(f"{fields['path']} has changed since the command started: start it again.")
+    parts, own = found.splits(), ImageOptions(**options)
+    found.verify(parts)
+    pool = parts["train"] if "train" in parts else parts["all"]
+    return Images(pool, parts.get("test"), own, parts.get("validation"))
