@@ -22,7 +22,8 @@ def measure(predictions: Predictions) -> dict[str, float]:
     log_probabilities, targets = predictions["log_probabilities"], predictions["targets"]
     if log_probabilities.ndim == 1:
         nll = -float(log_probabilities.mean(dtype=np.float64))
-        return {"perplexity": float(np.exp(nll)), "nll": nll}
+        with np.errstate(over="ignore"):  # infinite, where a training has diverged
+            return {"perplexity": float(np.exp(nll)), "nll": nll}
     error = 100.0 * float(np.not_equal(log_probabilities.argmax(-1), targets).mean())
     of_targets = np.take_along_axis(log_probabilities, targets[:, None], -1)
     return {"error_percent": error, "nll": -float(of_targets.mean(dtype=np.float64))}

@@ -55,9 +55,17 @@ def test_a_mistake_that_only_a_gpu_shows_is_found_on_a_cpu(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("method", ["cwtm", "ban_l", "dkpp", "labels"])
-def test_unlabelled_examples(method: str) -> None:
+@pytest.mark.parametrize("device_type", ["cpu", "cuda"])
+def test_unlabelled_examples(method: str, device_type: str) -> None:
     for stage in plan(f"method={method}", "+method.data.unlabelled=true", "dataset.labelled=100"):
-        run_step(stage, "cpu")
+        run_step(stage, device_type)
+
+
+def test_a_pretraining_ends_at_a_feature_that_is_there() -> None:
+    first = plan("method=fitnets", "method.pretrain.until=nosuch")[1]
+    assert first.is_pretraining
+    with pytest.raises(UserError, match=r"has no feature 'nosuch', where .* ends: choose one of stem,"):
+        rehearse(first)
 
 
 def test_a_term_that_reads_the_label_of_unlabelled_examples_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

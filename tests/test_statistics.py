@@ -31,6 +31,12 @@ def test_a_single_value_has_no_interval_and_resolves_nothing() -> None:
     assert interval.text() == "3.00" and interval.p_value is None and interval.predicts(3.0) is None
 
 
+def test_equal_values_predict_nothing() -> None:
+    for values, streams in (([5.0] * 3, None), ([5.0] * 4, [{"a"}, {"a"}, {"b"}, {"c"}])):
+        interval = Interval.of(values, streams)
+        assert interval.half_width == 0 and interval.prediction is None and interval.predicts(5.01) is None
+
+
 def test_prediction_interval() -> None:
     values = [16.0, 16.4, 16.8]
     width = stats.t.ppf(0.975, 2) * np.std(values, ddof=1) * np.sqrt(1 + 1 / 3)

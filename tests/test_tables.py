@@ -132,6 +132,18 @@ def test_what_differs_is_named_in_captions_rows_log_lines_and_columns(say: Say, 
     assert "differs in" in listed and "lr 0.05" in listed
 
 
+def test_long_settings_that_differ_at_their_end_are_told_apart(say: Say, tmp_path: Path) -> None:
+    schedule = "recipe.schedule={_target_: ban.schedules.Steps, factor: 0.5, milestones: [%s]}"
+    lists = [", ".join(map(str, [*range(10, 100, 10), last])) for last in (110, 120)]
+    stages = [plan("method=labels", schedule % milestones)[0] for milestones in lists]
+    assert len({*names_of(stages).values()}) == 2
+    for stage in stages:
+        publish(Store(tmp_path / "outputs"), stage, test_error_percent=20.0)
+    say("table")
+    frame = pd.read_csv(tmp_path / "outputs" / "tables" / "all.csv")
+    assert sorted(frame["recipe.schedule.milestones"]) == [f"[{milestones}]" for milestones in lists]
+
+
 @pytest.mark.parametrize("width", [20, 40, 80, 140])
 def test_no_number_is_cut_however_narrow_the_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int

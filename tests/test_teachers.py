@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 import torch
@@ -13,10 +14,11 @@ from torch import nn
 from ban import losses
 from ban.errors import UserError
 from ban.interfaces import Batch, Output, Progress, Step, TeacherContext
-from ban.models import SmallConv
+from ban.models import ConvLarge, SmallConv
 from ban.schedules import GaussianRampDown, GaussianRamps, GaussianRampUp, Linear
 from ban.settings.compose import compose_settings
 from ban.teachers import AverageWeights, EpochAverage, Frozen, Peers, SecondView
+from ban.teachers.peers import batch_statistics_kept
 from ban.training import build
 from ban.training.device import Device
 from ban.training.rehearsal import rehearse
@@ -139,6 +141,19 @@ class TestPeers:
         for turn in (0, 1):
             peers.after_step(step([*self.said[:2]], turn=turn, learners=[learner(0), learner(1)]))
         assert heard == asked
+
+    @pytest.mark.parametrize("norm", ["batch", "weight"])
+    def test_a_second_look_leaves_the_statistics_of_every_kind_of_norm(self, norm: Literal["batch", "weight"]) -> None:
+        network = ConvLarge(norm=norm, classes=10, channels=1).train()
+        means = [name for name, _ in network.named_buffers() if name.endswith("running_mean")]
+        assert means
+        before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+        with batch_statistics_kept(network):
+            network(torch.rand(4, 1, 32, 32))
+        found = dict(network.named_buffers())
+        assert all(torch.equal(before[name], found[name]) for name in means)
+        network(torch.rand(4, 1, 32, 32))
+        assert not any(torch.equal(before[name], found[name]) for name in means)
 
     def test_a_second_look_leaves_the_batch_statistics(self) -> None:
         network = SmallConv(classes=10).train()

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -21,12 +22,14 @@ from ban.launch.execute import InProcess, execute
 from ban.models import SmallConv
 from ban.plan.lineage import lineage
 from ban.plan.stage import Parent, Stage
+from ban.schedules import Constant
 from ban.settings.compose import CONF, compose_settings
 from ban.store.formats import weights_file
 from ban.store.store import Store
 from ban.training import build, evaluation
 from ban.training.device import Device
 from ban.training.loop import reseed
+from ban.training.measure import check_learned
 from ban.training.rehearsal import FakeDevice, fake_tensors
 from ban.training.run import run
 from ban.training.signals import Signals
@@ -316,6 +319,22 @@ def test_a_training_that_learns_less_than_a_guess_is_not_published(train: Train,
     with pytest.raises(UserError, match="worse than that of a uniform guess among 62 classes"):
         train("method=labels", "recipe.epochs=1", "recipe.optimizer.lr=1000", kind="language")
     assert not list((tmp_path / "stages").iterdir())
+
+
+def test_the_best_epoch_is_published_though_later_ones_diverge(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The metrics of the last epoch are infinite then, and files hold finite numbers only."""
+    monkeypatch.setattr(Constant, "__call__", lambda _, progress: 1e9 if progress.epoch == 2 else 1.0)
+    options = ("recipe.epochs=3", "recipe.select=best_validation", "recipe.clip_norm=null")
+    (result,) = train("method=labels", "recipe.schedule={_target_: ban.schedules.Constant}", *options, kind="language")
+    assert result["selected_epoch"] < 3 and math.isfinite(result["test_perplexity"])
+    assert "perplexity" not in " ".join(result["networks"]["last"])
+
+
+def test_each_network_of_a_cohort_must_have_learned_something() -> None:
+    stage = plan("method=deep_mutual_learning")[0]
+    check_learned(stage, 50.0)
+    with pytest.raises(UserError, match="worse than that of a uniform guess"):
+        check_learned(stage, 96.0)
 
 
 def test_an_ensemble_of_teachers_speaks_as_the_mean_probability() -> None:

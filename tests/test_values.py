@@ -197,7 +197,7 @@ def test_a_sign_that_must_be_quoted_is_named_with_the_quoted_word(value: str, si
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["~x", *DIGITS], "Could not delete from config. 'x' does not exist."),
+        (["~x", *DIGITS], "there is no setting 'x' that could be removed."),
         (["stages", "export", "abc", "lr=0.1.ban"], "no signature begins with abc"),
         (["stages", "import", "lr=0.1.ban"], "lr=0.1.ban"),
         (["stages", "import", "~lr.ban", "machine.threads=x"], "machine.threads is x; it must be an integer."),

@@ -91,10 +91,12 @@ def _execute(jobs: Sequence[Settings], make_executor: Callable[[Settings], Execu
         check_arguments(job)
     lineages = [lineage(job) for job in jobs]
     stages = union(lineages)
-    if first.dry_run:
-        overview.show(lineages, store, Device.of(first.machine))
-        return {}
     missing = [stage for stage in stages if not store.has(stage.signature)]
+    if first.dry_run:
+        device = Device.of(first.machine)
+        _check_precision(missing, device)
+        overview.show(lineages, store, device)
+        return {}
     executor = make_executor(first)
     for stage in missing:
         rehearse(stage, executor.device_type)

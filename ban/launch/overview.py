@@ -27,7 +27,8 @@ def show(lineages: Sequence[Sequence[Stage]], store: Store, device: Device) -> N
     """Prints the stages of all jobs, which of them they share, who teaches whom, and the cost of the missing ones."""
     stages = union(lineages)
     settings = details_of(stages)
-    show_table([_row(stage, settings[stage.signature], store) for stage in stages])
+    kind = device.torch_device.type
+    show_table([_row(stage, settings[stage.signature], store, kind) for stage in stages])
     if len(lineages) > 1:
         console.print(_families(stages, store))
         asked = sum(len(each) for each in lineages)
@@ -42,8 +43,8 @@ def show(lineages: Sequence[Sequence[Stage]], store: Store, device: Device) -> N
         _show_cost(missing, store, device)
 
 
-def _row(stage: Stage, settings: str, store: Store) -> dict[str, str]:
-    count = rehearse(stage).parameters
+def _row(stage: Stage, settings: str, store: Store, device_type: str) -> dict[str, str]:
+    count = rehearse(stage, device_type).parameters
     return {
         "stage": stage.label,
         "signature": stage.signature,
@@ -125,8 +126,8 @@ def tell_unrecorded(stages: Sequence[Stage], store: Store) -> None:
                 lacking.setdefault(f"{RECORDED[name]} (recipe.{name})", []).append(stage.signature)
     for what, signatures in lacking.items():
         console.print(
-            f"Stored without {what}: {', '.join(signatures)}. To record them, remove stages and students with "
-            "`ban stages remove SIGNATURE …`, then repeat the command."
+            f"Stored without {what}: {', '.join(signatures)}. To record them, remove these stages and their students "
+            "with `ban stages remove SIGNATURE …`, then repeat the command."
         )
 
 

@@ -3,7 +3,9 @@
 Only parts of one name are compared: the names of two recipes already say that they differ.
 """
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any, cast
 
 from ban.plan.identity import Identity, identity_of
@@ -83,7 +85,7 @@ def _flat(prefix: str, value: Any) -> dict[str, str]:
         items = [(index or "", item) for index, item in enumerate(cast("list[Any]", value))]
     else:
         text = f"{value}".lower() if isinstance(value, bool) else f"{value}"
-        return {prefix: text if len(text) <= 24 else f"{text[:24]}…"}
+        return {prefix: text}
     nested = (_flat(f"{prefix}.{key}".strip("."), item) for key, item in items)
     return {key: text for each in nested for key, text in each.items()}
 
@@ -95,10 +97,15 @@ def describe(settings: Mapping[str, str], without: Collection[str] = ()) -> str:
 
 def _words(key: str, value: str) -> str:
     *above, last = key.split(".")
-    whose = "teacher's " if above[0] == "teacher" else ""
+    whose = "teacher's " * len([*takewhile("teacher".__eq__, above)])
     if last in VAGUE:
         last = above[-1] if last == "class" else f"{above[-1]} {last}"
-    return f"{whose}{last} {value}"
+    return f"{whose}{last} {_shortened(value)}"
+
+
+def _shortened(value: str) -> str:
+    """Long values by their beginning and a hash of the whole, so that different ones stay different."""
+    return value if len(value) <= 40 else f"{value[:32]}… ({hashlib.sha256(value.encode()).hexdigest()[:4]})"
 
 
 def named(titles: Sequence[str], lines: Sequence[Line], parts: Collection[str]) -> list[str]:

@@ -10,6 +10,7 @@ from ban.report.render import publish
 from ban.report.results import Results
 from ban.report.statistics import Interval, Streams
 from ban.report.tables import labels, networks, regimes
+from ban.settings.types import Node
 from ban.store.result import Result
 from ban.store.store import Store
 from ban.wording import plural
@@ -59,13 +60,23 @@ def show_gradients(store: Store, outputs: Path) -> None:
             sections.append(Section(title, rows, [NOTE]))
             for heading, each in columns.items():
                 records += [{"regime": title, "stage": heading, **stage.values} for stage in each]
-    students = [result for result in results.by_signature.values() if result["teachers"] and not result["prepares"]]
+    students = [
+        result
+        for result in results.by_signature.values()
+        if result["teachers"] and not result["prepares"] and _has_all_labels(store.description(result["signature"]))
+    ]
     _tell_missing([student for student in students if not _diagnostics(student, results)])
     if sections:
         shown = [("Diagnostics", section) for section in sections]
         publish(shown, records, sections, outputs / "tables" / "diagnostics")
     elif not students:
         console.print("No student is stored: train one with recipe.diagnosed_steps=N, the steps to diagnose per epoch.")
+
+
+def _has_all_labels(description: Node) -> bool:
+    """Whether a stage's gradient could be decomposed: not where some examples have no label."""
+    dataset = description["dataset"]
+    return not (dataset.get("unlabelled") or dataset.get("munge"))
 
 
 def _tell_missing(students: Sequence[Result]) -> None:

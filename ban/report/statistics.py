@@ -42,7 +42,7 @@ class Interval:
             return cls(mean, None, count, len(values))
         deviation = float(means.std(ddof=1))
         if deviation <= 1e-9 * float(np.abs(values).max()):  # equal but for rounding
-            return cls(mean, 0.0, count, len(values))
+            return cls(mean, 0.0, count, len(values))  # no spread is known, so nothing can be predicted
         # Law of total variance; the population variance of m values lacks the share 1/m that their mean has.
         spread = math.sqrt(deviation**2 + float(np.mean([group.var() for group in groups])))
         return cls(mean, _quantile(count) * deviation / math.sqrt(count), count, len(values), spread)
@@ -60,8 +60,11 @@ class Interval:
 
     @property
     def prediction(self) -> float | None:
-        """Half the width of the 95 % prediction interval of one more training; None for fewer than three clusters."""
-        if self.half_width is None or self.clusters < 3:
+        """Half the width of the 95 % prediction interval of one more training.
+
+        None for fewer than three clusters, or where all values are equal, which says nothing about the next.
+        """
+        if not self.half_width or self.clusters < 3:
             return None
         return math.hypot(self.half_width, _quantile(self.clusters) * self.spread)
 

@@ -44,6 +44,8 @@ def check(settings: Settings) -> Settings:
         raise UserError(
             "method.frozen_from_teacher needs a trained teacher: set method.teacher_count, or leave it out."
         )
+    if teacher.models and not method.teacher_count:
+        raise UserError(f"teacher.models has no effect: method={method.name} has no trained teacher.")
     for name, part in {"": settings, "teacher.": teacher}.items():
         _check_network(f"{name}model", part.model, dataset)
         _check_recipe(f"{name}recipe", part.recipe, dataset)

@@ -25,6 +25,7 @@ ANSWERS = {
     r"Ambiguous value for argument '([^']+)'": r"\1 names several values: sweep over them with `ban -m \1`.",
     r"An item is already at '([^']+)'": r"\1 is set already: leave out the +.",
     r"invalid literal for int\(\)": "a list is set as a whole: KEY=[A,B,C].",
+    r"Could not delete from config. '([^']+)' does not exist": r"there is no setting '\1' that could be removed.",
     r"Sweep parameters '([^'=]+)=interval": r"\1=interval(…) names no values: use `ban -m \1=A,B,C` or \1=range(…).",
     r"Sweep parameters '([^']+)' requires": r"\1 names several values: sweep over them with `ban -m \1`.",
     "Config group override must be a string": "a file of settings is chosen by its name, for example recipe=wrn.",
@@ -61,14 +62,17 @@ def explain(error: Exception, conf: Path) -> str:
 def _explain_text(error: Exception, text: str, conf: Path) -> str:
     if unknown := re.match(r"Could not override '([^']+)'", text):
         return _explain_unknown(unknown[1], conf)
-    if wrong := re.match(r"Error merging override (\S+)", text):
-        return f"{wrong[1]} is not possible: {str(error.__cause__).splitlines()[0]}."
+    if wrong := re.match(r"Error merging override ([^=\s]+)(\S*)", text):
+        if found := re.search(r"Cannot merge (Dict|List)Config with", f"{error.__cause__}"):
+            return f"{wrong[1]} must be {'a mapping {KEY: VALUE}' if found[1] == 'Dict' else 'a list [A,B]'}."
+        return f"{wrong[1]}{wrong[2]} is not possible: {str(error.__cause__).splitlines()[0]}."
     for pattern, answer in ANSWERS.items():
         if found := re.search(pattern, text):
             return found.expand(answer)
     first, *others = [line.strip().rstrip(":.") for line in text.splitlines()] or [type(error).__name__]
     key = next((line.removeprefix("full_key: ") for line in others if line.startswith("full_key: ")), None)
     if missing := re.match("Interpolation key '([^']+)' not found", first):
+        key = key and re.sub(r"^teacher\.(?=(model|recipe)\.)", "", key)  # the teacher has it from the student
         parts = dict.fromkeys(name.partition(".")[0] for name in (key or "", missing[1]) if "." in name)
         other = " or ".join(f"another {part}" for part in parts)
         return f"{key or 'a setting'} needs {missing[1]}, which is not there: choose {other or 'another file'}."

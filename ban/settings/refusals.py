@@ -46,14 +46,15 @@ def explain_invalid(error: ValidationError, prefix: str = "") -> str:
     if kind == "missing":
         parent, _, key = where.rpartition(".")
         key = "_target_" if key == "constructor" else key
-        return f"{parent or 'the configuration'} has no {key}: its YAML file needs a line `{key}: …`."
+        return f"{parent or 'the configuration'} has no {key}: it is missing in the YAML file, was removed, or is null."
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return f"{where}.kind must be one of {', '.join(KINDS)}."
     if kind == "dataclass_type":
         return f"{where} is {shown(given)}, but it must be a mapping of settings{_file_for(where, given)}."
     if kind in OWN:
         return f"{where} {first['msg']}."
-    return f"{where} is {shown(given)}; it {WANTED.get(kind) or _wanted(first)}."
+    quoted = isinstance(given, str) and kind in ("int_type", "float_type", "bool_type")
+    return f"{where} is {f'the text {given!r}' if quoted else shown(given)}; it {WANTED.get(kind) or _wanted(first)}."
 
 
 def _wanted(first: Any) -> str:

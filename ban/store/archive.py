@@ -60,10 +60,13 @@ def import_stage(store: Store, source: Path) -> str | None:
         files.check_all()
         _check_texts(files)
         signature = files.result["signature"]
-        with store.claim(signature) as work:
-            if work is None:
-                return None
-            _unpack(archive, work)
+        try:
+            with store.claim(signature) as work:
+                if work is None:
+                    return None
+                _unpack(archive, work)
+        except OSError as error:  # not of the archive, which has been read once
+            raise UserError(f"{store.root} cannot be written: {cause(error, store.root)}.") from error
     return signature
 
 

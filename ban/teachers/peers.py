@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -13,8 +13,8 @@ from ban.teachers.frozen import log_mean_probability
 
 @contextmanager
 def batch_statistics_kept(network: nn.Module) -> Iterator[None]:
-    """Training mode in which batch normalisation normalises by the batch, but does not record its statistics."""
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
+    """Training mode in which layers normalise by the batch, but do not record its statistics."""
+    norms: list[Any] = [module for module in network.modules() if hasattr(module, "running_mean")]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0

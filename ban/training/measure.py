@@ -1,6 +1,7 @@
 """The result of a finished training: metrics of its networks, and the predictions to store."""
 
 import functools
+import math
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -67,14 +68,18 @@ def measure(
         if name in reported:
             tested.append(predictions["test"])
     mean = evaluation.mean([measured[name] for name in reported])
-    check_learned(stage, mean[f"test_{stage.dataset.metric}"])
+    for name in reported:
+        check_learned(stage, measured[name][f"test_{stage.dataset.metric}"])
     if len(tested) > 1:
         measured["ensemble"] = evaluation.measure({"test": metrics.ensemble(tested)})
     last = [measured[last_epoch(name)] for name in reported if last_epoch(name) in measured]
     after_last = evaluation.mean(last) if last else mean
     state.curves[-1] |= {name: value for name, value in after_last.items() if not name.startswith("train")}
     selected = {"selected_epoch": state.best.epoch} if state.best else {}
-    return mean | selected | _best(state.curves, stage.dataset.metric) | {"networks": measured}, tested[0]
+    finite = {
+        name: {key: value for key, value in each.items() if math.isfinite(value)} for name, each in measured.items()
+    }
+    return mean | selected | _best(state.curves, stage.dataset.metric) | {"networks": finite}, tested[0]
 
 
 def check_learned(stage: Stage, value: float) -> None:

@@ -141,6 +141,11 @@ def _check_output(learner: Learner, output: object, shape: list[int]) -> None:
     name = type(learner.network).__name__
     if not isinstance(output, Output) or not isinstance(output.logits, Tensor):
         raise ValueError(f"{name} must return a ban.interfaces.Output with logits, not {_describe(output)}")
+    if learner.until is not None and learner.until not in (output.features or {}):
+        raise ValueError(
+            f"{name} has no feature '{learner.until}', where method.pretrain.until ends: choose one of "
+            f"{', '.join(output.features or {})}"
+        )
     if learner.until is None and list(output.logits.shape) != shape:
         raise ValueError(f"{name} returns logits of the shape {list(output.logits.shape)}, not {shape}")
 
