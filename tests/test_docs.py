@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ban.cli import COMMANDS, main
 from ban.launch import estimate, overview
@@ -74,7 +76,7 @@ def ban(folder: Path, *arguments: str) -> None:
         patch.setattr(sys, "argv", ["ban", *arguments])
         # Large networks take seconds to build and minutes to time; other tests do both.
         for module in (estimate, overview):
-            patch.setattr(module, "rehearse", lambda stage: StageCost(0, 0))
+            patch.setattr(module, "rehearse", lambda *_: StageCost(0, 0))
         patch.setattr(overview, "estimate", lambda *_: estimate.Estimate(0, 0, 0, 0, 0))
         patch.setattr(measure, "check_learned", lambda *_: None)  # two steps teach less than a guess
         try:
@@ -96,6 +98,12 @@ def test_commands_run(example: Example, trained: Path, tmp_path: Path, monkeypat
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     shutil.copytree(OWN, tmp_path, dirs_exist_ok=True)
     shutil.copy(Path(__file__).parent / "text.txt", tmp_path / "corpus")
+    for number in range(120):
+        place = tmp_path / "photos" / ["cat", "dog", "bird"][number % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (40, 48, 3), np.uint8)).save(
+            place / f"{number}.png"
+        )
     monkeypatch.syspath_prepend(tmp_path)
     for words in example.commands:
         run(words, tmp_path)
@@ -177,7 +185,7 @@ def anchors(page: Path) -> set[str]:
 
 
 PARTS = {
-    "dataset": [*datasets.KINDS.values()],
+    "dataset": [*datasets.KINDS.values(), datasets.OwnImages],
     "machine": [schema.Machine],
     "method": [schema.Method],
     "recipe": [schema.Recipe],
