@@ -97,9 +97,9 @@ def test_a_key_of_an_earlier_version_is_answered_with_its_new_name(key: str) -> 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("method.teacher_count=two", "method.teacher_count is two; it must be an integer."),
+        ("method.teacher_count=two", "method.teacher_count is the text 'two'; it must be an integer."),
         ("+method.reported_network=[a]", 'method.reported_network is ["a"]; it must be a string.'),
-        ("machine.threads=few", "machine.threads is few; it must be an integer."),
+        ("machine.threads=few", "machine.threads is the text 'few'; it must be an integer."),
         ("teacher.recipe=wrn", "teacher.recipe.batch_size=128 is larger than the training set of 100 examples"),
         ("recipe=3", "a file of settings is chosen by its name, for example recipe=wrn."),
     ],

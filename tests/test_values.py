@@ -3,11 +3,14 @@
 The cases are generated, so a new setting or class is covered when its file exists.
 """
 
+import atexit
 import copy
 import math
 import random
 import re
 import shlex
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,6 +32,9 @@ from ban.settings.schema import LocalLauncherSettings, Settings, SlurmLauncherSe
 from ban.settings.types import Part
 from ban.training.arguments import check_arguments
 
+CACHE = Path(tempfile.mkdtemp(prefix="ban-test-"))
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+OWN = (f"dataset.path={Path(__file__).parent / 'images.parquet'}", f"machine.data_dir={CACHE}", "recipe.batch_size=8")
 IMAGES = ("dataset=cifar10", "dataset.labelled=4000")
 CONFIGS = {
     "kd": ("method=kd", *DIGITS),
@@ -43,6 +49,7 @@ CONFIGS = {
     "cwtm": ("method=cwtm", "model=lstm_small", "dataset=ptb", "recipe=lstm"),
     "ban_l": ("method=ban_l", "model=cnn_lstm_small", "dataset=text", f"dataset.path={TEXT}", "recipe=cnn_lstm"),
     "logit_regression": ("method=logit_regression", "model=mlp_16", "dataset=wine", "recipe=tabular"),
+    "labels": ("method=labels", "model=small_conv", "dataset=parquet", "recipe=photos", *OWN),
     "munge": ("method=munge", "model=mlp_256", "dataset=breast_cancer", "recipe=tabular"),
     "model_compression": ("method=model_compression", "model=mlp_256x2", "dataset=digits_features"),
 }
@@ -125,7 +132,7 @@ SAMPLE = (
     ("+recipe.lr=1", "did you mean 'recipe.optimizer.lr'?"),
     ("+recipe.label_smoothing=0.1", "there is no setting 'recipe.label_smoothing': choose one of name,"),
     ("+recipe.steps_per_epoch=1000", "is more than the 3 steps of a whole epoch (100 images, 32 in each step)"),
-    ("dataset.augmentation.flip=no", "dataset.augmentation.flip is no; it must be true or false."),
+    ("dataset.augmentation.flip=no", "dataset.augmentation.flip is the text 'no'; it must be true or false."),
     ("dataset.augmentation.std=[inf]", "dataset.augmentation.std.0 is inf; it must be a finite number."),
     ("dataset.augmentation.mean=[0,0]", "must have one value for each of the images' channels: 1."),
     ("+dataset.files={a:b}", "dataset.files has no effect: ban.data.bundled.digits does not take it."),
@@ -200,7 +207,10 @@ def test_a_sign_that_must_be_quoted_is_named_with_the_quoted_word(value: str, si
         (["~x", *DIGITS], "there is no setting 'x' that could be removed."),
         (["stages", "export", "abc", "lr=0.1.ban"], "no signature begins with abc"),
         (["stages", "import", "lr=0.1.ban"], "lr=0.1.ban"),
-        (["stages", "import", "~lr.ban", "machine.threads=x"], "machine.threads is x; it must be an integer."),
+        (
+            ["stages", "import", "~lr.ban", "machine.threads=x"],
+            "machine.threads is the text 'x'; it must be",
+        ),
     ],
 )
 def test_settings_are_told_from_names_of_files(words: Sequence[str], answer: str, say: Say) -> None:

@@ -73,6 +73,17 @@ def test_nothing_is_written_after_a_broken_file(say: Say, tmp_path: Path) -> Non
     assert len(files(tmp_path)) == 2
 
 
+@pytest.mark.parametrize("place", ["method/terms", "recipe/optimizer", "dataset/augmentation"])
+def test_an_empty_mapping_that_changes_nothing_is_refused(place: str, tmp_path: Path) -> None:
+    group, key = place.split("/")
+    (tmp_path / group).mkdir()
+    (tmp_path / group / "mine.yaml").write_text(
+        f"defaults: [{ {'method': 'ban'}.get(group, 'digits') }]\n{key}: {{}}\n"
+    )
+    with pytest.raises(UserError, match=rf"`{key}: {{}}` in a file would change nothing"):
+        compose_settings([*DIGITS, f"{group}=mine"], tmp_path)
+
+
 GROUPS = sorted({str(path.parent.relative_to(CONF)) for path in CONF.rglob("*/*.yaml")} - {"local"})
 
 

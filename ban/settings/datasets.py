@@ -379,7 +379,11 @@ OWN = {"ban.data.own.images": "own images"}
 
 def _type_of(value: Any) -> str | None:
     """The tag of a data set's type; None: unknown."""
-    node = cast("Node", value) if isinstance(value, Mapping) else {"kind": value.kind, "_target_": value.target}
+    if isinstance(value, Dataset):
+        return OWN.get(value.target) or next(kind for kind, part in KINDS.items() if isinstance(value, part))
+    if not isinstance(value, Mapping):
+        return "images"  # whose type refuses it
+    node = cast("Node", value)
     return OWN.get(str(node.get("_target_"))) or cast("str | None", node.get("kind"))
 
 
@@ -404,6 +408,8 @@ GIVEN = {"data_dir", "download", "device", "batch_size", "steps_per_epoch", "unr
 
 def _parameters(target: str) -> list[str] | None:
     """The settings that a user's function or class takes; None: any."""
+    if not target.isprintable():
+        return None  # the type of the target refuses it
     try:
         parameters = inspect.signature(pkgutil.resolve_name(target)).parameters.values()
     except Exception as error:

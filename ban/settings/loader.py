@@ -67,6 +67,10 @@ def _forget_replaced(whole: DictConfig, part: DictConfig, extended: Sequence[str
             continue
         if key not in whole or OmegaConf.is_interpolation(whole, key) or not OmegaConf.is_dict(whole[key]):
             continue
+        if not new and whole[key]:
+            raise UserError(
+                f"`{key}: {{}}` in a file would change nothing: name what to change, or write `{key}: null`."
+            )
         if "_target_" in new and [*extended] != [key]:
             whole[key] = None
         else:

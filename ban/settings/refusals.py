@@ -9,6 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from pydantic import ValidationError
 
 from ban.settings.datasets import KINDS
+from ban.settings.datasets import OWN as OWN_DATA
 from ban.settings.files import keys_in, keys_in_files
 from ban.settings.schema import LocalLauncherSettings, Settings, SlurmLauncherSettings
 from ban.settings.types import Part, keys_of
@@ -80,7 +81,7 @@ def _file_for(where: str, given: Any) -> str:
 
 def _is_branch(step: str, index: int, path: Sequence[int | str]) -> bool:
     """Whether a step of pydantic's path is not a key but the branch of a union that was tried."""
-    kind = index == 1 and path[0] == "dataset" and step in KINDS
+    kind = index == 1 and path[0] == "dataset" and step in (*KINDS, *OWN_DATA.values())
     return kind or step in ("float", "int", "str", "bool") or step.startswith("constrained-") or "[" in step
 
 
