@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from helpers import DIGITS, Say, ban, files, with_bases
+from PIL import Image
 
 from ban import __version__
 from ban.display import console
@@ -111,7 +113,10 @@ def test_a_method_without_teacher_has_no_generations() -> None:
             ["model=lstm_small", "method=mean_teacher"],
             "needs dataset.labelled, which is not there: choose another method",
         ),
-        (["model=cnn_lstm_small", *DIGITS[1:]], "model.characters needs dataset.characters, which is not there"),
+        (
+            ["model=cnn_lstm_small", "dataset=digits", "recipe=digits"],
+            "model.characters needs dataset.characters, which is not there",
+        ),
         ([*DIGITS, "method=labels", "+teacher.models.a=small_conv"], "teacher.models has no effect: method=labels has"),
         ([*DIGITS, "dataset.label_noise='0.2'"], "dataset.label_noise is the text '0.2'; it must be a number"),
         ([*DIGITS, "method.terms=[1]"], "method.terms must be a mapping {KEY: VALUE}"),
@@ -305,11 +310,23 @@ def kind_of(path: Path) -> str:
 
 
 @pytest.mark.parametrize("group", ["dataset", "model", "method", "recipe", "teacher", "machine"])
-def test_every_option_composes(group: str) -> None:
+def test_every_option_composes(group: str, tmp_path: Path) -> None:
+    own = {
+        "folder": tmp_path / "own",
+        "arrays": tmp_path / "own.npz",
+        "parquet": Path(__file__).parent / "images.parquet",
+    }
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 8, 8), np.uint8)
+    np.savez(own["arrays"], x_train=pixels, y_train=np.arange(200) % 2)
+    for number, image in enumerate(pixels):
+        (own["folder"] / f"{number % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(own["folder"] / f"{number % 2}" / f"{number}.png")
     for path in (CONF / ("model" if group == "teacher" else group)).glob("*.yaml"):  # every network can teach
         kind = kind_of(path)
         companion = {"language": ["model=lstm"], "tabular": ["model=mlp_256"], "images": []}[kind]
         companion += ["recipe=digits"] if path.stem == "digits" and group == "dataset" else []
+        if group == "dataset" and path.stem in own:
+            companion += [f"dataset.path={own[path.stem]}", f"machine.data_dir={tmp_path}", "recipe.batch_size=8"]
         compose_settings([*companion, f"{group}={path.stem}"])
 
 
