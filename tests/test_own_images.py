@@ -132,6 +132,18 @@ def test_without_splits_a_fifth_is_tested_class_by_class(tmp_path: Path) -> None
     assert counts.max() - counts.min() <= 2
 
 
+@pytest.mark.parametrize("source", SOURCES)
+def test_validation_images_are_tested_on_where_there_are_no_others(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", f"{tmp_path}")
+    path = SOURCES[source](tmp_path / "own", {"train": slice(0, 80), "val": slice(80, 120)})
+    more = ["dataset.label=label"] if source == "parquet" else []
+    given = [*words(source, path, *more), f"dataset.path='~/{path.relative_to(tmp_path)}'"]
+    dataset = compose_settings(given).dataset
+    assert (dataset.train_size, dataset.validation_size, dataset.test_size) == (80, 0, 40)
+
+
 def test_a_streamed_epoch_is_the_resident_one(tmp_path: Path) -> None:
     path = write_folder(tmp_path / "own", PARTS)
     about = cached(Request("folder", f"{path}"), tmp_path / "data")

@@ -165,6 +165,7 @@ def cached(request: Request, data_dir: Path) -> Cached:
     Raises:
         UserError: the source cannot be read, or the cache cannot be written.
     """
+    request = request._replace(path=f"{Path(request.path).expanduser()}")
     files = sources.files_of(request.source, request.path)
     content = [FORMAT, *request._replace(path=""), files]
     key = hashlib.sha256(json.dumps(content).encode("utf-8", "surrogateescape")).hexdigest()[:16]
@@ -211,7 +212,7 @@ def _umask() -> int:
 
 
 def _open(request: Request) -> sources.Source:
-    path = Path(request.path).expanduser()
+    path = Path(request.path)
     if request.source == "folder":
         return sources.folder(path)
     if request.source == "arrays":

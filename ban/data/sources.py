@@ -259,6 +259,8 @@ def _arrays(path: Path) -> dict[str, tuple[Any, Any]]:
             for splits in KEYS.values():
                 if {*splits["train"]} <= {*archive.files}:
                     chosen = {split: keys for split, keys in splits.items() if {*keys} <= {*archive.files}}
+                    if "test" not in chosen and "validation" in chosen:
+                        chosen["test"] = chosen.pop("validation")
                     if "test" not in chosen:
                         chosen = {"all": chosen["train"]}
                     return {split: (archive[images], archive[labels]) for split, (images, labels) in chosen.items()}
@@ -315,6 +317,8 @@ def _matching(pattern: str) -> list[Path]:
 def _parquet(paths: Sequence[Path], files: Sequence[Any], image: str | None, label: str | None) -> Source:
     folders = {name: split for split, names in SPLITS.items() for name in names}
     splits = [split_of(path.stem) or folders.get(path.parent.name) for path in paths]
+    if "test" not in splits:
+        splits = ["test" if split == "validation" else split for split in splits]
     if None in splits and any(splits):
         raise UserError(f"{paths[splits.index(None)]} has neither train nor test in its name, but other files have.")
     if any(splits) and not {"train", "test"} <= {*splits}:
