@@ -187,9 +187,9 @@ def test_options_without_a_class_change_what_is_there() -> None:
     assert optimizer["lr"] == 0.2 and optimizer["momentum"] == 0.9
 
 
-@pytest.mark.parametrize("place", ["teacher.models.a", "peers.a"])
+@pytest.mark.parametrize(("place", "method"), [("teacher.models.a", "ban"), ("peers.a", "deep_mutual_learning")])
 @pytest.mark.parametrize("form", ["{place}=wrn_10_1", "+{place}=wrn_10_1", "+model@{place}=wrn_10_1"])
-def test_a_chosen_network_is_there_whole_and_alone(place: str, form: str, tmp_path: Path) -> None:
+def test_a_chosen_network_is_there_whole_and_alone(place: str, method: str, form: str, tmp_path: Path) -> None:
     network: Any = {"_target_": "ban.models.MLP", "name": "inline", "title": "Inline", "widths": [3], "dropout": 0.5}
     for key in reversed(place.split(".")):
         network = {key: network}
@@ -197,7 +197,7 @@ def test_a_chosen_network_is_there_whole_and_alone(place: str, form: str, tmp_pa
     (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(network)}")
     alone = plain(compose_settings([*DIGITS, "model=wrn_10_1"]).model)
     for words, folder in (([], None), (["experiment=mine"], tmp_path)):
-        given = [*DIGITS, "method=deep_mutual_learning", *words, form.format(place=place)]
+        given = [*DIGITS, f"method={method}", *words, form.format(place=place)]
         assert value_at(place, given, folder) == alone
 
 
