@@ -127,7 +127,7 @@ def _command(name: str, arguments: Sequence[str], folder: Path | None) -> None:
     if {"-h", "--help"} & set(arguments):
         print(use)
         return
-    with_file = name == "stages" and {"export", "import"} & set(arguments)
+    with_file = name in ("predict", "export") or (name == "stages" and {"export", "import"} & set(arguments))
     settings = [word for word in arguments if _is_setting(word, bool(with_file))]
     words = [word for word in arguments if word not in settings]
     if any(word.startswith("-") for word in words):
@@ -167,6 +167,22 @@ def _stages(words: Sequence[str], overrides: Sequence[str], folder: Path | None)
     stages(words, compose_settings(overrides, folder))
 
 
+def _predict(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:
+    from ban.commands.predict import predict  # imports torch
+
+    outputs = [word for word in words if word.startswith("output=")]
+    output = Path(outputs[-1].removeprefix("output=")).expanduser() if outputs else None
+    predict([word for word in words if word not in outputs], output, compose_settings(overrides, folder))
+
+
+def _export(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:
+    from ban.commands.export import export  # imports torch
+
+    if len(words) != 2:
+        raise UserError(COMMANDS["export"].use)
+    export(words[0], Path(words[1]).expanduser(), compose_settings(overrides, folder))
+
+
 def _doctor(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:
     from ban.commands.doctor import doctor
     from ban.settings.sweeps import jobs_of
@@ -199,6 +215,18 @@ COMMANDS = {
      ban stages export SIGNATURE FILE  write a stage to one file
      ban stages import FILE            add an exported stage to the store
 machine.outputs=DIR selects another store.""",
+    ),
+    "predict": Command(
+        _predict,
+        """use: ban predict SIGNATURE [SIGNATURE …] FILE|DIR … [output=FILE.csv|FILE.jsonl]
+Classes of images and of rows (.csv, .tsv), perplexities of texts (.txt). Several signatures: their probabilities are
+averaged. `ban stages` lists the signatures; the first characters are enough. machine.outputs=DIR selects another store.""",
+    ),
+    "export": Command(
+        _export,
+        """use: ban export SIGNATURE DIR
+Writes a folder that can be used without ban: weights, a torch program, an ONNX file if onnx and onnxruntime are
+installed, preprocessing and classes, a script that predicts, and a description. machine.outputs=DIR selects the store.""",
     ),
     "doctor": Command(
         _doctor, "use: ban doctor [KEY=VALUE …], with the settings of a command that you want to run here."

@@ -235,18 +235,10 @@ def _matches(result: Result, words: Sequence[str]) -> bool:
 
 
 def _by_prefix(store: Store, words: Sequence[str], use: str) -> Result:
-    """The stage whose signature begins with the word.
-
-    Raises:
-        UserError: none or several do.
-    """
+    """The stage whose signature begins with the only word."""
     if len(words) != 1:
         raise UserError(f"use: {use}.")
-    found = [signature for signature in store.finished() if signature.startswith(words[0])]
-    if len(found) != 1:
-        several = f"{len(found)} signatures begin" if found else "no signature begins"
-        raise UserError(f"{several} with {words[0]} in {store.root}: `ban stages` lists them.")
-    return store.result(found[0])
+    return store.result(store.by_prefix(words[0]))
 
 
 def _students(results: Sequence[Result]) -> dict[str, list[str]]:

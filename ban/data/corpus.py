@@ -56,6 +56,13 @@ class Vocabulary:
         self.words = [UNKNOWN, *sorted(kept, key=lambda word: (-counts[word], word))]
         self.index = {word: number for number, word in enumerate(self.words)}
 
+    @classmethod
+    def of(cls, words: Sequence[str]) -> "Vocabulary":
+        """The vocabulary that consists of these words, in this order."""
+        vocabulary = cls(())
+        vocabulary.words, vocabulary.index = [*words], {word: number for number, word in enumerate(words)}
+        return vocabulary
+
     def __len__(self) -> int:
         return len(self.words)
 
@@ -211,6 +218,11 @@ def lines(file: Path) -> list[str]:
         raise UserError(f"{file} cannot be read: {error.strerror}.") from None
     if "\0" in text:
         raise UserError(f"{file} contains NUL bytes: it is not a text, or in another encoding than UTF-8.")
+    return lines_of(text)
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a text that have words."""
     return [line for line in text.split("\n") if line.strip() not in ("", END)]
 
 

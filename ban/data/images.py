@@ -19,6 +19,7 @@ from torch import Tensor
 from ban.data import inspection
 from ban.data.augmentation import Views
 from ban.data.labelled import Gathered, Labelled
+from ban.data.normalisation import PixelNormalisation
 from ban.data.splits import (
     EVALUATION_BATCH,
     LabelledData,
@@ -126,8 +127,8 @@ class Images(LabelledData):
         elif not self.mean or not self.std:
             found = statistics(self.splits.train.inputs)
             self.mean, self.std = self.mean or found[0], self.std or found[1]
-        self._scale = 1 / torch.tensor(self.std, device=self.device).view(1, -1, 1, 1)
-        self._shift = -torch.tensor(self.mean, device=self.device).view(1, -1, 1, 1) * self._scale
+        self.preprocessing = None if options.whitening else {"mean": [*self.mean], "std": [*self.std]}
+        self._normalisation = PixelNormalisation(self.mean, self.std).to(self.device)
 
     def epoch(self, key: tuple[int, ...], epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from `first_step` on. They depend on `key` and `epoch` only."""
@@ -164,7 +165,7 @@ class Images(LabelledData):
     def _normalise(
         self, images: UInt8[Tensor, "batch height width channels"] | Float[Tensor, "batch height width channels"]
     ) -> Float[Tensor, "batch channels height width"]:
-        return torch.addcmul(self._shift, images.permute(0, 3, 1, 2).float(), self._scale)
+        return self._normalisation(images.permute(0, 3, 1, 2))
 
     def evaluation(self, split: str) -> Iterator[Batch]:
         """All labelled images of a split without augmentation, normalised, in a fixed order."""

@@ -39,7 +39,7 @@ def decode(content: bytes | Path, size: int | None, channels: int) -> Pixels:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of metadata that it cannot read
             with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
-                return fit(_upright(image), size, channels)
+                return fit(upright(image), size, channels)
     except UnidentifiedImageError:
         raise UnreadableImage("is no image of a known format") from None
     except Image.DecompressionBombError:
@@ -64,7 +64,8 @@ def fit(image: Image.Image, size: int | None, channels: int) -> Pixels:
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF data say."""
     image.load()
     return ImageOps.exif_transpose(image)
 

@@ -46,12 +46,19 @@ class Tabular(LabelledData):
     def __init__(self, pool: Labelled, options: TabularOptions) -> None:
         pool = inspection.rows(pool, options.features)
         self.content = pool.sha256
-        self.splits = make_splits(pool, None, options, scaled)
+        self.splits = make_splits(pool, None, options, self._scaled)
         train = self.splits.train
         if options.munge:
             train = train.with_unlabelled(options.munge.rows(train.inputs, options.munge_generator()))
         super().__init__(train, options)
+        self.preprocessing = {"low": self._low.tolist(), "span": self._span.tolist()}
         self._rows = torch.from_numpy(train.inputs).to(self.device)
+
+    def _scaled(self, splits: Splits) -> Splits:
+        self._low, span = splits.train.inputs.min(0), np.ptp(splits.train.inputs, 0)
+        self._span = np.where(span > 0, span, 1.0)
+        rescaled = [((part.inputs - self._low) / self._span).astype(np.float32) for part in splits]
+        return Splits(*(Labelled(rows, part.labels) for rows, part in zip(rescaled, splits, strict=True)))
 
     def epoch(self, key: tuple[int, ...], epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from `first_step` on. They depend on `key` and `epoch` only."""
@@ -63,10 +70,3 @@ class Tabular(LabelledData):
     def evaluation(self, split: str) -> Iterator[Batch]:
         """All labelled rows of a split, in a fixed order."""
         return evaluation_batches(getattr(self.splits, split), self.device)
-
-
-def scaled(splits: Splits) -> Splits:
-    """All splits, scaled by the minima and maxima of the training rows, in fp32."""
-    low, span = splits.train.inputs.min(0), np.ptp(splits.train.inputs, 0)
-    span = np.where(span > 0, span, 1.0)
-    return Splits(*(Labelled(((part.inputs - low) / span).astype(np.float32), part.labels) for part in splits))

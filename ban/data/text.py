@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ban.data.corpus import END, Corpus, Vocabulary, read, words
-from ban.data.corpus import lines as lines_of
+from ban.data.corpus import lines as lines_in
 from ban.data.coverage import unknown_percent
 from ban.data.downloads import damaged, refuse_inner_folder
 from ban.errors import UserError
@@ -143,7 +143,7 @@ def ptb(*, files: Mapping[str, str], mirrors: Sequence[str], data_dir: Path, dow
     if not all((folder / name).exists() for name in files):
         refuse_inner_folder(data_dir, "ptb", next(iter(files)))
         _fetch(folder, files, mirrors if download else ())
-    corpus = Corpus(*(words(lines_of(folder / name)) for name in files))
+    corpus = Corpus(*(words(lines_in(folder / name)) for name in files))
     if corpus.checksum != options["checksum"] and (found := damaged(folder, files)):
         raise UserError(f"the Penn Treebank is damaged: replace {', '.join(found)}.")
     return Text(corpus, TextOptions(**options))

@@ -74,7 +74,7 @@ class Dataset(Part):
     @property
     def constructor_arguments(self) -> dict[str, Any]:
         """What its function is called with."""
-        described = ("name", "title", "as_published", "kind", "munge")
+        described = ("name", "title", "as_published", "kind", "munge", "class_names", "white")
         kept = {key: value for key, value in self.node().items() if key not in described}
         return {"checksum": self.checksum, **kept}
 
@@ -157,6 +157,8 @@ class LabelledDataset(Dataset):
     metric: ClassVar[str] = "error_percent"
 
     split_seed: Signed[Integer]
+    class_names: Unsigned[Sequence[Text] | None] = None
+    """In the order of their numbers; None: the numbers."""
     label_noise: Signed[Fraction]
     """The fraction of the training labels that is replaced by another class."""
     labelled: Signed[Positive | None] = None
@@ -208,6 +210,8 @@ class ImageDataset(LabelledDataset):
 
     kind: Unsigned[Literal["images"]]
     shape: Signed[Annotated[Sequence[Positive], Len(3, 3)]]
+    white: Unsigned[Positive] = 255
+    """The largest value of a pixel."""
     augmentation: Signed[Component]
     whitening: Signed[Literal["zca"] | None] = None
     views: Signed[Positive] = 1
@@ -264,7 +268,7 @@ class OwnImages(ImageDataset):
     @property
     def constructor_arguments(self) -> dict[str, Any]:
         """See `Dataset`."""
-        measured = ("class_names", "class_counts", "duplicates", "skipped", "order")
+        measured = ("class_counts", "duplicates", "skipped", "order")
         return {key: value for key, value in super().constructor_arguments.items() if key not in measured}
 
     @property

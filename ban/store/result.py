@@ -18,6 +18,17 @@ class Versions(TypedDict):
     """Of a checkout, with `-dirty` if it had local changes."""
 
 
+class Preprocessing(TypedDict):
+    """The numbers by which a network's inputs are normalised: (x − mean) / std, or (x − low) / span."""
+
+    mean: NotRequired[list[float]]
+    """Of each channel of images, in units of the stored bytes."""
+    std: NotRequired[list[float]]
+    low: NotRequired[list[float]]
+    """Of each feature of rows: the minimum over the training rows."""
+    span: NotRequired[list[float]]
+
+
 class Result(Identity):
     """A finished stage. Metrics, `networks` and `best_on_…` are absent from a pre-training."""
 
@@ -31,6 +42,8 @@ class Result(Identity):
     rows_per_second: NotRequired[float]
     words_per_second: NotRequired[float]
     peak_memory_mib: int
+    preprocessing: NotRequired[Preprocessing]
+    """Absent from texts, whitened images and stages of 0.2.0."""
     device: str
     device_name: str
     threads: int

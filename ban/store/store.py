@@ -73,6 +73,18 @@ class Store:
             return []
         return [name for name in names if SIGNATURE.fullmatch(name) and self._is_finished(name)]
 
+    def by_prefix(self, prefix: str) -> str:
+        """The only signature of a finished stage that begins with these characters.
+
+        Raises:
+            UserError: none or several do.
+        """
+        found = [signature for signature in self.finished() if signature.startswith(prefix)]
+        if len(found) != 1:
+            several = f"{len(found)} signatures begin" if found else "no signature begins"
+            raise UserError(f"{several} with {prefix} in {self.root}: `ban stages` lists them.")
+        return found[0]
+
     @contextmanager
     def _files(self, signature: str) -> Generator[StageFiles]:
         """The files of a finished stage.

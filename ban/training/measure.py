@@ -41,6 +41,7 @@ def result(stage: Stage, training: Training, device: Device, measured: Mapping[s
         "peak_memory_mib": device.peak_memory_mib(),
         **measured,
         **{f"{split}_unknown_percent": value for split, value in getattr(data, "unknown_percent", {}).items()},
+        **({"preprocessing": fitted} if (fitted := getattr(data, "preprocessing", None)) else {}),
         "device": device.name,
         "device_name": device.hardware,
         "threads": device.threads,
