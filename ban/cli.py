@@ -220,13 +220,15 @@ machine.outputs=DIR selects another store.""",
         _predict,
         """use: ban predict SIGNATURE [SIGNATURE …] FILE|DIR … [output=FILE.csv|FILE.jsonl]
 Classes of images and of rows (.csv, .tsv), perplexities of texts (.txt). Several signatures: their probabilities are
-averaged. `ban stages` lists the signatures; the first characters are enough. machine.outputs=DIR selects another store.""",
+averaged. `ban stages` lists the signatures; their first characters are enough.
+machine.outputs=DIR selects another store.""",
     ),
     "export": Command(
         _export,
         """use: ban export SIGNATURE DIR
 Writes a folder that can be used without ban: weights, a torch program, an ONNX file if onnx and onnxruntime are
-installed, preprocessing and classes, a script that predicts, and a description. machine.outputs=DIR selects the store.""",
+installed, preprocessing and classes, a script that predicts, and a description.
+machine.outputs=DIR selects another store.""",
     ),
     "doctor": Command(
         _doctor, "use: ban doctor [KEY=VALUE …], with the settings of a command that you want to run here."

@@ -71,18 +71,23 @@ def predict(words: Sequence[str], output: Path | None, settings: Settings) -> No
                 continue
             count += 1
             write(record)
-            if output is None and len(shown) < SHOWN:
+            if count <= SHOWN:
                 shown.append(record)
-    if shown:
-        show_table([*map(_cells, shown)])
-    if count > len(shown) and output is None:
-        console.print(f"{count - len(shown)} more: output=FILE.csv writes them all.")
-    if output is not None and count:
+    if output is None:
+        _show(shown, count)
+    elif count:
         console.print(f"{plural(count, 'prediction')} in {output}")
     if failures:
         named = "".join(f"\n  {each}" for each in failures[:NAMED])
         more = f"\n  … and {len(failures) - NAMED} more" if len(failures) > NAMED else ""
         raise UserError(f"{plural(len(failures), 'file')} could not be used:{named}{more}")
+
+
+def _show(records: Sequence[Record], count: int) -> None:
+    if records:
+        show_table([*map(_cells, records)])
+    if count > len(records):
+        console.print(f"{count - len(records)} more: output=FILE.csv writes them all.")
 
 
 def _split(words: Sequence[str], store: Store) -> tuple[list[str], list[str]]:
@@ -188,8 +193,9 @@ def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:
 def _averaged(stages: Sequence[TrainedStage], inputs: Sequence[Any]) -> NDArray[Any]:
     """The mean of the stages' probabilities for a batch; `inputs` has one for each stage."""
     each = [
-        np.exp(stage.log_probabilities(stage.inputs.batch(given)))  # pyright: ignore[reportOptionalMemberAccess]
+        np.exp(stage.log_probabilities(stage.inputs.batch(given)))
         for stage, given in zip(stages, inputs, strict=True)
+        if isinstance(stage.inputs, ImageInputs | RowInputs)
     ]
     return np.mean(each, axis=0)
 
@@ -280,7 +286,7 @@ def _cells(record: Record) -> dict[str, str]:
     cells = {name: f"{value:.2f}" if isinstance(value, float) else f"{value}" for name, value in record.items()}
     if "classes" not in record:
         return cells
-    first, *others = [f"{found['class']} {100 * found['probability']:.1f} %" for found in record["classes"]]
+    first, *others = [f"{found['class']} ({100 * found['probability']:.1f} %)" for found in record["classes"]]
     return cells | {"classes": ""} | {"class": first, "others": ", ".join(others)}
 
 

@@ -1,1 +1,1 @@
-"""Trained networks outside of trainings: loading, predictions for new inputs, and export. Nothing in the store is run."""
+"""Trained networks outside of trainings: loading, predictions for new inputs, and export. No code of a store is run."""

@@ -146,7 +146,8 @@ def inputs_of(
         preprocessing = {name: augmentation[name] for name in ("mean", "std") if augmentation.get(name)}
     if {*preprocessing} == {"mean", "std"}:
         mean, std = tuple(preprocessing["mean"]), tuple(preprocessing["std"])
-        return ImageInputs(*dataset["shape"], dataset.get("white", 255), mean, std)
+        channels, height, width = dataset["shape"]
+        return ImageInputs(channels, height, width, dataset.get("white", 255), mean, std)
     if {*preprocessing} == {"low", "span"}:
         return RowInputs(tuple(preprocessing["low"]), tuple(preprocessing["span"]))
     return None

@@ -4,7 +4,6 @@ import json
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from ban.data.corpus import Vocabulary
 from ban.data.text import EVALUATION_STEPS
 from ban.errors import UserError
-from ban.inference.inputs import Inputs, TextInputs, inputs_of
+from ban.inference.inputs import Inputs, inputs_of
 from ban.settings.construct import build
 from ban.settings.schema import Network
 from ban.settings.types import targets_in

@@ -1,5 +1,8 @@
 """Stored results as a pandas DataFrame."""
 
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pandas has no complete types.
+
 import warnings
 from typing import Any
 
@@ -9,8 +12,7 @@ from ban.errors import StageError
 from ban.store.result import Result
 from ban.store.store import Store
 
-
-DTYPES = {bool: "boolean", int: "Int64", float: "Float64", str: "string"}
+DTYPES: dict[type[Any], str] = {bool: "boolean", int: "Int64", float: "Float64", str: "string"}
 """Types of columns that may have gaps."""
 
 
@@ -27,7 +29,7 @@ def frame(store: Store) -> pd.DataFrame:
             warnings.warn(f"left out: {error}", stacklevel=3)
     if not rows:
         return pd.DataFrame(columns=["signature"])
-    kinds = {name: kind for row in rows for name, value in row.items() if (kind := DTYPES.get(type(value)))}
+    kinds = {name: DTYPES[type(value)] for row in rows for name, value in row.items() if type(value) in DTYPES}
     found = pd.DataFrame(rows).astype(kinds).sort_values(["finished", "signature"], ignore_index=True)
     return found.assign(finished=pd.to_datetime(found["finished"], utc=True))
 

@@ -257,7 +257,7 @@ class OwnImages(ImageDataset):
     """Column that has the labels."""
     skip_unreadable: Unsigned[Flag] = False
     """Whether images that cannot be decoded are left out."""
-    class_names: Unsigned[Sequence[Text]]
+    class_names: Unsigned[Sequence[Text]] = ()
     class_counts: Unsigned[Mapping[Text, Sequence[NonNegative]]]
     """Split → images of each class."""
     duplicates: Unsigned[NonNegative] = 0

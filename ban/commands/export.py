@@ -1,0 +1,32 @@
+"""`ban export`: writes a trained network to a folder that can be used without `ban`."""
+
+from pathlib import Path
+
+from rich.filesize import decimal
+from rich.table import Table
+
+from ban.display import console
+from ban.inference.card import FILES
+from ban.inference.export import export as export_folder
+from ban.inference.program import ONNX, can_write_onnx
+from ban.inference.trained import load
+from ban.settings.schema import Settings
+from ban.store.store import Store
+
+
+def export(signature: str, target: Path, settings: Settings) -> None:
+    """Writes the network of a stage, and says what to do with it.
+
+    Raises:
+        UserError: there is no such stage, or it cannot be exported.
+    """
+    store = Store(settings.machine.outputs)
+    stage = load(store, signature)
+    names = export_folder(stage, store, target)
+    table = Table(box=None, show_header=False)
+    for name in names:
+        table.add_row(name, decimal((target / name).stat().st_size), FILES[name].replace("`", ""))
+    console.print(table)
+    if not can_write_onnx():
+        console.print(f"model.onnx was left out: install {', '.join(ONNX)} (the extra `onnx`), and export again.")
+    console.print(f"{stage.result['label']} is in {target}: python {target / 'predict.py'} FILE … uses it.")
