@@ -109,6 +109,15 @@ def test_commands_run(example: Example, trained: Path, tmp_path: Path, monkeypat
         run(words, tmp_path)
 
 
+def test_the_python_example_runs(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "trained_networks.md").read_text(encoding="utf-8")
+    (code,) = (match[2] for match in FENCE.finditer(text) if match[1] == "python")
+    monkeypatch.chdir(trained)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(trained / name)
+    exec(code.replace(SIGNATURE, teacher_in(trained)), {})
+
+
 def run(words: list[str], folder: Path) -> None:
     """Runs a command, and the `ban` commands of a `make` target."""
     while re.match(r"\w+=|srun$|-", words[0]):  # variables, and a launcher's own options

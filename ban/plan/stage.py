@@ -188,7 +188,7 @@ class Stage:
     def regime_title(self) -> str:
         """Data set, sizes and recipe in words."""
         data, recipe = self.dataset, self.recipe
-        steps = f" of {recipe.steps_per_epoch} steps" if recipe.steps_per_epoch else ""
+        steps = f" of {plural(recipe.steps_per_epoch, 'step')}" if recipe.steps_per_epoch else ""
         epochs = f"{plural(recipe.epochs, 'epoch')}{steps}"
         held_out = f", {data.validation_size} validation" if data.validation_size else ""
         unroll = f" × {recipe.unroll}" if recipe.unroll else ""
