@@ -167,6 +167,12 @@ def _stages(words: Sequence[str], overrides: Sequence[str], folder: Path | None)
     stages(words, compose_settings(overrides, folder))
 
 
+def _compare(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:
+    from ban.commands.compare import compare
+
+    compare(words, compose_settings(overrides, folder))
+
+
 def _predict(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:
     from ban.commands.predict import predict  # imports torch
 
@@ -215,6 +221,12 @@ COMMANDS = {
      ban stages export SIGNATURE FILE  write a stage to one file
      ban stages import FILE            add an exported stage to the store
 machine.outputs=DIR selects another store.""",
+    ),
+    "compare": Command(
+        _compare,
+        """use: ban compare SIGNATURE SIGNATURE   two stages: settings, results, test examples, and repetitions
+     ban compare DIR DIR               what two stores have in common
+machine.outputs=DIR selects the store of the stages.""",
     ),
     "predict": Command(
         _predict,
