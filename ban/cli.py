@@ -127,7 +127,7 @@ def _command(name: str, arguments: Sequence[str], folder: Path | None) -> None:
     if {"-h", "--help"} & set(arguments):
         print(use)
         return
-    with_file = name in ("predict", "export") or (name == "stages" and {"export", "import"} & set(arguments))
+    with_file = name in ("predict", "export", "report") or (name == "stages" and {"export", "import"} & set(arguments))
     settings = [word for word in arguments if _is_setting(word, bool(with_file))]
     words = [word for word in arguments if word not in settings]
     if any(word.startswith("-") for word in words):
@@ -165,6 +165,17 @@ def _stages(words: Sequence[str], overrides: Sequence[str], folder: Path | None)
     from ban.commands.stages import stages
 
     stages(words, compose_settings(overrides, folder))
+
+
+def _report(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:
+    from ban.commands.report import report
+
+    figures = [word for word in words if word.startswith("figures=")]
+    names = [word for word in words if word not in figures]
+    if len(names) > 1:
+        raise UserError(COMMANDS["report"].use)
+    target = Path(figures[-1].removeprefix("figures=")).expanduser() if figures else None
+    report("".join(names), overrides, target, folder)
 
 
 def _compare(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:
@@ -221,6 +232,11 @@ COMMANDS = {
      ban stages export SIGNATURE FILE  write a stage to one file
      ban stages import FILE            add an exported stage to the store
 machine.outputs=DIR selects another store.""",
+    ),
+    "report": Command(
+        _report,
+        """use: ban report [EXPERIMENT] [figures=DIR] [KEY=VALUE …]
+Writes an HTML file about an experiment or the whole store, and the figures as files for papers.""",
     ),
     "compare": Command(
         _compare,

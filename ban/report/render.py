@@ -27,14 +27,15 @@ def show(tables: Sequence[Table], outputs: Path, name: str = "last") -> None:
     shown: list[tuple[str, Section]] = []
     sections: list[Section] = []
     for table in tables:
-        texts, title = _texts(table), f"{table.network}{size(table)}"
+        rows, title = texts(table), f"{table.network}{size(table)}"
         notes = [*verdicts.notes([table])[0], verdicts.about(table.metric, table.own_splits)]
-        shown.append((f"{title}, {metrics.LABELS[table.metric]}", Section(table.title, texts, notes)))
-        sections.append(Section(f"{title}. {table.title}.", texts, notes))
+        shown.append((f"{title}, {metrics.LABELS[table.metric]}", Section(table.title, rows, notes)))
+        sections.append(Section(f"{title}. {table.title}.", rows, notes))
     publish(shown, [record(table, row) for table in tables for row in table.rows], sections, outputs / "tables" / name)
 
 
-def _texts(table: Table) -> list[dict[str, str]]:
+def texts(table: Table) -> list[dict[str, str]]:
+    """The rows as people read them: heading → text."""
     splits = [split for split in SPLITS if any(split in row.measured for row in table.rows)]
     rows: list[dict[str, str]] = []
     for row in table.rows:

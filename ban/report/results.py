@@ -1,7 +1,7 @@
 """Stored results by family: repetitions, ensembles, and pairs of trainings. No torch."""
 
 import functools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import NamedTuple, TypeVar
 
 from ban import metrics
@@ -9,6 +9,7 @@ from ban.display import console
 from ban.errors import StageError, UserError
 from ban.plan.contrast import Line
 from ban.report.statistics import Interval, Streams
+from ban.store.formats import Record
 from ban.store.result import Result, measured
 from ban.store.store import Store
 
@@ -45,22 +46,30 @@ class Pair(NamedTuple):
 class Results:
     """Stored results by family and by signature. Damaged stages are named on the console, and left out."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, families: Collection[str] | None = None) -> None:
+        """`families`: those that are wanted; None: all."""
         self.store = store
+        self.damaged: list[str] = []
+        """What is wrong with the stages that were left out."""
         self.by_signature: dict[str, Result] = {}
         self.families: dict[str, list[Result]] = {}
-        self._predictions = functools.cache(self._load)
+        self.predictions = functools.cache(self._load)
         for signature in store.finished():
-            if result := self._read(functools.partial(store.result, signature)):
+            result = self._read(functools.partial(store.result, signature))
+            if result and (families is None or result["family"] in families):
                 self.by_signature[signature] = result
                 self.families.setdefault(result["family"], []).append(result)
 
     def _load(self, signature: str) -> metrics.Predictions | None:
         return self._read(functools.partial(self.store.predictions, signature))
 
+    def curves(self, result: Result) -> list[Record]:
+        """The records of all epochs; none if they are damaged."""
+        return self._read(functools.partial(self.store.curves, result["signature"])) or []
+
     def last_epoch(self, result: Result) -> dict[str, float]:
         """The finite values of the last epoch's record; empty if it is damaged."""
-        records = self._read(functools.partial(self.store.curves, result["signature"]))
+        records = self.curves(result)
         return {name: value for name, value in records[-1].items() if value is not None} if records else {}
 
     def line(self, family: str) -> Line:
@@ -71,6 +80,7 @@ class Results:
         try:
             return read()
         except StageError as damage:
+            self.damaged.append(f"{damage}")
             console.print(f"Left out of the table: {damage}")
             return None
 
@@ -140,7 +150,7 @@ class Results:
     def _ensemble(self, members: Sequence[Result]) -> dict[str, float]:
         """The metrics of the members' mean prediction; none if a member's predictions are damaged."""
         signatures = [member["signature"] for member in members]
-        predictions = [self._predictions(signature) for signature in signatures]
+        predictions = [self.predictions(signature) for signature in signatures]
         try:
             whole = [each for each in predictions if each is not None]
             return metrics.measure(metrics.ensemble(whole)) if len(whole) == len(members) else {}

@@ -26,13 +26,25 @@ def notes(tables: Sequence[Table]) -> list[list[str]]:
     return written
 
 
+def headline(table: Table) -> str:
+    """The verdicts of a table that is shown alone, such as "Better than the teacher: BAN-2; not resolved: BAN-1."."""
+    differences = [row.gain for row in table.rows] + [compared.difference for compared in table.compared]
+    found = resolved(differences)[: len(table.rows)]
+    text = _grouped(table.rows, {row.heading: each for row, each in zip(table.rows, found, strict=True)})
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
 def _verdicts(rows: Sequence[Row], verdicts: dict[str, bool]) -> list[str]:
+    text = _grouped(rows, verdicts)
+    return [f"Paired differences, {ADJUSTED} – {text}."] if text else []
+
+
+def _grouped(rows: Sequence[Row], verdicts: dict[str, bool]) -> str:
     groups: dict[str, list[str]] = {verdict: [] for verdict in (BETTER, WORSE, UNRESOLVED, EQUAL, ALONE, ONE)}
     for row in rows:
         if row.gain:
             groups[verdict_of(row.gain, verdicts[row.heading])].append(row.heading)
-    parts = [f"{verdict}: {', '.join(headings)}" for verdict, headings in groups.items() if headings]
-    return [f"Paired differences, {ADJUSTED} – {'; '.join(parts)}."] if parts else []
+    return "; ".join(f"{verdict}: {', '.join(headings)}" for verdict, headings in groups.items() if headings)
 
 
 def verdict_of(difference: Interval, is_resolved: bool) -> str:

@@ -1,0 +1,114 @@
+"""The report's HTML: tables, figures and stages in one file that needs no network."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import vl_convert
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+
+from ban.report import verdicts
+from ban.report.page.figures import Figure, figures_of, timeline
+from ban.report.render import size, texts
+from ban.report.results import Results
+from ban.report.tables import Table
+from ban.store.result import Result, outcome
+from ban.wording import duration, plural
+
+SETTINGS = 300
+"""Stages of which all settings are in the page; of more it would become too large."""
+
+
+def page(tables: Sequence[Table], results: Results, title: str) -> tuple[str, list[tuple[Table | None, Figure]]]:
+    """The report as HTML, and its figures with the table that each belongs to."""
+    specs: dict[str, Any] = {}
+    figures: list[tuple[Table | None, Figure]] = []
+
+    def placed(table: Table | None, found: Sequence[Figure]) -> list[dict[str, str]]:
+        places: list[dict[str, str]] = []
+        for figure in found:
+            name = f"figure{len(specs)}"
+            specs[name] = figure.chart.to_dict()
+            figures.append((table, figure))
+            places.append({"id": name, "title": figure.title, "caption": figure.caption})
+        return places
+
+    sections = [
+        {**_section(table, number), "figures": placed(table, figures_of(table, results))}
+        for number, table in enumerate(tables)
+    ]
+    everything = [*results.by_signature.values()]
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+    text = environment.get_template("page.html.j2").render(
+        title=title,
+        about=_about(everything),
+        sections=sections,
+        figures=placed(None, [each for each in [timeline(everything)] if each]),
+        stages=_stages(everything, results),
+        damaged=results.damaged,
+        library=Markup(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed").replace("</script", "<\\/script")),
+        specs=Markup(json.dumps(specs).replace("<", "\\u003c")),
+    )
+    return text, figures
+
+
+def _about(results: Sequence[Result]) -> str:
+    seconds = sum(result["seconds"] for result in results)
+    devices = ", ".join(sorted({result["device_name"] for result in results}))
+    return f"{plural(len(results), 'stage')}, {duration(seconds)} of training on {devices}."
+
+
+def _section(table: Table, number: int) -> dict[str, Any]:
+    rows = texts(table)
+    anchors = [f"s{row.families[-1]}" if row.families else "" for row in table.rows]
+    return {
+        "anchor": f"network{number}",
+        "name": f"{table.network}{size(table)}",
+        "title": table.title,
+        "verdict": verdicts.headline(table),
+        "headings": [*rows[0]],
+        "rows": [{"cells": [*row.values()], "anchor": anchor} for row, anchor in zip(rows, anchors, strict=True)],
+        "notes": [*verdicts.notes([table])[0], verdicts.about(table.metric, table.own_splits)],
+    }
+
+
+def _stages(everything: Sequence[Result], results: Results) -> list[dict[str, Any]]:
+    names = {result["signature"]: f"{result['label']}, seed {result['seed']}" for result in everything}
+    students: dict[str, list[str]] = {}
+    for result in everything:
+        for parent in {*result["parents"]} & names.keys():
+            students.setdefault(parent, []).append(result["signature"])
+    with_settings = len(everything) <= SETTINGS
+    return [
+        {
+            "signature": result["signature"],
+            "family": result["family"],
+            "name": f"{result['label']}, {result['model_title']}, {result['dataset']}, seed {result['seed']}",
+            "outcome": outcome(result),
+            "teachers": [_link(name, names) for name in result["teachers"] if name in names],
+            "students": [_link(name, names) for name in students.get(result["signature"], [])],
+            "facts": _facts(result),
+            "settings": _settings(results, result["signature"]) if with_settings else "",
+        }
+        for result in sorted(everything, key=lambda result: (result["generation"], result["label"], result["seed"]))
+    ]
+
+
+def _link(signature: str, names: Mapping[str, str]) -> dict[str, str]:
+    return {"signature": signature, "name": names[signature]}
+
+
+def _facts(result: Result) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if version)
+    trained = f"{duration(result['seconds'])} on {result['device_name']}, {plural(result['threads'], 'thread')}"
+    return f"{result['signature']}. {result['regime_title']}. {trained}. Finished {result['finished']}. {versions}."
+
+
+def _settings(results: Results, signature: str) -> str:
+    description = results.store.description(signature)
+    return "\n".join(
+        f"{name}: {json.dumps(description[name], ensure_ascii=False)}"
+        for name in ("dataset", "models", "method", "recipe")
+    )

@@ -1,0 +1,109 @@
+"""`ban report`: one page that needs no network, figures for papers, and what predictions say beyond the error."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import DIGITS, Say, cifar100, plan, publish, publish_predictions
+
+from ban.report.quality import agreement, reliability
+from ban.store.store import Store
+
+
+def test_calibration_of_known_predictions() -> None:
+    """A classifier that says 0.8 and is right in 3 of 4 cases, in every bin."""
+    targets = np.zeros(600, np.int64)
+    named = np.arange(600) % 4 == 0
+    probabilities = np.where(named[:, None], [0.2, 0.8], [0.8, 0.2])
+    found = reliability({"log_probabilities": np.log(probabilities), "targets": targets}, bins=3)
+    np.testing.assert_allclose(found.confidence, 0.8)
+    np.testing.assert_allclose(found.accuracy, 0.75)
+    assert found.error == pytest.approx(5)
+
+
+def test_agreement_of_known_predictions() -> None:
+    targets = np.zeros(2, np.int64)
+    ours = {"log_probabilities": np.log([[0.75, 0.25], [0.75, 0.25]]), "targets": targets}
+    theirs = {"log_probabilities": np.log([[0.5, 0.5], [0.25, 0.75]]), "targets": targets}
+    found = agreement(ours, theirs)
+    divergences = [0.75 * np.log(0.75 / q) + 0.25 * np.log(0.25 / (1 - q)) for q in (0.5, 0.25)]
+    assert found.same_class_percent == 50 and found.divergence == pytest.approx(np.mean(divergences))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Three seeds of a lineage, of which the students are better."""
+    store = Store(tmp_path / "outputs")
+    for seed in range(3):
+        for generation, stage in enumerate(plan("method=ban", "generations=2", f"seed={seed}")):
+            publish_predictions(store, stage, wrong=5 - generation)
+    return store
+
+
+def test_the_page_needs_no_network_and_shows_every_stage(store: Store, say: Say, tmp_path: Path) -> None:
+    said = say("report", "figures=figures")
+    page = (tmp_path / "outputs" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "outputs/report/index.html" in said
+    markup = page.split("<script>")[0]
+    assert "http" not in markup and not re.search(r"<(link|script)[^>]+(src|href)=", page)
+    assert all(f'id="s{signature}"' in markup for signature in store.finished())
+    assert "Ens*2" in markup and "9 stages" in markup
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {f"00 generations.{suffix}" for suffix in ("svg", "pdf", "png", "csv")} <= names
+    assert (tmp_path / "figures" / "00 generations.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="looks at the page in Chromium, which is not installed")
+def test_a_browser_draws_the_page_without_errors(store: Store, say: Say, tmp_path: Path) -> None:
+    say("report")
+    page = tmp_path / "outputs" / "report" / "index.html"
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+    words = ["chromium", *options, f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=20000"]
+    words += ["--window-size=1200,8000", page.as_uri()]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert done.stdout.count("data-spec=") == len(re.findall(r"<svg [^>]*marks", done.stdout)) > 3, done.stdout[-9000:]
+    assert done.stdout.count("<th scope") == done.stdout.count("<button>")
+
+
+def test_hostile_names_are_text(say: Say, tmp_path: Path) -> None:
+    store = Store(tmp_path / "outputs")
+    evil = '</script><script>alert("x")</script><img src=x onerror=alert(1)>'
+    for stage in plan("method=ban", f"method.title='{evil}'", f"model.title='{evil}'", f"dataset.title='{evil}'"):
+        publish_predictions(store, stage, wrong=3)
+    say("report", "figures=figures")
+    page = (tmp_path / "outputs" / "report" / "index.html").read_text(encoding="utf-8")
+    shown, specs = page.split("<script>")[0], page.split('id="specs">')[1].split("</script>")[0]
+    assert "<img" not in shown + specs and "&lt;img" in shown and "alert" in specs
+
+
+def test_damaged_stages_are_listed(store: Store, say: Say, tmp_path: Path) -> None:
+    damaged = store.finished()[0]
+    (store.folder(damaged) / "stage.json").write_text("{}")
+    say("report")
+    page = (tmp_path / "outputs" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "cannot be read" in page and damaged in page
+
+
+def test_an_empty_store_is_a_sentence(say: Say) -> None:
+    with pytest.raises(SystemExit, match="nothing is stored in outputs: train something first"):
+        say("report")
+
+
+def test_a_report_on_an_experiment_has_its_stages_only(store: Store, say: Say, tmp_path: Path) -> None:
+    (stage,) = cifar100("method=labels", "model=wrn_28_1")
+    publish(store, stage)
+    with pytest.raises(SystemExit, match="nothing is stored in outputs of table1"):
+        say("report", "table1")
+    say("report", "demo", *DIGITS[3:])
+    page = (tmp_path / "outputs" / "report" / "demo.html").read_text(encoding="utf-8")
+    assert stage.signature not in page
+
+
+def test_figures_that_cannot_be_written_are_a_sentence(store: Store, say: Say, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match="the report could not be written"):
+        say("report", "figures=file/below")
