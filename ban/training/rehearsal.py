@@ -189,7 +189,9 @@ def fake_tensors() -> Iterator[None]:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     # Weak references from torch's memo to the weights would keep `Module.to` from replacing them.
     mode.fake_tensor_converter.set_tensor_memo = lambda *_: None  # pyright: ignore[reportAttributeAccessIssue]
-    with mode, patch("torch.Tensor.__deepcopy__", _copied):
+    # This initialisation reads values, to draw those again that are too large.
+    drawn = patch("torch.nn.init.trunc_normal_", lambda tensor, *_, **__: tensor)
+    with mode, drawn, patch("torch.Tensor.__deepcopy__", _copied):
         yield
 
 
