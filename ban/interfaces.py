@@ -75,7 +75,7 @@ class Progress(NamedTuple):
     @property
     def fraction(self) -> float:
         """The finished fraction of the training, in [0, 1)."""
-        return (self.epoch + self.step / self.steps_per_epoch) / self.epochs
+        return (self.epoch + self.step / self.steps_per_epoch) / max(1, self.epochs)
 
 
 class Data(Protocol):

@@ -29,6 +29,14 @@ def measure(predictions: Predictions) -> dict[str, float]:
     return {"error_percent": error, "nll": -float(of_targets.mean(dtype=np.float64))}
 
 
+def is_worse_than_a_guess(metric: str, value: float, classes: int) -> bool:
+    """Whether a uniform guess among the classes is better; an error has to be nearer to 100 % than to that of a guess.
+
+    After a few steps, before batch normalisation has settled, errors are often a little above that of a guess.
+    """
+    return value > (100 - 50 / classes if metric == "error_percent" else classes)
+
+
 def ensemble(members: Sequence[Predictions]) -> Predictions:
     """The predictions of an ensemble, which averages probabilities: BANE (Furlanello et al. 2018).
 

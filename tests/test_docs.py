@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ban.cli import COMMANDS, main
@@ -22,7 +23,7 @@ from ban.settings import datasets, schema
 from ban.settings.compose import CONF, compose_settings
 from ban.settings.types import keys_of
 from ban.store.store import Store
-from ban.training import measure
+from ban.training import build, measure
 from ban.training.rehearsal import StageCost
 
 ROOT = Path(__file__).parents[1]
@@ -98,6 +99,7 @@ def test_commands_run(example: Example, trained: Path, tmp_path: Path, monkeypat
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     shutil.copytree(OWN, tmp_path, dirs_exist_ok=True)
     shutil.copy(Path(__file__).parent / "text.txt", tmp_path / "corpus")
+    torch.save(build.network(lineage(compose_settings(DIGITS))[0]).state_dict(), tmp_path / "teacher.pt")
     for number in range(120):
         place = tmp_path / "photos" / ["cat", "dog", "bird"][number % 3]
         place.mkdir(parents=True, exist_ok=True)

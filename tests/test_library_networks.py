@@ -40,11 +40,8 @@ def test_parameters_are_the_published_ones() -> None:
 )
 def test_outputs_are_the_librarys(architecture: str) -> None:
     ours = Torchvision(architecture, classes=7).eval()
-    theirs = torchvision.models.get_model(
-        architecture,
-        num_classes=7,
-        **({"init_weights": True, "aux_logits": False} if architecture == "googlenet" else {}),
-    ).eval()
+    options = {"init_weights": True, "aux_logits": False} if architecture == "googlenet" else {}
+    theirs = torchvision.models.get_model(architecture, num_classes=7, **options).eval()
     theirs.load_state_dict(ours.network.state_dict())
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -103,7 +100,6 @@ def test_the_last_layer_computes_in_fp32() -> None:
         ("model.architecture=convnext_tiny", "cuts images into patches of 4×4"),
         ("model.architecture=inception_v3", "inception_v3 cannot compute with images of 8×8 pixels"),
         ("+model.options={nosuch: 1}", "nosuch"),
-        ("model.small_images=maybe", "true or false"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(words: str, reason: str) -> None:

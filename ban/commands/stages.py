@@ -15,7 +15,7 @@ from rich.table import Table
 from ban.display import console, show_table
 from ban.errors import DamagedStage, StageError, UserError
 from ban.launch.journal import Journal
-from ban.plan.contrast import Line, details
+from ban.plan.contrast import Line, details, name_in_line
 from ban.plan.identity import Identity
 from ban.settings.schema import Settings
 from ban.store.archive import export_stage, import_stage
@@ -51,7 +51,7 @@ def _list(store: Store, words: Sequence[str]) -> None:
             "stage": result["label"],
             "network": result["model_title"],
             "data": result["dataset"],
-            "seed": f"{result['seed']}",
+            "seed": "" if "weights" in result else f"{result['seed']}",
             "differs in": settings[result["signature"]],
             "result": outcome(result),
             "students": f"{len(students.get(result['signature'], [])) or ''}",
@@ -94,11 +94,13 @@ def _show(store: Store, words: Sequence[str]) -> None:
         "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
         "finished": result["finished"],
     }
+    if "weights" in result:
+        facts["training time"] = "none, its weights are those of a file"
     measured = {name: value for name, value in result.items() if name.endswith((result["metric"], "unknown_percent"))}
     table = Table(box=None, show_header=False)
     for name, value in (facts | measured).items():
         table.add_row(name, f"{value:.4g}" if isinstance(value, float) else f"{value}")
-    for name in ("dataset", "models", "method", "recipe"):
+    for name in filter(description.get, ("dataset", "models", "method", "recipe", "weights")):
         table.add_row(name, json.dumps(description[name], ensure_ascii=False))
     for name in names:
         table.add_row(name, decimal((store.folder(signature) / name).stat().st_size))
@@ -251,7 +253,7 @@ def _students(results: Sequence[Result]) -> dict[str, list[str]]:
 
 
 def _name(result: Result) -> str:
-    return f"{result['label']}, {result['model_title']}, seed {result['seed']}"
+    return name_in_line(result["label"], result["model_title"], None if "weights" in result else result["seed"])
 
 
 def _size(folder: Path) -> int:

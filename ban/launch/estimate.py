@@ -113,7 +113,8 @@ def _wait(device: torch.device) -> None:
 
 def _examples(stage: Stage) -> float:
     """Training examples, plus a third for each evaluated one, because a forward pass is a third of a training step."""
-    splits = stage.dataset.train_size + stage.dataset.validation_size + stage.dataset.test_size
+    trained_on = stage.dataset.train_size if stage.epochs else 0
+    splits = trained_on + stage.dataset.validation_size + stage.dataset.test_size
     return stage.examples_seen + (0 if stage.is_pretraining else splits / 3)
 
 
@@ -121,10 +122,11 @@ def disk(stage: Stage) -> Disk:
     """Weights and predictions; checkpoints hold weights and the optimizer's state, and the one before is kept."""
     dataset, recipe = stage.dataset, stage.recipe
     weights = 4 * rehearse(stage).parameters
-    networks = (2 if recipe.select else 1) + bool(stage.method.reported_network)
+    networks = (2 if recipe.select and stage.epochs else 1) + bool(stage.method.reported_network)
     predictions = dataset.test_size * dataset.bytes_per_prediction
     moments = 2 if "Adam" in recipe.optimizer["_target_"] else 1
-    return Disk(weights * networks + (0 if stage.is_pretraining else predictions), 2 * weights * (networks + moments))
+    checkpoints = 2 * weights * (networks + moments) if stage.epochs else 0
+    return Disk(weights * networks + (0 if stage.is_pretraining else predictions), checkpoints)
 
 
 def free_disk(store: Store) -> int:

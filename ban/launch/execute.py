@@ -104,6 +104,7 @@ def _execute(jobs: Sequence[Settings], make_executor: Callable[[Settings], Execu
     executor.check(missing)
     console.print(f"{overview.counts(stages, missing)} on {executor.description}. Results: {store.root}")
     overview.regimes(stages)
+    overview.tell_weights(stages, store)
     overview.tell_unrecorded(stages, store)
     missing = by_longest_path(missing, lambda stage: costs[stage.signature])
     with Display(missing, costs, first.machine.log_seconds) as display:

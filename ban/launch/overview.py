@@ -11,9 +11,11 @@ from rich.tree import Tree
 from ban.display import console, show_table
 from ban.errors import StageError, UserError
 from ban.launch.estimate import estimate, free_disk, operations, operations_per_second
-from ban.plan.contrast import describe, details_of, differences, line_of, named
+from ban.plan.contrast import describe, details_of, differences, line_of, name_of, named
 from ban.plan.lineage import union
 from ban.plan.stage import Stage
+from ban.settings.weights import content
+from ban.store.result import doubt, outcome
 from ban.store.store import Store
 from ban.training.device import Device
 from ban.training.rehearsal import rehearse
@@ -39,6 +41,7 @@ def show(lineages: Sequence[Sequence[Stage]], store: Store, device: Device) -> N
     missing = [stage for stage in stages if not store.has(stage.signature)]
     console.print(f"{counts(stages, missing)}.")
     regimes(stages)
+    tell_weights(stages, store)
     if missing:
         _show_cost(missing, store, device)
 
@@ -49,11 +52,11 @@ def _row(stage: Stage, settings: str, store: Store, device_type: str) -> dict[st
         "stage": stage.label,
         "signature": stage.signature,
         "gen.": f"{stage.generation}",
-        "seed": f"{stage.seed}",
+        "seed": "" if stage.weights else f"{stage.seed}",
         "network": stage.model.title,
         "differs in": settings,
         "parameters": f"{count / 1e6:.2f} M" if count > 1e5 else f"{count:,}",
-        "store": "stored" if store.has(stage.signature) else "to train",
+        "store": "stored" if store.has(stage.signature) else "to train" if stage.epochs else "to test",
     }
 
 
@@ -107,7 +110,10 @@ def _hours(seconds: float) -> str:
 
 def counts(stages: Sequence[Stage], missing: Sequence[Stage]) -> str:
     """How many of the stages are stored, and how many are not."""
-    return f"{plural(len(stages), 'stage')}, {len(stages) - len(missing)} in the store, {len(missing)} to train"
+    trained = [stage for stage in missing if stage.epochs]
+    tested = f", {len(missing) - len(trained)} to test" if len(trained) < len(missing) else ""
+    stored = len(stages) - len(missing)
+    return f"{plural(len(stages), 'stage')}, {stored} in the store, {len(trained)} to train{tested}"
 
 
 RECORDED = {"diagnosed_steps": "diagnosed steps", "evaluate_every": "evaluations between epochs"}
@@ -117,7 +123,7 @@ RECORDED = {"diagnosed_steps": "diagnosed steps", "evaluate_every": "evaluations
 def tell_unrecorded(stages: Sequence[Stage], store: Store) -> None:
     """Names what the command wants recorded and stored stages lack: they are not trained again for that."""
     lacking: dict[str, list[str]] = {}
-    for stage in filter(lambda stage: store.has(stage.signature), stages):
+    for stage in filter(lambda stage: stage.epochs and store.has(stage.signature), stages):
         wanted = {"evaluate_every": stage.recipe.evaluate_every}
         wanted["diagnosed_steps"] = stage.recipe.diagnosed_steps if stage.compares_teacher_with_labels else 0
         with suppress(StageError):
@@ -131,9 +137,25 @@ def tell_unrecorded(stages: Sequence[Stage], store: Store) -> None:
         )
 
 
+def tell_weights(stages: Sequence[Stage], store: Store) -> None:
+    """Says what each teacher from a file is, and how good it is if that is known."""
+    for stage in stages:
+        if stage.weights is None:
+            continue
+        found = content(stage.weights.path)
+        facts = [f"{plural(len(found.shapes), 'tensor')} from {stage.weights.path}"]
+        facts += [f"converted from {' and '.join(found.converted)} to float32"] * bool(found.converted)
+        with suppress(StageError):
+            if store.has(stage.signature):
+                result = store.result(stage.signature)
+                facts.append(f"stored: {outcome(result)}{doubt(result, stage.dataset.classes)}")
+        console.print(f"  {name_of(stage)}: {', '.join(facts)}")
+
+
 def regimes(stages: Sequence[Stage]) -> None:
     """Prints data, sizes and recipe of the stages, and warnings about the data."""
-    firsts = [*{stage.regime: stage for stage in reversed(stages)}.values()][::-1]
+    trained = [stage for stage in stages if stage.epochs] or stages
+    firsts = [*{stage.regime: stage for stage in reversed(trained)}.values()][::-1]
     lines = [line_of(stage)[:1] for stage in firsts]
     for title in named([stage.regime_title for stage in firsts], lines, ("dataset", "recipe")):
         console.print(f"  {title}")

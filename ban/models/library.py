@@ -195,8 +195,8 @@ def _first_convolution(network: nn.Module) -> tuple[str, nn.Conv2d]:
 def _resized(old: nn.Conv2d, channels: int | None = None, small: bool = False) -> nn.Conv2d:
     """Another first convolution, initialised like the old one: a part of its weights."""
     size = 3 if small and old.kernel_size[0] > 3 else old.kernel_size[0]
-    stride, padding = ((1, 1), (size // 2, size // 2)) if small else (old.stride, old.padding)
-    new = nn.Conv2d(channels or old.in_channels, old.out_channels, size, stride, padding, bias=old.bias is not None)
+    geometry: Any = {"stride": 1, "padding": size // 2} if small else {"stride": old.stride, "padding": old.padding}
+    new = nn.Conv2d(channels or old.in_channels, old.out_channels, size, bias=old.bias is not None, **geometry)
     if size == old.kernel_size[0]:
         new.load_state_dict({**old.state_dict(), "weight": old.weight.detach()[:, : new.in_channels]})
     else:

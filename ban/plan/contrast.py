@@ -15,7 +15,7 @@ from ban.settings.types import Node
 
 Line = Sequence[Node]
 """The settings of a stage and of its first teachers, the nearest first, as `stage.json` holds them."""
-PARTS = ("dataset", "recipe", "models", "method")
+PARTS = ("dataset", "recipe", "models", "method", "weights")
 TITLED = (
     "train_size",
     "validation_size",
@@ -45,7 +45,7 @@ def differences(lines: Sequence[Line], parts: Collection[str] = PARTS) -> list[d
     for depth in range(max(map(len, lines), default=0)):
         reached = [index for index, line in enumerate(lines) if len(line) > depth]
         for part in parts if depth == 0 else PARTS:
-            named = {index: _named(part, lines[index][depth]) for index in reached}
+            named = {index: _named(part, lines[index][depth], teaches=depth > 0) for index in reached}
             for name in dict.fromkeys(name for name, _ in named.values()):
                 alike = {index: settings for index, (other, settings) in named.items() if other == name}
                 for index, different in zip(alike, _differing([*alike.values()]), strict=True):
@@ -61,18 +61,26 @@ def _differing(settings: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     return [{key: each[key] for key in differing if key in each} for each in settings]
 
 
-def _named(part: str, settings: Node) -> tuple[Any, dict[str, str]]:
-    """A part's name, and its signed settings without seeds. What a method changes in the data belongs to the method."""
+def _named(part: str, settings: Node, teaches: bool = False) -> tuple[Any, dict[str, str]]:
+    """A part's name, and its signed settings without seeds. What a method changes in the data belongs to the method.
+
+    Weights from a file are told from a training among the generations 0 that teach: elsewhere labels do that.
+    """
     content, method = signed_content(settings), settings["method"]
+    if part == "weights":
+        file = settings.get(part, {})
+        return not settings["generation"] and (teaches or bool(file)), {
+            part: f"{file['file']} ({file['sha256'][:6]})"
+        } if file else {}
     changed = {f"dataset.{key}" for key in _flat("", method.get("data") or {})}
-    flat = _flat("model" if part == "models" else part, content[part]) | (
+    flat = _flat("model" if part == "models" else part, content.get(part, {})) | (
         _flat("dataset", content["dataset"]) if part == "method" else {}
     )
     own = {
         key: value for key, value in flat.items() if (key in changed or key.startswith("method.")) == (part == "method")
     }
     nodes = settings[part] if part == "models" else [settings[part]]
-    name = (*(node["name"] for node in nodes), bool(method.get("until")))
+    name = (*(node.get("name") for node in nodes), bool(method.get("until")))
     return name, {key: value for key, value in own.items() if not key.endswith("seed")}
 
 
@@ -142,4 +150,9 @@ def names_of(stages: Sequence[Stage]) -> dict[str, str]:
 
 def name_of(stage: Stage) -> str:
     """A stage's name without regard to others."""
-    return f"{stage.label}, {stage.model.title}, seed {stage.seed}"
+    return name_in_line(stage.label, stage.model.title, None if stage.weights else stage.seed)
+
+
+def name_in_line(label: str, network: str, seed: int | None) -> str:
+    """A stage's name; `seed` is None if it has none."""
+    return ", ".join([label, network, *([] if seed is None else [f"seed {seed}"])])

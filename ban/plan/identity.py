@@ -1,10 +1,19 @@
 """The fields by which tables and lists know a stage; `stage.json` and `result.json` begin with them."""
 
-from typing import Any
+from typing import Any, NotRequired
 
 from typing_extensions import TypedDict  # pydantic refuses the one of `typing` before Python 3.12
 
 from ban.plan.stage import Stage
+
+
+class WeightsIdentity(TypedDict):
+    """Where the weights of a network that was not trained come from."""
+
+    file: str
+    """The name of the user's file."""
+    sha256: str
+    """Of the tensors in it."""
 
 
 class Identity(TypedDict):
@@ -38,7 +47,7 @@ class Identity(TypedDict):
     """`error_percent` or `perplexity`."""
     seed: int
     root_seed: int
-    """The seed of the generation 0 that the stage descends from."""
+    """The seed of the first training that the stage descends from."""
     split_seed: int | None
     teachers: list[str]
     """Signatures of the stages that teach."""
@@ -47,14 +56,17 @@ class Identity(TypedDict):
     teacher_families: list[str]
     train_size: int
     epochs: int
+    """0: its weights come from a file."""
     batch_size: int
     precision: str
+    weights: NotRequired[WeightsIdentity]
+    """Only of a stage whose weights come from a file. Its method and recipe are empty, its seed and batch size 0."""
 
 
 def identity_of(stage: Stage) -> Identity:
     """The identity of a stage."""
     teachers = [parent.stage for parent in stage.taught_by]
-    return {
+    identity: Identity = {
         "label": stage.label,
         "generation": stage.generation,
         "method": stage.method.name,
@@ -80,10 +92,14 @@ def identity_of(stage: Stage) -> Identity:
         "parents": [parent.signature for parent in stage.parents],
         "teacher_families": [teacher.family for teacher in teachers],
         "train_size": stage.dataset.train_size,
-        "epochs": stage.recipe.epochs,
+        "epochs": stage.epochs,
         "batch_size": stage.recipe.batch_size,
         "precision": stage.recipe.precision,
     }
+    if stage.weights:
+        identity.update(method="", method_title="", recipe="", batch_size=0, precision="fp32")
+        identity["weights"] = {"file": stage.weights.path.name, "sha256": stage.weights.sha256}
+    return identity
 
 
 def description_of(stage: Stage) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from ban.plan.stage import Inheritance, Parent, Stage
+from ban.plan.stage import Inheritance, Parent, Stage, Weights
 from ban.settings.schema import Generation0, Method, Network, Pretraining, Recipe, Settings
 
 
@@ -11,12 +11,12 @@ def lineage(settings: Settings) -> list[Stage]:
     """The stages that one job needs, teachers first: generation 0, then generation by generation.
 
     A method without trained teachers is a single training of generation 0. Several teachers differ in their replica
-    and, if `teacher.models` names some, in their network. `replica` belongs to the last generation: another draw from
-    the same teacher.
+    and, if `teacher.models` names some, in their network, or in the file of their weights. `replica` belongs to the
+    last generation: another draw from the same teacher.
     """
     count = settings.method.teacher_count
     generations = settings.generations if count else 0
-    if not generations:
+    if not generations and not settings.teacher.weights:
         return _phases(settings, settings.teacher if count else settings, 0, settings.replica, ())
     stages = _teachers(settings)
     parents = tuple(_parent(stage) for stage in stages)
@@ -28,13 +28,17 @@ def lineage(settings: Settings) -> list[Stage]:
 
 
 def _teachers(settings: Settings) -> list[Stage]:
-    """The trainings of generation 0."""
+    """The trainings of generation 0, or the networks whose weights are in files."""
     teacher = settings.teacher
     models = [*teacher.models.values()] or [teacher.model]
-    return [
+    stages = [
         Stage(0, teacher.seed, index, settings.dataset, (models[index % len(models)],), teacher.method, teacher.recipe)
         for index in range(settings.method.teacher_count)
     ]
+    if not teacher.weights:
+        return stages
+    files = map(Weights, teacher.weights, teacher.weights_sha256)
+    return [replace(stage, seed=0, replica=0, weights=file) for stage, file in zip(stages, files, strict=True)]
 
 
 def _parent(stage: Stage) -> Parent:

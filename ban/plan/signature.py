@@ -48,9 +48,11 @@ def signed_content(description: Node) -> dict[str, Any]:
     content = {name: description[name] for name in ("protocol", "generation", "seed", "replica")}
     versions = description.get("versions", {})
     content["dataset"] = signed(description["dataset"], versions, *types_of(description["dataset"]))
+    content["models"] = [signed(model, versions, Network) for model in description["models"]]
+    if "weights" in description:  # from a file: not trained, so there is no method and no recipe
+        return content | {"weights": description["weights"]["sha256"]}
     content["method"] = signed(description["method"], versions, Method, Pretraining)
     content["recipe"] = signed(description["recipe"], versions, Recipe)
-    content["models"] = [signed(model, versions, Network) for model in description["models"]]
     if version := versions.get(content["recipe"]["precision"]):
         content["recipe"]["precision"] += f", version {version}"
     return content

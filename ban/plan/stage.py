@@ -5,6 +5,7 @@ It holds all that can change the weights, and nothing else.
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 from ban.plan import signature
@@ -31,6 +32,19 @@ class Parent:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """Weights of a trained network in a file of the user's."""
+
+    path: Path
+    sha256: str
+    """Of the tensors, as `ban.settings.weights` computes it."""
+
+    def described(self) -> dict[str, str]:
+        """As plain data, without the folder, which may be another person's."""
+        return {"file": self.path.name, "sha256": self.sha256}
+
+
+@dataclass(frozen=True)
 class Inheritance:
     """Weights that a training starts from."""
 
@@ -47,7 +61,7 @@ class Inheritance:
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """One training."""
+    """One training, or the test of a network whose weights are in a file."""
 
     generation: int
     seed: int
@@ -61,6 +75,8 @@ class Stage:
     inherits: tuple[Inheritance, ...] = ()
     data_changes: frozenset[str] = frozenset()
     """Keys of the data set that the method has set; they are no part of the regime."""
+    weights: Weights | None = None
+    """Where the network's weights come from; None: from a training. Method and recipe then change nothing."""
 
     # Identity
 
@@ -82,7 +98,7 @@ class Stage:
         """
         content = signature.signed_content(self.settings)
         dataset = {key: value for key, value in content["dataset"].items() if key not in self.data_changes}
-        return signature.digest(signature.without_seeds({"dataset": dataset, "recipe": content["recipe"]}))
+        return signature.digest(signature.without_seeds({"dataset": dataset, "recipe": content.get("recipe")}))
 
     @cached_property
     def network(self) -> str:
@@ -94,8 +110,10 @@ class Stage:
         """A hash of all that the shapes, the operations and the time of a training step depend on."""
         content = signature.without_seeds(signature.signed_content(self.settings))
         dataset = {key: value for key, value in content["dataset"].items() if not key.endswith("_size")}
-        recipe = {key: value for key, value in content["recipe"].items() if key != "epochs"}
         networks = plain([*self.models, *(parent.stage.model for parent in self.parent_networks)])
+        if self.weights:  # whose shapes have to be those of the network
+            return signature.digest([dataset, content["weights"], networks])
+        recipe = {key: value for key, value in content["recipe"].items() if key != "epochs"}
         inherited = [list(each.modules) for each in self.inherits]
         return signature.digest([dataset, content["method"], recipe, networks, inherited, self.reported_networks])
 
@@ -109,7 +127,8 @@ class Stage:
         """The settings of the stage as plain data; `stage.json` holds them."""
         parts = ("generation", "seed", "replica", "dataset", "models", "method", "recipe")
         versions = {"protocol": signature.PROTOCOL, "versions": signature.VERSIONS}
-        return versions | {name: plain(getattr(self, name)) for name in parts}
+        content = versions | {name: plain(getattr(self, name)) for name in parts}
+        return content | ({"method": {}, "recipe": {}, "weights": self.weights.described()} if self.weights else {})
 
     def parents_as(self, name: Literal["signature", "family"]) -> dict[str, Any]:
         """The parents as plain data, by signature or by family."""
@@ -135,8 +154,9 @@ class Stage:
 
     @property
     def root_seed(self) -> int:
-        """The seed of the generation 0 that this stage descends from."""
-        return self.taught_by[0].stage.root_seed if self.taught_by else self.seed
+        """The seed of the first training that this stage descends from."""
+        trained = [parent.stage for parent in self.taught_by if not parent.stage.weights]
+        return trained[0].root_seed if trained else self.seed
 
     # What is trained
 
@@ -167,16 +187,23 @@ class Stage:
         return self.dataset.train_size * (1 + self.dataset.synthetic_per_example)
 
     @property
+    def epochs(self) -> int:
+        """Of the training; 0 for weights from a file."""
+        return 0 if self.weights else self.recipe.epochs
+
+    @property
     def examples_seen(self) -> int:
         """The images, rows or words of all training steps together."""
         steps = self.training_examples // self.recipe.examples_per_step
-        return self.recipe.epochs * min(steps, self.recipe.steps_per_epoch or steps) * self.recipe.examples_per_step
+        return self.epochs * min(steps, self.recipe.steps_per_epoch or steps) * self.recipe.examples_per_step
 
     # For people, tables and files
 
     @property
     def label(self) -> str:
         """Its name for people: Teacher, BAN-1, DKPP-2, with the replica where it is not the first."""
+        if self.weights:
+            return f"Teacher from {self.weights.path.name}"
         name = self.method.title
         if self.generation:
             name = f"{name}-{self.generation}"
@@ -188,6 +215,8 @@ class Stage:
     def regime_title(self) -> str:
         """Data set, sizes and recipe in words."""
         data, recipe = self.dataset, self.recipe
+        if self.weights:
+            return f"{data.title}, {data.test_size} test {data.description}; weights from a file, not trained"
         steps = f" of {plural(recipe.steps_per_epoch, 'step')}" if recipe.steps_per_epoch else ""
         epochs = f"{plural(recipe.epochs, 'epoch')}{steps}"
         held_out = f", {data.validation_size} validation" if data.validation_size else ""

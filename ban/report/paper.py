@@ -39,7 +39,7 @@ def paper_numbers(number: int) -> dict[str, dict[Column, float]]:
 def is_as_published(stage: Stage) -> bool:
     """Whether the files of its networks, recipe and data set say that they are the paper's, and its teachers' too."""
     facts = [part.as_published for part in (*stage.models, stage.recipe, stage.dataset)]
-    return all(facts) and all(map(is_as_published, stage.parents))
+    return not stage.weights and all(facts) and all(map(is_as_published, stage.parents))
 
 
 def show_paper_table(tables: Sequence[Table], layout: TableLayout, published: AbstractSet[str], outputs: Path) -> None:

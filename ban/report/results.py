@@ -113,8 +113,10 @@ class Results:
     def streams(self, result: Result) -> Streams:
         """What a training's random numbers come from: its own streams and those of its teachers, back to generation 0.
 
-        Two results that have a name in common are not independent.
+        Two results that have a name in common are not independent. Weights from a file are one such name.
         """
+        if "weights" in result:
+            return {result["weights"]["sha256"]}
         names: set[Hashable] = {(result["seed"], result["generation"], result["replica"])}
         for teacher in result["teachers"]:
             if teacher in self.by_signature:
@@ -124,8 +126,10 @@ class Results:
         return names
 
     def root(self, result: Result) -> str:
-        """The signature of the generation 0 that a result descends from, as far as that is stored."""
+        """What names the stored generation 0 that a result descends from: its signature, or the hash of its file."""
         last = self.lineage(result)[-1]
+        if "weights" in last:
+            return last["weights"]["sha256"]
         return last["teachers"][0] if last["teachers"] else last["signature"]
 
     def tested(self, families: Families, metric: str) -> dict[str, Tested]:

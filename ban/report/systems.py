@@ -108,7 +108,7 @@ def _systems(families: Sequence[str], results: Results) -> list[System]:
     for member in sorted(members, key=lambda member: (member["method"], member["generation"])):
         baseline = _baseline(member, members, results)
         pairs = results.pairs([member["family"]], [baseline], member["metric"]) if baseline else []
-        if pairs and member["method"] != "labels":
+        if pairs and member["method"] != "labels" and "weights" not in member:
             published = published_gains().get((member["method"], member["metric"]))
             reported = published if member["generation"] < 2 else None
             systems.append(
@@ -136,7 +136,7 @@ def _teacher(member: Result, results: Results) -> str:
         return "no longer stored"
     several = f"{len(member['teachers'])} × " if len(member["teachers"]) > 1 else ""
     if first is not member:
-        return several + first["model_title"]
+        return several + first["model_title"] + (f" from {first['weights']['file']}" if "weights" in first else "")
     return f"cohort of {member['cohort']}" if member["cohort"] > 1 else "itself"
 
 

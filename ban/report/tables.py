@@ -35,6 +35,8 @@ class Row(NamedTuple):
     seeds: int = 0
     """The number of different seeds of the repetitions themselves."""
     generation: int = 0
+    from_file: bool = False
+    """Whether it is a network that was not trained here."""
     settings: Mapping[str, str] = {}
     """Dotted key → value, of those in which the rows differ that are shown together."""
 
@@ -94,7 +96,10 @@ def _tables(
 ) -> list[Table]:
     by_family = {identity["family"]: identity for identity in identities if not identity["prepares"]}
     members: dict[tuple[str, str], dict[str, Identity]] = {}
+    taught = {ancestor["family"] for each in by_family.values() for ancestor in _ancestors(each, by_family)}
     for family, identity in by_family.items():
+        if "weights" in identity and family in taught:  # it has no recipe, so no table but its students'
+            continue
         members.setdefault((identity["regime"], identity["network"]), {})[family] = identity
     for group in members.values():  # a teacher of another network or recipe is in its students' table too
         for identity in [*group.values()]:
@@ -139,8 +144,9 @@ class _Group:
         return max(self.members, key=lambda member: member["generation"])
 
     def has_network_of(self, member: Identity) -> bool:
-        """Whether a member has the group's network and regime. A teacher's may be others."""
-        return (member["network"], member["regime"]) == (self.last["network"], self.last["regime"])
+        """Whether a member has the group's network and regime. A teacher's may be others; one from a file has none."""
+        regime = self.last["regime"] if "weights" in member else member["regime"]
+        return (member["network"], regime) == (self.last["network"], self.last["regime"])
 
     def ancestors(self, member: Identity) -> list[Identity]:
         """Its teachers, the nearest first."""
@@ -154,6 +160,8 @@ class _Group:
     def teacher(self, family: str) -> str | None:
         """The family it is compared with: its generation 0, or the label-trained one of its network."""
         identity = self.by_family[family]
+        if "weights" in identity:  # it has no seed, so no partner
+            return None
         if identity["generation"]:
             first = self.generation_0(identity)
             return first["family"] if first else None
@@ -163,14 +171,15 @@ class _Group:
     def matching(self, cell: Cell, teacher: str) -> list[str]:
         """The family that a cell means; empty if there is none, or more than one.
 
-        `teacher` is the model of its generation 0.
+        `teacher` is the model of its generation 0. Weights from a file stand for a training on the labels.
         """
         wanted = (cell.method, cell.generation, cell.replica)
         found: list[str] = []
         for member in filter(self.has_network_of, self.members):
             first = self.generation_0(member)
             same_teacher = first is None or first["model"] == teacher
-            if same_teacher and (member["method"], member["generation"], member["replica"]) == wanted:
+            method = "labels" if "weights" in member else member["method"]
+            if same_teacher and (method, member["generation"], member["replica"]) == wanted:
                 found.append(member["family"])
         return found if len(found) == 1 else []
 
@@ -240,6 +249,7 @@ def _row(heading: str, families: Families, group: _Group, results: Results) -> R
         teachers=len({results.root(result) for result in repetitions}),
         seeds=len({result["seed"] for result in repetitions}),
         generation=repetitions[0]["generation"],
+        from_file="weights" in repetitions[0],
     )
 
 
@@ -275,7 +285,7 @@ def _row_settings(members: Sequence[Identity], group: _Group) -> dict[str, str]:
 def _heading(member: Identity, group: _Group, settings: Mapping[str, str]) -> str:
     """Its label, and in brackets what it does not share with the other rows."""
     differs = [member["model_title"]] * (member["network"] != group.last["network"])
-    differs += [f"recipe {member['recipe']}"] * (member["recipe"] != group.last["recipe"])
+    differs += [f"recipe {member['recipe']}"] * (member["recipe"] not in ("", group.last["recipe"]))
     if (first := group.generation_0(member)) and first["network"] != member["network"]:
         differs.append(f"taught by {first['model_title']}")
     return in_brackets(member["label"], *differs, settings[member["family"]])

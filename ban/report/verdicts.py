@@ -19,7 +19,7 @@ def notes(tables: Sequence[Table]) -> list[list[str]]:
     gains = [{row.heading: next(found) for row in table.rows} for table in tables]
     written: list[list[str]] = []
     for table, verdicts in zip(tables, gains, strict=True):
-        written.append(_verdicts(table.rows, verdicts))
+        written.append([*_from_files(table.rows), *_verdicts(table.rows, verdicts)])
         for ours, control, difference in table.compared:
             verdict = "resolved" if next(found) else verdict_of(difference, False)
             written[-1].append(f"{ours} against {control}: {difference.text(sign=True)} points, {verdict}.")
@@ -32,6 +32,11 @@ def headline(table: Table) -> str:
     found = resolved(differences)[: len(table.rows)]
     text = _grouped(table.rows, {row.heading: each for row, each in zip(table.rows, found, strict=True)})
     return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _from_files(rows: Sequence[Row]) -> list[str]:
+    headings = [row.heading for row in rows if row.from_file]
+    return [f"Weights from a file, not trained here: {', '.join(headings)}."] if headings else []
 
 
 def _verdicts(rows: Sequence[Row], verdicts: dict[str, bool]) -> list[str]:
@@ -70,6 +75,8 @@ def count(row: Row) -> str:
     test = row.measured["test"]
     if test.clusters == test.count:
         return f"{test.count}"
+    if row.from_file:
+        return f"1 network, {test.count} splits"
     shared = {"teacher": row.teachers, "seed": row.seeds} if row.generation else {"seed": row.seeds}
     fewer = {noun: number for noun, number in shared.items() if number < test.count}
     parts = [plural(test.count, "student" if row.generation else "run")]

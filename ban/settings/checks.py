@@ -46,6 +46,7 @@ def check(settings: Settings) -> Settings:
         )
     if teacher.models and not method.teacher_count:
         raise UserError(f"teacher.models has no effect: method={method.name} has no trained teacher.")
+    _check_weights(settings)
     for name, part in {"": settings, "teacher.": teacher}.items():
         _check_network(f"{name}model", part.model, dataset)
         _check_recipe(f"{name}recipe", part.recipe, dataset)
@@ -57,6 +58,28 @@ def check(settings: Settings) -> Settings:
     for name, network in {**settings.peers, **teacher.models}.items():
         _check_network(name, network, dataset)
     return settings
+
+
+def _check_weights(settings: Settings) -> None:
+    """Checks that there is a teacher for each file, and that nothing is set for the training that it replaces."""
+    method, teacher = settings.method, settings.teacher
+    if teacher.weights is None:
+        return
+    if not method.teacher_count:
+        raise UserError(f"teacher.weights has no effect: method={method.name} has no trained teacher.")
+    ineffective = {
+        "teacher.recipe": teacher.recipe != settings.recipe,
+        "teacher.seed": teacher.seed != settings.seed,
+        "teacher.method": teacher.method.name != "labels",
+        "replica": settings.replica and not settings.generations,
+    }
+    for name in (name for name, is_set in ineffective.items() if is_set):
+        raise UserError(f"{name} has no effect: teacher.weights names a teacher that is not trained. Leave it out.")
+    if len(teacher.weights) != method.teacher_count:
+        raise UserError(
+            f"teacher.weights names {plural(len(teacher.weights), 'file')}, but method={method.name} has "
+            f"{plural(method.teacher_count, 'teacher')}: name one file for each, as in teacher.weights=[A,B]."
+        )
 
 
 def _check_network(name: str, network: Network, dataset: Dataset) -> None:

@@ -21,6 +21,7 @@ from ban.settings.loader import SAME_AS, follow
 from ban.settings.messages import explain, is_composition_error
 from ban.settings.schema import Machine, Method, Recipe, Settings
 from ban.settings.types import Node, Part
+from ban.settings.weights import with_weights
 from ban.settings.words import read
 
 MOVED_TARGETS = {
@@ -53,7 +54,7 @@ def register_teachers(folder: Path | None = None) -> None:
     store.repo.pop("teacher", None)
     for name in names:
         files = [{"/method@method": "labels"}, {"/model@model": name}, {"/recipe@recipe": None}]
-        node = {"defaults": ["_self_", *files], "seed": "${seed}", "recipe": {SAME_AS: "recipe"}}
+        node = {"defaults": ["_self_", *files], "seed": "${seed}", "recipe": {SAME_AS: "recipe"}, "weights": None}
         store.store(name, node, group="teacher")
 
 
@@ -103,7 +104,7 @@ def freeze(config: DictConfig) -> Settings:
         plain = cast("dict[str, Any]", OmegaConf.to_container(own, resolve=True))
     except OmegaConfBaseException as error:
         raise UserError(explain(error, CONF)) from None
-    return with_content(check(validated(Settings, _with_sources(plain))))
+    return with_weights(with_content(check(validated(Settings, _with_sources(plain)))))
 
 
 def _measure_own(config: DictConfig) -> None:

@@ -35,6 +35,7 @@ from ban.ranges import (
 from ban.settings.datasets import AnyDataset
 from ban.settings.types import (
     Component,
+    Files,
     Folder,
     Node,
     Part,
@@ -252,12 +253,16 @@ class TableLayout(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Generation0(Part):
-    """How the first teacher is trained."""
+    """How the first teacher is trained, or where its weights are."""
 
     seed: Integer
     model: Network
     models: Mapping[Text, Network] = field(default_factory=dict[str, Network])
     """Networks of several teachers, in turn; none: `model`."""
+    weights: Files | None = None
+    """Files with the weights of trained networks, one for each teacher; None: the teachers are trained."""
+    weights_sha256: Sequence[Text] = ()
+    """Of the tensors in each file."""
     method: Method
     recipe: Recipe
 

@@ -4,10 +4,11 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from enum import Enum
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, cast, get_type_hints
 
+from annotated_types import MinLen
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
@@ -138,19 +139,31 @@ def merged(node: Node, changes: Node) -> dict[str, Any]:
 # Types of values
 
 
-def _folder(value: Any) -> Any:
+def _path(value: Any, kind: str) -> Any:
     """A text as a path, with the user's home folder for `~`."""
     if not isinstance(value, str):
         return value
     if not value.strip():
-        raise PydanticCustomError("empty_folder", "is empty (is a variable of the shell unset?); name a folder")
+        advice = "is empty (is a variable of the shell unset?); name a {kind}"
+        raise PydanticCustomError("empty_path", advice, {"kind": kind})
     try:
         return Path(one_line(value)).expanduser()
     except RuntimeError:
         raise PydanticCustomError("no_home", "names the home folder of an unknown user") from None
 
 
-Folder = Annotated[Path, BeforeValidator(_folder)]
+Folder = Annotated[Path, BeforeValidator(partial(_path, kind="folder"))]
+_file = partial(_path, kind="file")
+
+
+def _files(value: Any) -> Any:
+    return cast("Any", value) if isinstance(value, list) else [_file(value)]
+
+
+File = Annotated[Path, BeforeValidator(_file), AfterValidator(Path.absolute)]
+"""Absolute, for processes with another working folder."""
+Files = Annotated[Sequence[File], BeforeValidator(_files), MinLen(1)]
+"""One file, or a list of them."""
 
 
 def _with_target(node: Node) -> Node:

@@ -176,7 +176,8 @@ def read_result(content: bytes, description: Mapping[str, Any]) -> Result:
         BadFile: it belongs to another stage, or a field is missing or of another type.
     """
     found = read_json(content)
-    plain = {name: value for name, value in description.items() if isinstance(value, str | int) or name == "parents"}
+    whole = ("parents", "weights")
+    plain = {name: value for name, value in description.items() if isinstance(value, str | int) or name in whole}
     if any(found.get(name) != value for name, value in plain.items() if name != "protocol"):
         raise BadFile("belongs to another stage")
     try:
@@ -186,7 +187,8 @@ def read_result(content: bytes, description: Mapping[str, Any]) -> Result:
     if result["metric"] not in ("error_percent", "perplexity"):
         raise BadFile("has no valid metric")
     if not result["prepares"]:
-        for name in (f"test_{result['metric']}", f"train_{result['metric']}", "networks"):
+        trained = () if "weights" in result else (f"train_{result['metric']}",)
+        for name in (f"test_{result['metric']}", *trained, "networks"):
             if name not in result:
                 raise BadFile(f"has no valid {name}")
     return cast("Result", found)

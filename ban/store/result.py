@@ -94,6 +94,17 @@ def outcome(result: Result) -> str:
     return text if unknown is None else f"{text} ({unknown:.1f} % of the words unknown)"
 
 
+def doubt(result: Result, classes: int) -> str:
+    """A warning to append to the outcome of weights from a file that are worse than a guess; empty for all others."""
+    value = measured(result, "test", result["metric"]) or 0.0
+    if "weights" not in result or not metrics.is_worse_than_a_guess(result["metric"], value, classes):
+        return ""
+    return (
+        f". Warning: this is worse than a uniform guess among {classes} classes; are the order of the classes and the "
+        "preprocessing those of the data set that these weights were trained on?"
+    )
+
+
 def unknown_percent(result: Result) -> dict[str, float]:
     """Split → the share of a text's words that are not in the vocabulary; empty for other data."""
     found = {split: measured(result, split, "unknown_percent") for split in ("train", "validation", "test")}

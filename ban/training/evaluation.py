@@ -37,7 +37,10 @@ def measure(predictions_by_split: Mapping[str, metrics.Predictions]) -> dict[str
     measured = {}
     for split, predictions in predictions_by_split.items():
         if not np.isfinite(predictions["log_probabilities"]).all():
-            raise UserError("the trained network's outputs are not finite: lower recipe.optimizer.lr.")
+            raise UserError(
+                "the network's outputs are not finite: lower recipe.optimizer.lr, or choose another file of "
+                "teacher.weights."
+            )
         measured |= {f"{split}_{name}": value for name, value in metrics.measure(predictions).items()}
     return measured
 

@@ -37,7 +37,7 @@ def result(stage: Stage, training: Training, device: Device, measured: Mapping[s
         "parameters": sum(counts),
         "network_parameters": counts,
         "seconds": round(state.seconds, 3),
-        f"{data.examples}_per_second": round(examples_per_second(state, data), 1),
+        **({f"{data.examples}_per_second": round(examples_per_second(state, data), 1)} if stage.epochs else {}),
         "peak_memory_mib": device.peak_memory_mib(),
         **measured,
         **{f"{split}_unknown_percent": value for split, value in getattr(data, "unknown_percent", {}).items()},
@@ -56,6 +56,8 @@ def measure(
 ) -> tuple[dict[str, Any], metrics.Predictions]:
     """Metrics of all networks, the reported ones on all splits; adds those after the last epoch to its record.
 
+    Weights from a file are not measured on the training set, which they need not come from.
+
     Returns:
         The metrics, and the first reported network's predictions for the test set.
 
@@ -64,7 +66,7 @@ def measure(
     """
     reported, measured, tested = stage.reported_networks, dict[str, dict[str, float]](), list[metrics.Predictions]()
     for name, network in networks.items():
-        predictions = predict(network, [*data.held_out, *(["train"] if name in reported else [])])
+        predictions = predict(network, [*data.held_out, *(["train"] if name in reported and stage.epochs else [])])
         measured[name] = evaluation.measure(predictions)
         if name in reported:
             tested.append(predictions["test"])
@@ -75,7 +77,8 @@ def measure(
         measured["ensemble"] = evaluation.measure({"test": metrics.ensemble(tested)})
     last = [measured[last_epoch(name)] for name in reported if last_epoch(name) in measured]
     after_last = evaluation.mean(last) if last else mean
-    state.curves[-1] |= {name: value for name, value in after_last.items() if not name.startswith("train")}
+    for record in state.curves[-1:]:
+        record |= {name: value for name, value in after_last.items() if not name.startswith("train")}
     selected = {"selected_epoch": state.best.epoch} if state.best else {}
     finite = {
         name: {key: value for key, value in each.items() if math.isfinite(value)} for name, each in measured.items()
@@ -84,22 +87,21 @@ def measure(
 
 
 def check_learned(stage: Stage, value: float) -> None:
-    """Refuses a result that is worse than a uniform guess; an error only if it is nearer to 100 % than to a guess.
-
-    After a few steps, before batch normalisation has settled, errors are often a little above that of a guess.
+    """Refuses a result that is worse than a uniform guess; of weights from a file, only one that is not finite.
 
     Raises:
-        UserError: the training has failed, although its losses are finite.
+        UserError: the training has failed, although its losses are finite, or the weights are not usable.
     """
-    classes = stage.dataset.classes
-    limit, guessed = float(classes), "perplexity"
-    if stage.dataset.metric == "error_percent":
-        limit, guessed = 100 - 50 / classes, "error"
-    if value > limit:
-        raise UserError(
-            f"the test {guessed} after training is {value:.6g}, worse than that of a uniform guess among "
-            f"{classes} classes: lower recipe.optimizer.lr, or set recipe.clip_norm."
-        )
+    classes, metric = stage.dataset.classes, stage.dataset.metric
+    if not metrics.is_worse_than_a_guess(metric, value, classes) or (stage.weights and math.isfinite(value)):
+        return
+    advice = "lower recipe.optimizer.lr, or set recipe.clip_norm"
+    if stage.weights:
+        advice = f"are the weights in {stage.weights.path} for this data set?"
+    raise UserError(
+        f"the test {metric.removesuffix('_percent')}{'' if stage.weights else ' after training'} is {value:.6g}, worse "
+        f"than that of a uniform guess among {classes} classes: {advice}{'' if stage.weights else '.'}"
+    )
 
 
 def check_stored(stored: float, trained: float, name: str) -> None:

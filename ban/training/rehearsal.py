@@ -18,8 +18,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from ban.errors import UserError
 from ban.interfaces import Batch, Output, Step, TeacherOutput
 from ban.plan.stage import Parent, Stage
+from ban.settings.weights import content
 from ban.training import build
 from ban.training.device import Device
+from ban.training.from_file import check_fits
 from ban.training.step import START, Learner, TrainingStep
 
 
@@ -86,6 +88,8 @@ def run_step(stage: Stage, device_type: str) -> StageCost:
         with _without_cuda() if device_type == "cuda" else nullcontext():
             step = build.training_step(stage, load, device, spelling)
             _check_reported(stage, [*step.networks()])
+            if stage.weights:
+                check_fits(stage, step.networks()["0"], content(stage.weights.path).shapes)
             batch = build.zero_batch(stage, device.torch_device)
             output, targets, flops = _forward(stage, step, batch)
             for learner in step.learners:

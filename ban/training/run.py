@@ -1,4 +1,7 @@
-"""One stage: resumes it from a checkpoint if there is one, trains, evaluates and publishes it."""
+"""One stage: resumes it from a checkpoint if there is one, trains, evaluates and publishes it.
+
+Weights from a file are a training of no epochs, which starts from them and has no checkpoint.
+"""
 
 import functools
 import gc
@@ -20,10 +23,11 @@ from ban.plan.identity import description_of
 from ban.plan.stage import Parent, Stage
 from ban.settings.schema import Machine
 from ban.store.formats import weights_file
-from ban.store.result import Result, outcome
+from ban.store.result import Result, doubt, outcome
 from ban.store.store import Store, Work
 from ban.training import build, checkpoint, evaluation
 from ban.training.device import Device, is_out_of_memory
+from ban.training.from_file import load_weights
 from ban.training.loop import Training, TrainingState
 from ban.training.measure import check_stored, last_epoch, measure, result
 from ban.training.progress import ProgressReporter, ScalarLog
@@ -57,7 +61,7 @@ def run(stage: Stage, host: Host, report: Report, signals: Signals) -> Result:
             if work is not None:
                 _train(stage, host, work, report, signals)
     stored = store.result(stage.signature)
-    report(Finished(stage.signature, outcome(stored)))
+    report(Finished(stage.signature, outcome(stored) + doubt(stored, stage.dataset.classes)))
     return stored
 
 
@@ -90,7 +94,7 @@ class _StageTraining:
             key=stage.stream_key,
             step=step,
             data=self.data,
-            state=TrainingState(Progress(0, 0, self.data.steps_per_epoch, stage.recipe.epochs)),
+            state=TrainingState(Progress(0, 0, self.data.steps_per_epoch, stage.epochs)),
             evaluate=self._evaluate,
             on_step=self._after_step,
             on_epoch=self._after_epoch,
@@ -101,7 +105,7 @@ class _StageTraining:
                 host.device.compile(network)
         self.progress = ProgressReporter(stage.signature, self.training.state, self.data, report)
         folder = host.store.root / "tensorboard" / f"{stage.label} {stage.signature}"
-        self.scalars = ScalarLog(folder) if host.machine.tensorboard else None
+        self.scalars = ScalarLog(folder) if host.machine.tensorboard and stage.epochs else None
 
     def train_and_publish(self) -> None:
         """Resumes or starts the training, and publishes its networks and result.
@@ -111,7 +115,7 @@ class _StageTraining:
         """
         signature, state = self.stage.signature, self.training.state
         self.work.write_json("stage.json", description_of(self.stage))
-        damaged = checkpoint.resume(self.training, self.work, self.device)
+        damaged = self._begin()
         warning = f"ignored damaged checkpoints: {', '.join(damaged)}" if damaged else ""
         self.report(Started(signature, state.progress.fraction, warning=warning))
         self.checkpointed = time.monotonic()
@@ -120,7 +124,8 @@ class _StageTraining:
             networks = self._store_networks()
             measured = {} if self.stage.is_pretraining else self._measure(networks)
         except Interrupted:
-            self._checkpoint()
+            if self.stage.epochs:
+                self._checkpoint()
             self.report(Stopped(signature, state.progress.fraction))
             raise
         self._write_curves()
@@ -128,6 +133,13 @@ class _StageTraining:
             text = "\n".join(self.data.vocabulary) + "\n"
             self.work.write("vocabulary.txt", lambda path: path.write_text(text, encoding="utf-8"))
         self.work.publish(result(self.stage, self.training, self.host.device, measured))
+
+    def _begin(self) -> list[str]:
+        """Resumes the training, or reads the weights. Returns the names of damaged checkpoints."""
+        if self.stage.weights is None:
+            return checkpoint.resume(self.training, self.work, self.device)
+        load_weights(self.training.step.learners[0].network, self.stage)
+        return []
 
     # Callbacks of the loop
 
@@ -203,7 +215,7 @@ class _StageTraining:
         """The weights to publish: the last epoch's, or those of the best validation epoch and the last ones too."""
         best = self.training.state.best
         last = {name: network.state_dict() for name, network in self.training.step.networks().items()}
-        if best is None or best.epoch == self.stage.recipe.epochs:
+        if best is None or best.epoch == self.stage.epochs:
             return last
         return best.networks | {last_epoch(name): state for name, state in last.items()}
 
