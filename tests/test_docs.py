@@ -100,6 +100,8 @@ def test_commands_run(example: Example, trained: Path, tmp_path: Path, monkeypat
     shutil.copytree(OWN, tmp_path, dirs_exist_ok=True)
     shutil.copy(Path(__file__).parent / "text.txt", tmp_path / "corpus")
     torch.save(build.network(lineage(compose_settings(DIGITS))[0]).state_dict(), tmp_path / "teacher.pt")
+    rows = [f"{number},{number % 7},{['iris', 'rose'][number % 2]}" for number in range(60)]
+    (tmp_path / "flowers.csv").write_text("\n".join(["width,height,species", *rows]))
     for number in range(120):
         place = tmp_path / "photos" / ["cat", "dog", "bird"][number % 3]
         place.mkdir(parents=True, exist_ok=True)

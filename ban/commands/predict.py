@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -111,7 +111,7 @@ def _records(stages: Sequence[TrainedStage], places: Sequence[Path]) -> Iterator
     if isinstance(first.inputs, ImageInputs):
         return _images(stages, _found(places, EXTENSIONS))
     if isinstance(first.inputs, RowInputs):
-        return _rows(stages, _found(places, {".csv", ".tsv"}))
+        return _rows(stages, _found(places, {".csv", ".tsv", ".parquet"}))
     return _texts(stages, _found(places, {".txt"}))
 
 
@@ -203,43 +203,14 @@ def _averaged(stages: Sequence[TrainedStage], inputs: Sequence[Any]) -> NDArray[
 def _rows(stages: Sequence[TrainedStage], files: Sequence[Path]) -> Iterator[Record | Failure]:
     for file in files:
         try:
-            rows = _features(file, len(stages[0].inputs.low))  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
-            found = [_averaged(stages, [part] * len(stages)) for part in np.split(rows, range(BATCH, len(rows), BATCH))]
+            each = [stage.inputs.read(file) for stage in stages if isinstance(stage.inputs, RowInputs)]
+            parts = zip(*(np.split(rows, range(BATCH, len(rows), BATCH)) for rows in each), strict=True)
+            found = [_averaged(stages, part) for part in parts]
         except UserError as error:
             yield Failure(f"{file}: {error}".rstrip("."))
             continue
         for number, probabilities in enumerate(np.concatenate(found), 1):
             yield {"file": f"{file}", "row": number} | _top(probabilities, stages[0].classes)
-
-
-def _features(file: Path, count: int) -> NDArray[np.float64]:
-    """A table of `count` columns of numbers, with or without a line of headings.
-
-    Raises:
-        UserError: it is something else.
-    """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-        lines = [*csv.reader(text.splitlines(), delimiter="\t" if file.suffix == ".tsv" else ",")]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot be read: {error}.") from None
-    if lines and not all(map(_is_number, lines[0])):
-        lines = lines[1:]
-    rows = list[list[float]]()
-    for number, line in enumerate(filter(None, lines), 1):
-        if len(line) != count or not all(map(_is_number, line)):
-            raise UserError(f"row {number} does not have {count} numbers, one for each feature.")
-        rows.append([*map(float, line)])
-    if not rows:
-        raise UserError("there are no rows.")
-    return np.array(rows)
-
-
-def _is_number(text: str) -> bool:
-    with suppress(ValueError):
-        float(text)
-        return True
-    return False
 
 
 def _texts(stages: Sequence[TrainedStage], files: Sequence[Path]) -> Iterator[Record | Failure]:

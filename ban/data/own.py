@@ -1,10 +1,12 @@
-"""Images of the user's, in files of common formats."""
+"""Images and rows of the user's, in files of common formats."""
 
 from pathlib import Path
 from typing import Any
 
 from ban.data.cache import Request, cached
 from ban.data.images import ImageOptions, Images
+from ban.data.rows import examples
+from ban.data.tabular import Tabular, TabularOptions
 from ban.errors import UserError
 
 
@@ -22,3 +24,13 @@ def images(*, checksum: str, data_dir: Path, download: bool, **options: Any) -> 
     found.verify(parts)
     pool = parts["train"] if "train" in parts else parts["all"]
     return Images(pool, parts.get("test"), own, parts.get("validation"))
+
+
+def rows(*, data_dir: Path, download: bool, **options: Any) -> Tabular:
+    """The rows that `ban.data.rows` finds at `path`; nothing is downloaded.
+
+    Raises:
+        UserError: they cannot be read, or are not those that the plan was made for.
+    """
+    source = {name: options.pop(name) for name in ("path", "target", "drop", "checksum") if name in options}
+    return Tabular(examples(**source, missing=options.get("missing")), TabularOptions(**options))

@@ -1,7 +1,7 @@
 """What trained networks read: an image, a row or a text, and the tensor that is made of it, as in evaluations."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ban.data import corpus, pictures
 from ban.data.normalisation import FeatureScaling, PixelNormalisation
+from ban.data.rows import Column, encode, read_numbers, read_table
 from ban.errors import UserError
 
 
@@ -81,10 +82,24 @@ class RowInputs:
 
     low: tuple[float, ...]
     span: tuple[float, ...]
+    fill: tuple[float, ...] = ()
+    """What stands for a missing number of each feature; empty: none may be missing."""
+    columns: tuple[Column, ...] = field(default=(), hash=False)
+    """Of the table that the rows come from, where it is the user's; empty: columns are features."""
 
     def normalisation(self) -> nn.Module:
         """From features in the units of the data set to what the network reads."""
-        return FeatureScaling(self.low, self.span)
+        return FeatureScaling(self.low, self.span, self.fill)
+
+    def read(self, path: Path) -> NDArray[np.float64]:
+        """The features of each row of a file: of a table like that of training, or of numbers alone.
+
+        Raises:
+            UserError: it cannot be read, or is not such a table.
+        """
+        if self.columns:
+            return encode(self.columns, read_table(path))
+        return read_numbers(path, len(self.low))
 
     def __call__(self, row: Sequence[float] | NDArray[Any]) -> Float[Tensor, " features"]:
         """One row as the network reads it."""
@@ -98,8 +113,9 @@ class RowInputs:
         """
         if rows.ndim != 2 or rows.shape[1] != len(self.low):
             raise UserError(f"the rows have the shape {[*rows.shape]}, not [rows, {len(self.low)} features].")
-        if not np.isfinite(rows).all():
-            row, column = np.argwhere(~np.isfinite(rows))[0] + 1
+        wrong = np.isinf(rows) if self.fill else ~np.isfinite(rows)
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0] + 1
             raise UserError(f"row {row} has no finite number in column {column}.")
         return self.normalisation()(torch.from_numpy(rows))
 
@@ -148,8 +164,9 @@ def inputs_of(
         mean, std = tuple(preprocessing["mean"]), tuple(preprocessing["std"])
         channels, height, width = dataset["shape"]
         return ImageInputs(channels, height, width, dataset.get("white", 255), mean, std)
-    if {*preprocessing} == {"low", "span"}:
-        return RowInputs(tuple(preprocessing["low"]), tuple(preprocessing["span"]))
+    if {"low", "span"} <= {*preprocessing}:
+        low, span, fill = (tuple(preprocessing.get(name, ())) for name in ("low", "span", "fill"))
+        return RowInputs(low, span, fill, tuple(dataset.get("columns", ())))
     return None
 
 

@@ -14,7 +14,7 @@ from ban.errors import UserError
 from ban.settings.checks import check, validated
 from ban.settings.code_hash import SHIPPED, source_hash
 from ban.settings.data_hash import with_content
-from ban.settings.datasets import MEASURED, OWN, OwnImages
+from ban.settings.datasets import MEASURED, MEASURED_ROWS, OWN, OwnImages, OwnRows
 from ban.settings.files import CONF
 from ban.settings.hydra_versions import VERSION_BASE
 from ban.settings.loader import SAME_AS, follow
@@ -109,12 +109,15 @@ def freeze(config: DictConfig) -> Settings:
 
 def _measure_own(config: DictConfig) -> None:
     """Adds to the data set what its files say."""
-    from ban.data.cache import measure
+    from ban.data import cache, rows
 
+    own, measured, measure = OwnImages, MEASURED, cache.measure
+    if config.dataset.get("_target_") == "ban.data.own.rows":
+        own, measured, measure = OwnRows, MEASURED_ROWS, rows.measure
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     given = {key: value for key, value in plain["dataset"].items() if value is not None}
     if "path" in given:
-        validated(OwnImages, {**MEASURED, **given}, "dataset")  # before files are read for it
+        validated(own, {**measured, **given}, "dataset")  # before files are read for it
     machine = validated(Machine, plain["machine"], "machine")
     config.dataset.update(measure(plain["dataset"], machine.data_dir))
 

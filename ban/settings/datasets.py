@@ -283,12 +283,10 @@ class OwnImages(ImageDataset):
         of_class = [" + ".join(map(str, counts)) for counts in zip(*self.class_counts.values(), strict=True)]
         equal = len({*of_class}) == 1
         shown = [name if equal else f"{name} ({count})" for name, count in zip(self.class_names, of_class, strict=True)]
-        if len(shown) > SHOWN_CLASSES:
-            shown[SHOWN_CLASSES - 1 : -1] = ["…"]
         counts = f"{of_class[0]} images each" if equal else "images"
         splits = "" if "all" in self.class_counts else f" for {' + '.join(self.class_counts)}"
         skipped = ", ".join(f"{count} {kind}" for kind, count in self.skipped.items())
-        found = [f"Classes, {counts}{splits}: {', '.join(shown)}"]
+        found = [f"Classes, {counts}{splits}: {_shortened(shown)}"]
         return [*found, f"Files that were passed over: {skipped}"] if skipped else found
 
     @property
@@ -305,8 +303,13 @@ class OwnImages(ImageDataset):
         return [f"{again} on: remove them, or the test results are too good."]
 
 
-SHOWN_CLASSES = 12
-"""Classes that a plan names."""
+SHOWN_NAMES = 12
+"""Classes or columns that a plan names."""
+
+
+def _shortened(names: Sequence[str]) -> str:
+    """The names in one line; of many, the first ones and the last."""
+    return ", ".join([*names[: SHOWN_NAMES - 1], "…", names[-1]] if len(names) > SHOWN_NAMES else names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,6 +333,61 @@ class TabularDataset(LabelledDataset):
     def input_shape(self) -> tuple[int, ...]:
         """See `Dataset`."""
         return (self.features,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnRows(TabularDataset):
+    """Rows of the user's in a file, in the order of their content. The content counts in signatures, not the file."""
+
+    order: Unsigned[Literal["content"] | None] = None
+    """They always are in this order."""
+    label_column: Unsigned[Annotated[Text | None, Field(alias="target")]] = None
+    """The column of the classes."""
+    drop: Unsigned[Sequence[Text]] = ()
+    """Columns that are left out."""
+    missing: Unsigned[Literal["mean"] | None] = None
+    """What stands for a missing number: the mean of the training rows; None: there must be none."""
+    class_names: Unsigned[Sequence[Text]] = ()
+    class_counts: Unsigned[Sequence[NonNegative]]
+    columns: Unsigned[Sequence[Mapping[Text, Any]]]
+    """`name` of each column, and `values` of one with categories: see `ban.data.rows`."""
+    constant: Unsigned[Sequence[Text]] = ()
+    """Columns that are left out because all values are equal."""
+    duplicates: Unsigned[NonNegative] = 0
+    """Rows that occur twice."""
+
+    @property
+    def constructor_arguments(self) -> dict[str, Any]:
+        """See `Dataset`."""
+        measured = ("class_counts", "columns", "constant", "duplicates", "order")
+        return {key: value for key, value in super().constructor_arguments.items() if key not in measured}
+
+    @property
+    def description(self) -> str:
+        """See `Dataset`."""
+        return f"{super().description} of {plural(self.features, 'feature')} in {self.classes} classes"
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """See `Dataset`."""
+        shown = [f"{name} ({count})" for name, count in zip(self.class_names, self.class_counts, strict=True)]
+        categories = [f"{each['name']} ({len(each['values'])} values)" for each in self.columns if "values" in each]
+        return [
+            f"Classes, rows: {_shortened(shown)}",
+            *([f"Columns of categories: {_shortened(categories)}"] if categories else []),
+            *([f"Constant columns, which are left out: {_shortened(self.constant)}"] * bool(self.constant)),
+        ]
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """See `Dataset`."""
+        if not self.duplicates:
+            return ()
+        are = "is" if self.duplicates == 1 else "are"
+        return [
+            f"{plural(self.duplicates, 'row')} {are} there twice, so that some may be tested and trained on: remove "
+            "them, or the test results are too good."
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -377,7 +435,13 @@ MEASURED: Node = {
 }
 """Settings of own images that follow from the files, with values that any of them could have."""
 
-OWN = {"ban.data.own.images": "own images"}
+MEASURED_ROWS: Node = {
+    **{"title": "own", "classes": 2, "class_names": ["a", "b"], "class_counts": [1, 1], "features": 1, "columns": []},
+    **{"train_size": 1, "validation_size": 0, "test_size": 1},
+}
+"""The same for own rows."""
+
+OWN = {"ban.data.own.images": "own images", "ban.data.own.rows": "own rows"}
 """Function of a data set that reads the user's files → the tag of its type."""
 
 
@@ -395,6 +459,7 @@ AnyDataset = Annotated[
     Annotated[ImageDataset, Tag("images")]
     | Annotated[OwnImages, Tag("own images")]
     | Annotated[TabularDataset, Tag("tabular")]
+    | Annotated[OwnRows, Tag("own rows")]
     | Annotated[TextDataset, Tag("language")],
     Discriminator(_type_of),
 ]
@@ -403,7 +468,8 @@ KINDS: dict[str, type[Dataset]] = {"images": ImageDataset, "tabular": TabularDat
 
 def types_of(node: Node) -> tuple[type[Dataset], ...]:
     """The types that the keys of a stage's data set may be of: every kind's, as in earlier versions."""
-    return (*KINDS.values(), OwnImages) if str(node.get("_target_")) in OWN else (*KINDS.values(),)
+    own = {"own images": OwnImages, "own rows": OwnRows}.get(OWN.get(str(node.get("_target_")), ""))
+    return (*KINDS.values(), own) if own else (*KINDS.values(),)
 
 
 GIVEN = {"data_dir", "download", "device", "batch_size", "steps_per_epoch", "unroll", "munge"}

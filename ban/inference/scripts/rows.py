@@ -1,4 +1,4 @@
-"""Classifies the rows of CSV files with one column for each feature: python predict.py FILE … (needs torch)."""
+"""Classifies the rows of CSV files, whose first lines name the columns: python predict.py FILE … (needs torch)."""
 
 import csv
 import json
@@ -11,11 +11,14 @@ config = json.loads(Path(__file__).with_name("config.json").read_text(encoding="
 network = torch.export.load(Path(__file__).with_name("model.pt2")).module()
 for name in sys.argv[1:]:
     with open(name, encoding="utf-8-sig", newline="") as file:
-        lines = [line for line in csv.reader(file) if line]
-    if not all(value.lstrip("+-").replace(".", "", 1)[:1].isdigit() for value in lines[0]):
-        lines = lines[1:]  # without the headings
-    rows = torch.tensor([[float(value) for value in line] for line in lines], dtype=torch.float64)
-    for number, each in enumerate(network(rows).softmax(1), 1):
-        probabilities, classes = each.topk(min(5, len(config["classes"])))
-        found = zip(probabilities.tolist(), classes.tolist())
-        print(name, number, *(f"{config['classes'][c]}: {p:.5f}" for p, c in found))
+        table = [*csv.DictReader(file)]
+    rows: list[list[float]] = [[] for _ in table]
+    for column in config["columns"] or [{"name": name} for name in table[0]]:
+        for row, text in zip(rows, [line[column["name"]] for line in table]):
+            if "values" in column:  # a 0 or 1 for each category
+                row += [float(value == (text or "(missing)")) for value in column["values"]]
+            else:
+                row.append(float(text or "nan"))
+    for number, found in enumerate(network(torch.tensor(rows, dtype=torch.float64)).softmax(1), 1):
+        top = [(config["classes"][place], p) for p, place in zip(*found.topk(min(5, len(found))))]
+        print(name, number, *(f"{label}: {p:.5f}" for label, p in top))
