@@ -29,6 +29,7 @@ from ban.settings.weights import LIMIT, content, read
 from ban.store.archive import export_stage, import_stage
 from ban.store.store import Store
 from ban.training import build
+from ban.training.from_file import load_weights
 from ban.training.rehearsal import rehearse
 from ban.training.run import run
 from ban.training.signals import Signals
@@ -263,6 +264,15 @@ def test_it_is_never_the_papers(state: State, tmp_path: Path) -> None:
     assert [is_as_published(stage) for stage in loaded] == [False, False]
 
 
+def test_a_network_whose_only_part_is_called_module(file: Path, state: State) -> None:
+    (stage, _), wrapped = plan(f"teacher.weights={file}"), nn.Module()
+    wrapped.module = build.network(stage)
+    load_weights(wrapped, stage)
+    assert {name: value.tolist() for name, value in wrapped.module.state_dict().items()} == {
+        name: value.tolist() for name, value in state.items()
+    }
+
+
 # When something happens to the file or the process
 
 
@@ -438,7 +448,7 @@ REFUSED = {
     "teacher.weights=3": "teacher.weights.0 is 3; it must be a path.",
     "teacher.weights=[FILE,FILE]": "teacher.weights names 2 files, but method=ban has 1 teacher: name one file",
     "teacher.weights=FILE method.teacher_count=2": "teacher.weights names 1 file, but method=ban has 2 teachers",
-    "teacher.weights=[FILE,FILE] method.teacher_count=2": "hold the same weights: name different ones.",
+    "teacher.weights=[FILE,FILE] method.teacher_count=2": "holds the same weights as another of the files",
     "teacher.weights=FILE teacher.seed=3": "teacher.seed has no effect: teacher.weights names a teacher that is not",
     "teacher.weights=FILE teacher.recipe.epochs=3": "teacher.recipe has no effect",
     "teacher.weights=FILE teacher.recipe=smoke_images": "teacher.recipe has no effect",

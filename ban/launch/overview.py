@@ -11,7 +11,7 @@ from rich.tree import Tree
 from ban.display import console, show_table
 from ban.errors import StageError, UserError
 from ban.launch.estimate import estimate, free_disk, operations, operations_per_second
-from ban.plan.contrast import describe, details_of, differences, line_of, name_of, named
+from ban.plan.contrast import describe, details_of, differences, line_of, named, names_of
 from ban.plan.lineage import union
 from ban.plan.stage import Stage
 from ban.settings.weights import content
@@ -139,6 +139,7 @@ def tell_unrecorded(stages: Sequence[Stage], store: Store) -> None:
 
 def tell_weights(stages: Sequence[Stage], store: Store) -> None:
     """Says what each teacher from a file is, and how good it is if that is known."""
+    names = names_of(stages) if any(stage.weights for stage in stages) else {}
     for stage in stages:
         if stage.weights is None:
             continue
@@ -149,7 +150,7 @@ def tell_weights(stages: Sequence[Stage], store: Store) -> None:
             if store.has(stage.signature):
                 result = store.result(stage.signature)
                 facts.append(f"stored: {outcome(result)}{doubt(result, stage.dataset.classes)}")
-        console.print(f"  {name_of(stage)}: {', '.join(facts)}")
+        console.print(f"  {names[stage.signature]}: {', '.join(facts)}")
 
 
 def regimes(stages: Sequence[Stage]) -> None:

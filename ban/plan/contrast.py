@@ -68,10 +68,9 @@ def _named(part: str, settings: Node, teaches: bool = False) -> tuple[Any, dict[
     """
     content, method = signed_content(settings), settings["method"]
     if part == "weights":
-        file = settings.get(part, {})
-        return not settings["generation"] and (teaches or bool(file)), {
-            part: f"{file['file']} ({file['sha256'][:6]})"
-        } if file else {}
+        file = settings.get(part)
+        shown = {part: f"{file['file']} ({file['sha256'][:6]})"} if file else {}
+        return settings["generation"] == 0 and (teaches or bool(file)), shown
     changed = {f"dataset.{key}" for key in _flat("", method.get("data") or {})}
     flat = _flat("model" if part == "models" else part, content.get(part, {})) | (
         _flat("dataset", content["dataset"]) if part == "method" else {}
@@ -131,7 +130,7 @@ def details(stages: Sequence[Identity], line: Callable[[Identity], Line]) -> dic
     for stage in stages:
         seed, root, split = stage["seed"], stage["root_seed"], stage["split_seed"]
         parts = [f"teacher's seed {root}"] * (root != seed)
-        parts += [f"split {split}"] * (several_splits and split not in (None, seed))
+        parts += [f"split {split}"] * (several_splits and split not in (None, None if "weights" in stage else seed))
         found[stage["signature"]] = ", ".join([*parts, *filter(None, [settings[stage["family"]]])])
     return found
 

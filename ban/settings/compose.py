@@ -39,7 +39,9 @@ def _optional_keys(part: type[Part]) -> dict[str, None]:
     return {field.name: None for field in fields(part) if field not in required}
 
 
-ConfigStore.instance().store("schema", {"recipe": _optional_keys(Recipe), "method": _optional_keys(Method)})
+ConfigStore.instance().store(
+    "schema", {"recipe": _optional_keys(Recipe), "method": _optional_keys(Method), "teacher": {"weights": None}}
+)
 
 
 def register_teachers(folder: Path | None = None) -> None:
@@ -54,7 +56,7 @@ def register_teachers(folder: Path | None = None) -> None:
     store.repo.pop("teacher", None)
     for name in names:
         files = [{"/method@method": "labels"}, {"/model@model": name}, {"/recipe@recipe": None}]
-        node = {"defaults": ["_self_", *files], "seed": "${seed}", "recipe": {SAME_AS: "recipe"}, "weights": None}
+        node = {"defaults": ["_self_", *files], "seed": "${seed}", "recipe": {SAME_AS: "recipe"}}
         store.store(name, node, group="teacher")
 
 

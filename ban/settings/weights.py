@@ -28,13 +28,12 @@ LIMIT = 2**33
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Keys under which training programs save the weights, beside other things."""
 PREFIXES = ("module.", "_orig_mod.")
-"""Beginnings of all names in the weights of a network in `DataParallel`, or of a compiled one."""
+"""What `DataParallel` and `torch.compile` put before the names of all weights."""
 FLOATING = ("float16", "bfloat16", "float32", "float64")
-SAVE = "save the weights alone with torch.save(network.state_dict(), FILE)"
 WHOLE = ("bool", "uint8", "int8", "int16", "int32", "int64")
-
-
+SAVE = "save the weights alone with torch.save(network.state_dict(), FILE)"
 Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Name of a tensor → its type and its shape."""
 
 
 class Content(NamedTuple):
@@ -58,8 +57,8 @@ def with_weights(settings: Settings) -> Settings:
         return settings
     hashes = [content(path).sha256 for path in teacher.weights]
     for path, digest in zip(teacher.weights, hashes, strict=True):
-        if (first := teacher.weights[hashes.index(digest)]) != path or [*teacher.weights].count(path) > 1:
-            raise UserError(f"teacher.weights: {first} and {path} hold the same weights: name different ones.")
+        if hashes.count(digest) > 1:
+            raise UserError(f"teacher.weights: {path} holds the same weights as another of the files: leave it out.")
     return replace(settings, teacher=replace(teacher, weights_sha256=hashes))
 
 
@@ -80,7 +79,7 @@ def _content(path: Path, *_version: int) -> Content:
 
 
 def shapes_of(state: Mapping[str, "Tensor"]) -> Shapes:
-    """Name of a tensor → its type and its shape."""
+    """The types and shapes of tensors."""
     return {name: (_type(tensor), tuple(tensor.shape)) for name, tensor in state.items()}
 
 
@@ -116,7 +115,7 @@ def read(path: Path) -> tuple[dict[str, "Tensor"], tuple[str, ...]]:
         path.open("rb").close()
     except OSError as error:
         _refuse(path, f"cannot be read: {error.strerror}")
-    state = _without_prefixes(_unwrapped(path, _loaded(path)))
+    state = without_prefixes(_unwrapped(path, _loaded(path)))
     types = dict.fromkeys(_type(tensor) for tensor in state.values())
     converted = tuple(each for each in types if each in FLOATING and each != "float32")
     return {name: _checked(path, name, tensor) for name, tensor in state.items()}, converted
@@ -163,12 +162,13 @@ def _unwrapped(path: Path, loaded: object) -> dict[str, "Tensor"]:
     for name, value in node.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             kind = type(value).__name__
-            _refuse(path, f"holds {name!r} ({kind}), but only tensors under their names are expected: {SAVE}")
+            _refuse(path, f"holds {name!r:.80} ({kind}), but only tensors under their names are expected: {SAVE}")
     return dict(node)
 
 
-def _without_prefixes(state: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
-    while prefix := next((each for each in PREFIXES if all(name.startswith(each) for name in state)), ""):
+def without_prefixes(state: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
+    """The same tensors, without what `DataParallel` and `torch.compile` put before all names."""
+    while prefix := next((each for each in PREFIXES if state and all(name.startswith(each) for name in state)), ""):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return state
 

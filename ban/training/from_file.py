@@ -4,7 +4,7 @@ from torch import nn
 
 from ban.errors import UserError
 from ban.plan.stage import Stage
-from ban.settings.weights import Shapes, read, sha256_of, shapes_of
+from ban.settings.weights import Shapes, read, sha256_of, shapes_of, without_prefixes
 
 NAMED = 3
 """Tensors of a kind that a refusal names."""
@@ -17,7 +17,7 @@ def check_fits(stage: Stage, network: nn.Module, found: Shapes) -> None:
         UserError: tensors are missing, or others than those of the network.
     """
     assert stage.weights is not None
-    expected = network.state_dict()
+    expected = without_prefixes(network.state_dict())
     faults = [
         _some([name for name in expected if name not in found], "is missing", "are missing"),
         _some([name for name in found if name not in expected], "is not the network's", "are not the network's"),
@@ -59,4 +59,5 @@ def load_weights(network: nn.Module, stage: Stage) -> None:
             f"teacher.weights: {stage.weights.path} has changed since this stage was planned: start the command again."
         )
     check_fits(stage, network, shapes_of(state))
-    network.load_state_dict(state)
+    names = network.state_dict()  # of a network whose only part is called `module`, with that prefix
+    network.load_state_dict({name: state[short] for name, short in zip(names, without_prefixes(names), strict=True)})

@@ -95,12 +95,12 @@ def check_learned(stage: Stage, value: float) -> None:
     classes, metric = stage.dataset.classes, stage.dataset.metric
     if not metrics.is_worse_than_a_guess(metric, value, classes) or (stage.weights and math.isfinite(value)):
         return
-    advice = "lower recipe.optimizer.lr, or set recipe.clip_norm"
+    when, advice = " after training", "lower recipe.optimizer.lr, or set recipe.clip_norm"
     if stage.weights:
-        advice = f"are the weights in {stage.weights.path} for this data set?"
+        when, advice = "", f"choose weights for this data set in place of {stage.weights.path}"
     raise UserError(
-        f"the test {metric.removesuffix('_percent')}{'' if stage.weights else ' after training'} is {value:.6g}, worse "
-        f"than that of a uniform guess among {classes} classes: {advice}{'' if stage.weights else '.'}"
+        f"the test {metric.removesuffix('_percent')}{when} is {value:.6g}, worse than that of a uniform guess among "
+        f"{classes} classes: {advice}."
     )
 
 

@@ -78,6 +78,7 @@ def run_step(stage: Stage, device_type: str) -> StageCost:
         ValueError: the parts do not fit together.
     """
     build.munge(stage)
+    shapes = content(stage.weights.path).shapes if stage.weights else {}  # of real tensors
     device = FakeDevice(device_type)
     with fake_tensors(), device.torch_device:
         spelling = build.zero_spelling(stage, device.torch_device)
@@ -89,7 +90,7 @@ def run_step(stage: Stage, device_type: str) -> StageCost:
             step = build.training_step(stage, load, device, spelling)
             _check_reported(stage, [*step.networks()])
             if stage.weights:
-                check_fits(stage, step.networks()["0"], content(stage.weights.path).shapes)
+                check_fits(stage, step.networks()["0"], shapes)
             batch = build.zero_batch(stage, device.torch_device)
             output, targets, flops = _forward(stage, step, batch)
             for learner in step.learners:
