@@ -198,7 +198,7 @@ def anchors(page: Path) -> set[str]:
 
 
 PARTS = {
-    "dataset": [*datasets.KINDS.values(), datasets.OwnImages],
+    "dataset": [*datasets.KINDS.values(), datasets.OwnImages, datasets.OwnRows],
     "machine": [schema.Machine],
     "method": [schema.Method],
     "recipe": [schema.Recipe],
