@@ -17,6 +17,7 @@ from ban.settings.compose import CONF, compose_settings
 from ban.settings.schema import Settings
 from ban.settings.sweeps import jobs_of
 from ban.settings.types import merged, plain
+from ban.settings.words import read
 
 WORDS = {
     "nothing": [],
@@ -199,6 +200,11 @@ def test_a_chosen_network_is_there_whole_and_alone(place: str, method: str, form
     for words, folder in (([], None), (["experiment=mine"], tmp_path)):
         given = [*DIGITS, f"method={method}", *words, form.format(place=place)]
         assert value_at(place, given, folder) == alone
+
+
+@pytest.mark.parametrize("form", ["augmentation=crop", "augmentation@dataset.augmentation=crop"])
+def test_an_augmentation_has_one_place(form: str) -> None:
+    assert read(["dataset=folder", form]) == ["dataset=folder", "augmentation@dataset.augmentation=crop"]
 
 
 @pytest.mark.parametrize("form", ["teacher.model=wrn_10_1", "+model@teacher.model=wrn_10_1"])

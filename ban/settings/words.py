@@ -18,6 +18,8 @@ PLACES = {
     r"(?:teacher\.models|peers)\.[^.]+": "model",
 }
 """Pattern of a place that can hold a file of a group → the group; None: the one that the pattern matches."""
+HOMES = {"augmentation": "dataset.augmentation"}
+"""Group → the only place for its files, which need not be written."""
 FILE_PARTS = ("dataset", "model")
 """Parts of the settings that are one component, so that they cannot be null in between."""
 LISTED = r"teacher\.(recipe|model|method)"
@@ -29,7 +31,7 @@ LIKE_THE_STUDENTS = re.compile(r"teacher\.(recipe|model)\.")
 def read(words: Sequence[str]) -> list[str]:
     """The words for Hydra, in their order. Reading them again has no further effect.
 
-    - `teacher.recipe=NAME`, `+peers.a=NAME` and the like choose a file.
+    - `teacher.recipe=NAME`, `+peers.a=NAME`, `augmentation=NAME` and the like choose a file.
     - `KEY={_target_: …}` forgets the value that KEY had.
     - `teacher.recipe.KEY=VALUE` and `teacher.model.KEY=VALUE` change what the teacher has from the student.
 
@@ -52,6 +54,8 @@ def _read(word: str) -> list[str]:
     if parsed is None or parsed.is_delete():
         return [word]
     value = word.partition("=")[2]
+    if parsed.package is None and (home := HOMES.get(parsed.key_or_group)):
+        return [f"{'+' * parsed.is_add()}{parsed.key_or_group}@{home}={value}"]
     place = parsed.package or parsed.key_or_group
     group = group_of(place)
     if group and (parsed.package or _names_a_file(parsed)):
