@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ban.data.labelled import Labelled
+from ban.data.labelled import Labelled, proportional_order
 from ban.data.munge import Munge
 from ban.errors import UserError
 from ban.interfaces import Batch
@@ -65,6 +65,8 @@ class LabelledOptions:
     """Whether the other training examples are kept as unlabelled examples, instead of left out."""
     munge: Munge | None = None
     """How to make additional synthetic training examples, which are unlabelled; None: no such examples."""
+    proportional: bool = False
+    """Whether all splits have the classes in their proportions, rather than equally many examples of each."""
 
     @property
     def held_out(self) -> list[str]:
@@ -96,7 +98,7 @@ def make_splits(
     prepare: Callable[[Splits], Splits] | None = None,
     validation: Labelled | None = None,
 ) -> Splits:
-    """Draw class-balanced splits.
+    """Draw splits, class-balanced unless they are to be proportional.
 
     Validation examples come from the end of the pool's order, so they do not depend on the number of training examples.
 
@@ -123,7 +125,8 @@ def make_splits(
             if reserved
             else f"dataset.train_size={options.train_size}, but there are only {count} training examples."
         )
-    shuffled = pool[balanced_order(pool.labels, options.split_seed)]
+    order_of = proportional_order if options.proportional else balanced_order
+    shuffled = pool[order_of(pool.labels, options.split_seed)]
     end = count - reserved
     rest, held_out = shuffled[options.train_size : end], shuffled[end:]
     if test is not None:

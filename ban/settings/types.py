@@ -81,7 +81,7 @@ def plain(value: Any) -> Any:
 @cache
 def keys_of(part: type[Part]) -> dict[str, str]:
     """Key in YAML files → field."""
-    return {("_target_" if f.name == "target" else f.name): f.name for f in fields(part) if f.name != part.others}
+    return {("_target_" if f.name == "function" else f.name): f.name for f in fields(part) if f.name != part.others}
 
 
 @cache
