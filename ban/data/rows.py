@@ -288,7 +288,7 @@ class _Description:
             self.left_out[name] = "row numbers without a name"
         elif numbered:
             self.numbered.append(name)
-        self._look(found, len(known), len(values), constant=len(known) > 0 and known.min() == known.max())
+        self._look(found, len(known), len(values), constant=bool((known == known[:1]).all()))
         return found
 
     def _category(self, column: "pd.Series[Any]") -> Column:

@@ -26,6 +26,8 @@ NAMELESS = re.compile(r"\(column \d+\)")
 """What a column without a name is called."""
 INDEX = re.compile(r"__index_level_\d+__")
 """The names by which pandas stores row labels in Parquet files."""
+EXACT: Any = {} if [*map(int, pd.__version__.split(".")[:2])] >= [3, 1] else {"float_precision": "round_trip"}
+"""Numbers are read exactly: with this option, which is the default from pandas 3.1 on."""
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -143,7 +145,7 @@ def _separated(path: Path, without: Collection[str], texts: Collection[str]) -> 
             na_values=[*MISSING],
             keep_default_na=False,
             skipinitialspace=True,
-            float_precision="round_trip",  # the default is not exact
+            **EXACT,
             low_memory=False,  # one type for a whole column
             encoding="utf-8-sig",
         )
