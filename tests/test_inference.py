@@ -248,6 +248,23 @@ def test_exported_networks_of_rows_and_words_predict_the_same(
     assert f"perplexity {expected:.2f} over" in shown
 
 
+def test_a_table_with_categories_and_gaps_is_read_as_in_training(tmp_path: Path, say: Say) -> None:
+    rows = [f"{['', k][k > 3]},{['red', 'green', ''][k % 3]},{['cat', 'dog'][k % 2]}" for k in range(40)]
+    (tmp_path / "a.csv").write_text("\n".join(["weight,colour,kind", *rows]))
+    words = ["dataset=rows", "dataset.path=a.csv", "dataset.target=kind", "dataset.missing=mean", "model=mlp_16"]
+    say(*words, "method=labels", "recipe.epochs=2", "recipe.batch_size=8", "machine=single_threaded")
+    (signature,) = Store(tmp_path / "outputs").finished()
+    say("predict", signature, "a.csv", "output=found.jsonl")
+    say("export", signature, "folder")
+    lines = [json.loads(line)["classes"][0] for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    shown = [line.split()[2:4] for line in run_script(tmp_path / "folder", str(tmp_path / "a.csv")).splitlines()]
+    assert [name for name, _ in shown] == [f"{found['class']}:" for found in lines]
+    np.testing.assert_allclose([float(p) for _, p in shown], [found["probability"] for found in lines], atol=1e-5)
+    (tmp_path / "b.csv").write_text("weight,colour,kind\n1,blue,cat\n")
+    with pytest.raises(SystemExit, match="colour has an unknown category in row 1, 'blue'"):
+        say("predict", signature, "b.csv")
+
+
 NETWORKS: dict[str, nn.Module] = {
     "wide resnet": WideResNet(10, 1, 0.3, classes=5, channels=3),
     "densenet": DenseNet(2, 4, classes=5, channels=3),

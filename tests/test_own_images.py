@@ -86,6 +86,16 @@ def data_of(given: Sequence[str]) -> Images:
 CROP = ("augmentation@dataset.augmentation=crop", "dataset.augmentation.pad=1")
 
 
+def test_unequal_classes_are_in_every_split(tmp_path: Path) -> None:
+    """Of 60 + 12 images of two classes, a fifth of each is for testing."""
+    for name, count in (("many", 60), ("few", 12)):
+        (tmp_path / "a" / name).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(COLOURED[number] // (1 + (name == "few"))).save(tmp_path / "a" / name / f"{number}.png")
+    splits = data_of(words("folder", tmp_path / "a")).splits
+    assert [np.bincount(split.labels).tolist() for split in (splits.train, splits.test)] == [[10, 48], [2, 12]]
+
+
 def test_all_sources_of_the_same_images_are_one_experiment(tmp_path: Path) -> None:
     found = {}
     for source, write in SOURCES.items():

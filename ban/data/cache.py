@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ban.cpus import cpus
 from ban.data import sources
-from ban.data.labelled import Gathered, Labelled, digest, order_by_content
+from ban.data.labelled import Gathered, Labelled, content_sha256, digest, order_by_content, sizes_of
 from ban.data.pictures import Pixels, UnreadableImage, decode, fit
 from ban.errors import UserError
 from ban.wording import plural
@@ -83,17 +83,7 @@ class About:
         Raises:
             UserError: there are fewer images.
         """
-        pool = self.total("train") or self.total("all")
-        if validation is None:
-            validation = self.total("validation")
-        if test is None:
-            test = self.total("test") or max(1, round(0.2 * pool))
-        others = (0 if self.total("test") else test) + (0 if self.total("validation") else validation)
-        train = pool - others if train is None else train
-        for name, size, found in (("train", train, pool - others), ("test", test, self.total("test") or pool)):
-            if not 0 < size <= found:
-                raise UserError(f"dataset.{name}_size={size}, but there are {plural(max(found, 0), 'image')} for that.")
-        return train, validation, test
+        return sizes_of({split: self.total(split) for split in self.counts}, train, validation, test, "image")
 
 
 @dataclass(frozen=True)
@@ -141,20 +131,6 @@ def _digests(part: Labelled) -> list[bytes]:
     """Of each image, read a few at a time."""
     chunks = (np.asarray(part.inputs[start : start + 256]) for start in range(0, len(part.labels), 256))
     return [digest(image) for chunk in chunks for image in chunk]
-
-
-def content_sha256(
-    shape: Sequence[int],
-    classes: int,
-    digests: Mapping[str, Sequence[bytes]],
-    labels: Mapping[str, NDArray[np.int64]],
-) -> str:
-    """A hash of the images of all splits, in the order of their content."""
-    found = hashlib.sha256(json.dumps([*shape, classes]).encode())
-    for split, of_images in digests.items():
-        found.update(f"{split} {len(of_images)}".encode() + b"".join(of_images))
-        found.update(labels[split].astype("<i8").tobytes())
-    return found.hexdigest()
 
 
 def cached(request: Request, data_dir: Path) -> Cached:

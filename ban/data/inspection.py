@@ -39,8 +39,8 @@ def images(part: Labelled, shape: Sequence[int], name: str = "") -> Labelled:
     return Labelled(pixels, _labels(labels, len(pixels), name, "images"))
 
 
-def rows(part: Labelled, features: int, gaps: bool = False) -> Labelled:
-    """Rows of numbers `[examples, features]`, and their labels. `gaps`: whether numbers may be missing (NaN).
+def rows(part: Labelled, features: int) -> Labelled:
+    """Rows of numbers `[examples, features]`, and their labels.
 
     Raises:
         UserError: the rows or the labels are something else.
@@ -53,8 +53,7 @@ def rows(part: Labelled, features: int, gaps: bool = False) -> Labelled:
         raise UserError(f"the rows have the shape {[*found.shape]}, but it must be [examples, features].")
     if found.shape[1] != features:
         raise UserError(f"dataset.features is {features}, but the rows have {found.shape[1]}.")
-    wrong = np.isinf(found) if gaps else ~np.isfinite(found)
-    _refuse(wrong, found, "row", "a finite number: fill the gap, or leave the row out")
+    _refuse(~np.isfinite(found), found, "row", "a finite number: fill the gap, or leave the row out")
     if found.dtype.kind != "f":  # differences of unsigned integers would wrap around
         found = found.astype(np.float64)
     return Labelled(found, _labels(labels, len(found), "", "rows"))

@@ -1,13 +1,16 @@
 """Labelled examples in main memory, or in a file that is read when they are needed. Does not import torch."""
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ban.errors import UserError
+from ban.streams import stream
+from ban.wording import plural
 
 
 class Gathered:
@@ -42,6 +45,59 @@ def order_by_content(digests: Sequence[bytes], labels: NDArray[np.int64]) -> NDA
     """The order of examples by their digests and labels: the same wherever and however they are stored."""
     halves = np.frombuffer(b"".join(digests), dtype=">u8").reshape(-1, 2)
     return np.lexsort((labels, halves[:, 1], halves[:, 0]))
+
+
+def content_sha256(
+    shape: Sequence[int],
+    classes: int,
+    digests: Mapping[str, Sequence[bytes]],
+    labels: Mapping[str, NDArray[np.int64]],
+) -> str:
+    """A hash of the examples of all splits, in the order of their content."""
+    found = hashlib.sha256(json.dumps([*shape, classes]).encode())
+    for split, of_examples in digests.items():
+        found.update(f"{split} {len(of_examples)}".encode() + b"".join(of_examples))
+        found.update(labels[split].astype("<i8").tobytes())
+    return found.hexdigest()
+
+
+def proportional_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """A random order of which any first, next or last n examples have each class in proportion, up to one example."""
+    shuffled = np.random.default_rng(stream(seed, "split")).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    counts = np.bincount(labels)
+    rank = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    share = np.empty(len(labels))
+    share[by_class] = (rank + 0.5) / np.repeat(counts, counts)
+    return shuffled[np.argsort(share[shuffled], kind="stable")]
+
+
+def sizes_of(
+    found: Mapping[str, int], train: int | None, validation: int | None, test: int | None, noun: str
+) -> tuple[int, int, int]:
+    """The sizes of the splits: as given, or all that there are; a fifth for testing where no split is for that.
+
+    Args:
+        found: split → number of its examples; the split `all` where there are none.
+        train: size as given, or None.
+        validation: the same.
+        test: the same.
+        noun: what messages call one example.
+
+    Raises:
+        UserError: there are fewer examples.
+    """
+    tested, pool = found.get("test", 0), found.get("train") or found.get("all", 0)
+    if validation is None:
+        validation = found.get("validation", 0)
+    if test is None:
+        test = tested or max(1, round(0.2 * pool))
+    others = (0 if tested else test) + (0 if found.get("validation") else validation)
+    train = pool - others if train is None else train
+    for name, size, most in (("test", test, tested or pool - 1), ("train", train, pool - others)):
+        if not 0 < size <= most:
+            raise UserError(f"dataset.{name}_size={size}, but there are {plural(max(most, 0), noun)} for that.")
+    return train, validation, test
 
 
 class Labelled(NamedTuple):

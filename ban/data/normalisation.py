@@ -27,20 +27,16 @@ class PixelNormalisation(nn.Module):
 
 
 class FeatureScaling(nn.Module):
-    """(x − low) / span for each feature, computed in fp64; `fill` stands for missing values, which are not numbers."""
+    """(x − low) / span for each feature, computed in fp64."""
 
     low: Tensor
     span: Tensor
-    fill: Tensor | None
 
-    def __init__(self, low: Sequence[float], span: Sequence[float], fill: Sequence[float] = ()) -> None:
+    def __init__(self, low: Sequence[float], span: Sequence[float]) -> None:
         super().__init__()
-        self.register_buffer("fill", torch.tensor(fill, dtype=torch.float64) if fill else None)
         self.register_buffer("low", torch.tensor(low, dtype=torch.float64))
         self.register_buffer("span", torch.tensor(span, dtype=torch.float64))
 
     def forward(self, rows: Float[Tensor, "batch features"]) -> Float[Tensor, "batch features"]:
         """Rows in fp32."""
-        if self.fill is not None:
-            rows = torch.where(rows.isnan(), self.fill, rows)
         return ((rows.double() - self.low) / self.span).float()

@@ -1,382 +1,411 @@
-"""Rows of the user's, in a table of a common format. Does not import torch.
+"""Labelled rows of the user's in one file, as features. Does not import torch.
 
-A table becomes numbers in one way, which the settings of the data set describe (`columns`), so that other rows can be
-encoded alike. Rows are in the order of their content: how a table is stored, and in which order, does not matter.
+How a column becomes features is described by plain data, so that another file can be encoded in the same way:
+`{"name": …, "kind": "number"}`, with `mean` for gaps, or `{"name": …, "kind": "category", "values": […]}`, with
+`may_be_missing: true`. A number is one feature. A category is one feature for each of its values: 1 for the value that
+a row has, otherwise 0; all are 0 for a gap, which is a category of its own.
 """
 
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # pandas has no complete types.
 
-import csv
 import difflib
-import hashlib
-import json
-from collections import Counter
+import functools
+import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from ban.data.labelled import Labelled, digest, order_by_content
+from ban.data.labelled import content_sha256, digest, order_by_content, proportional_order, sizes_of
 from ban.data.sources import in_order
+from ban.data.tables import NAMELESS, NUMBER, distinct, header, is_number, read
 from ban.errors import UserError
 from ban.wording import plural
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-MOST_CLASSES, MOST_VALUES = 1000, 1000
-"""Values of a target, and of a column of categories."""
-MISSING = "(missing)"
-"""The category of cells without a value."""
-SEPARATORS = {".csv": ",;\t", ".tsv": "\t", ".txt": ",;\t"}
-
 Column = Mapping[str, Any]
-"""`name`, and `values` of a column of categories, each of which becomes a feature that is 0 or 1."""
+"""How one column is encoded."""
+CLASSES, VALUES = 1000, 1000
+"""The most classes, and the most values of a category."""
+FEW = 20
+"""A column with as many different texts may have another one in most rows."""
+DATE = re.compile(r"\d{4}-\d\d-\d\d([T ].*)?|\d{1,2}([./-])\d{1,2}\2\d{2}(\d\d)?")
+LISTED = 10
+"""Columns that a message names."""
 
 
 class Request(NamedTuple):
-    """What a table is read for."""
+    """What is read, and how."""
 
     path: str
     target: str
     drop: tuple[str, ...] = ()
     missing: str | None = None
+    """`mean`: gaps are filled; None: they are refused."""
 
 
-class Found(NamedTuple):
-    """A table as examples."""
+class Rows(NamedTuple):
+    """Rows in the order of their content, and what is known of them."""
 
-    rows: NDArray[np.float64]
-    """`[rows, features]`, in the order of their content; not a number where one is missing."""
+    inputs: NDArray[np.float64]
+    """`[rows, features]`. A gap among numbers is NaN."""
     labels: NDArray[np.int64]
+    digests: Sequence[bytes]
     class_names: Sequence[str]
     columns: Sequence[Column]
-    constant: Sequence[str]
-    """Columns that have one value only, which are left out."""
-    duplicates: int
-    """Rows that occur before, with the same label or another one."""
-    checksum: str
+    """With NaN for each mean."""
+    left_out: Mapping[str, str]
+    """Column → why it is left out: it is constant, or has row numbers under no name."""
+    gaps: Mapping[str, int]
+    """Column → missing values."""
+    numbered: Sequence[str]
+    """Columns that seem to have row numbers."""
+    mixed: Mapping[str, str]
+    """Column of texts that are mostly numbers → one that is not."""
+
+    @property
+    def checksum(self) -> str:
+        """The identity of the data in signatures. The NaN in it mean that gaps are filled with means."""
+        shape, classes = [self.inputs.shape[1]], len(self.class_names)
+        return f"sha256:{content_sha256(shape, classes, {'all': self.digests}, {'all': self.labels})}"
+
+    def with_means(self, train_size: int, split_seed: int) -> list[Column]:
+        """How columns are encoded, with the means of the training rows."""
+        train = np.sort(proportional_order(self.labels, split_seed)[:train_size])
+        found, place = list[Column](), 0
+        for column in self.columns:
+            if "mean" in column:
+                known = self.inputs[train, place]
+                known = known[~np.isnan(known)]
+                if not len(known):
+                    raise UserError(f"the column {column['name']} has no values in the training rows: {_drop(column)}.")
+                column = {**column, "mean": float(known.mean())}
+            found.append(column)
+            place += _width(column)
+        return found
+
+    def filled(self, train_size: int, split_seed: int) -> NDArray[np.float64]:
+        """The rows with the means of the training rows in their gaps."""
+        means = [[column.get("mean", 0.0)] * _width(column) for column in self.with_means(train_size, split_seed)]
+        return np.where(np.isnan(self.inputs), np.concatenate(means), self.inputs)
 
 
-def found(request: Request) -> Found:
-    """The examples in a file.
+def rows(request: Request) -> Rows:
+    """The rows of a file.
 
     Raises:
-        UserError: it cannot be read, or is no table of features and classes.
+        UserError: it cannot be read, or is not what can be trained on.
     """
-    path = Path(request.path).expanduser()
-    try:
-        state = path.stat()
-    except OSError as error:
-        raise UserError(f"dataset.path={request.path} cannot be read: {error.strerror}.") from None
-    return _found(request, path, state.st_mtime_ns, state.st_size)
-
-
-@lru_cache(maxsize=2)
-def _found(request: Request, path: Path, changed: int, size: int) -> Found:
-    table = read_table(path)
-    if request.target not in table.columns:
-        raise UserError(f"{path} has no column '{request.target}': {_choices(request.target, [*table.columns])}")
-    if unknown := [name for name in request.drop if name not in table.columns]:
-        raise UserError(f"dataset.drop: {path} has no column '{unknown[0]}': {_choices(unknown[0], [*table.columns])}")
-    names, labels = _classes(table[request.target], path)
-    features = table.drop(columns=[request.target, *request.drop])
-    constant = [name for name in features.columns if _is_constant(features[name])]
-    features = features.drop(columns=constant)
-    if not len(features.columns):
-        raise UserError(f"{path} has no column of features: all but '{request.target}' are left out or constant.")
-    if request.missing is None:
-        _refuse_missing(features, path)
-    columns = [_column(features[name], path) for name in features.columns]
-    rows = encode(columns, features)
-    digests = [digest(row) for row in rows]
+    path = _place(request.path)
+    table = read(path, request.drop, [request.target])
+    _check_choice(path, table, request)
+    labels, class_names = _classes(table.pop(request.target), path)
+    columns, remarks = _Description(path, request).of(table)
+    inputs = encode(columns, table)
+    digests = [digest(row) for row in inputs]
     order = order_by_content(digests, labels)
-    repeated = len(digests) - len({*digests})
-    rows, labels = rows[order], labels[order]
-    content = hashlib.sha256(json.dumps([columns, names]).encode() + rows.tobytes() + labels.astype("<i8").tobytes())
-    return Found(rows, labels, names, columns, constant, repeated, f"sha256:{content.hexdigest()}")
+    return Rows(inputs[order], labels[order], [digests[row] for row in order], class_names, columns, *remarks)
 
 
-# Reading
+def _place(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"dataset.path={path} names the home folder of an unknown user.") from None
 
 
-def read_table(path: Path) -> "pd.DataFrame":
-    """A table of a CSV, TSV or Parquet file, with a line of headings.
+def encode(columns: Sequence[Column], table: pd.DataFrame) -> NDArray[np.float64]:
+    """The features of each row, `[rows, features]`.
+
+    Args:
+        columns: how columns are encoded, in the order of the features.
+        table: as `ban.data.tables.read` returns it; other columns than these do not matter.
 
     Raises:
-        UserError: it cannot be read, or has no headings, no rows, or lines of different lengths.
+        UserError: a column is missing, or has a value that its encoding has no place for.
     """
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: name a file that ends in .csv, .tsv or .parquet.")
-    if path.suffix.lower() not in (*SEPARATORS, ".parquet"):
-        raise UserError(f"{path} does not end in .csv, .tsv or .parquet: rename it, or convert it.")
-    try:
-        table = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
-    if not len(table):
-        raise UserError(f"{path} has no rows below its headings.")
-    for name in table.columns:
-        column = table[name]
-        if column.dtype.kind == "f" and np.isinf(column.to_numpy()).any():
-            row = int(np.flatnonzero(np.isinf(column.to_numpy()))[0]) + 1
-            raise UserError(
-                f"{path}, column '{name}' has an infinite number in row {row}: correct it, or drop the row."
-            )
-    return table
+    found, place = np.zeros((len(table), sum(map(_width, columns)))), 0
+    for column in columns:
+        name, width = column["name"], _width(column)
+        if name not in table.columns:
+            raise UserError(f"there is no column {name}: {_nearest(name, table.columns)}")
+        if column["kind"] == "number":
+            found[:, place] = _numbers(column, table[name])
+        else:
+            codes = _codes(column, table[name])
+            chosen = np.flatnonzero(codes >= 0)
+            found[chosen, place + codes[chosen]] = 1.0
+        place += width
+    return found
 
 
-def _csv(path: Path) -> "pd.DataFrame":
-    import pandas as pd
-
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            line = file.readline()
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 (byte {error.start}): convert it, for example with iconv -t utf-8."
-        ) from None
-    if not line.strip():
-        raise UserError(f"{path} is empty, or begins with an empty line: the first line names the columns.")
-    separators = SEPARATORS[path.suffix.lower()]
-    separator = max(separators, key=line.count)
-    headings = next(csv.reader([line], delimiter=separator))
-    if twice := [name for name, count in Counter(headings).items() if count > 1]:
-        raise UserError(f"{path} has {headings.count(twice[0])} columns of the name '{twice[0]}': rename them.")
-    if len(headings) < 2:
-        raise UserError(f"{path} has one column only: separate columns by commas, semicolons or tabs.")
-    try:
-        table = pd.read_csv(path, sep=separator, encoding="utf-8-sig", index_col=False, low_memory=False)
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 (byte {error.start}): convert it, for example with iconv -t utf-8."
-        ) from None
-    except (pd.errors.ParserError, ValueError) as error:
-        _refuse_ragged(path, separator, len(headings))
-        raise UserError(f"{path} is no table: {' '.join(f'{error}'.split())}.") from None
-    if table.iloc[:, -1].isna().any():  # pandas fills short lines
-        _refuse_ragged(path, separator, len(headings))
-    return table
+def _width(column: Column) -> int:
+    return 1 if column["kind"] == "number" else len(column["values"])
 
 
-def _refuse_ragged(path: Path, separator: str, columns: int) -> None:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=separator)
-        for line in reader:
-            if line and len(line) != columns:
-                raise UserError(
-                    f"{path}, line {reader.line_num} has {plural(len(line), 'value')}, not {columns}: correct it, or "
-                    "put texts with separators in quotes."
-                )
-
-
-def _parquet(path: Path) -> "pd.DataFrame":
-    import pandas as pd
-
-    if not find_spec("pyarrow"):
-        raise UserError("Parquet files need pyarrow: pip install 'born-again[parquet]'.")
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no Parquet file, or damaged: {' '.join(f'{error}'.split()).rstrip('.')}.") from None
-
-
-def read_numbers(path: Path, count: int) -> NDArray[np.float64]:
-    """A table of `count` columns of numbers, with or without a line of headings.
-
-    Raises:
-        UserError: it is something else.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        lines = [*csv.reader(text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ",")]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"it cannot be read: {error}.") from None
-    if lines and not all(map(_is_number, lines[0])):
-        lines = lines[1:]
-    for number, line in enumerate(filter(None, lines), 1):
-        if len(line) != count or not all(map(_is_number, line)):
-            raise UserError(f"row {number} does not have {count} numbers, one for each feature.")
-    if not any(lines):
-        raise UserError("there are no rows.")
-    return np.array([[*map(float, line)] for line in lines if line])
-
-
-def _is_number(text: str) -> bool:
-    with suppress(ValueError):
-        float(text)
-        return True
-    return False
-
-
-def _choices(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, map(str, known), 1)
-    listed = ", ".join(map(str, known[:20]))
-    return f"did you mean '{near[0]}'?" if near else f"choose one of {listed}{', …' if len(known) > 20 else ''}."
-
-
-# What columns mean
-
-
-def _classes(column: Any, path: Path) -> tuple[list[str], NDArray[np.int64]]:
-    """The names of the classes, and the number of each row's."""
-    name, missing = column.name, int(column.isna().sum())
-    if missing:
-        raise UserError(f"{path}, column '{name}': {plural(missing, 'row')} without a class: add it, or remove them.")
-    values = column.to_numpy()
-    if column.dtype.kind == "f":
-        if (values != np.rint(values)).any():
-            raise UserError(
-                f"{path}, column '{name}' has numbers with fractions, which are no classes: choose another."
-            )
-        values = values.astype(np.int64)
-    texts = np.array([f"{value}" for value in values])
-    names = in_order({*texts.tolist()})
-    if len(names) < 2:
-        raise UserError(f"{path}, column '{name}' has one class only ({names[0]}): there must be two or more.")
-    if len(names) > MOST_CLASSES:
-        raise UserError(
-            f"{path}, column '{name}' has {len(names)} values: there must be {MOST_CLASSES} classes or fewer."
-        )
-    counts = Counter(texts.tolist())
-    if rare := [each for each in names if counts[each] < 2]:
-        raise UserError(
-            f"{path}, column '{name}': the class {rare[0]} has one row only, but needs one for training and one for "
-            "testing: add rows, or remove it."
-        )
-    number = {each: place for place, each in enumerate(names)}
-    return names, np.array([number[text] for text in texts.tolist()], dtype=np.int64)
-
-
-def _is_constant(column: Any) -> bool:
-    return not _nested(column).any() and column.isna().sum() in (0, len(column)) and column.nunique() < 2
-
-
-def _nested(column: Any) -> NDArray[np.bool_]:
-    """Which values are lists or mappings."""
-    if column.dtype != object:
-        return np.zeros(len(column), dtype=bool)
-    return np.array([isinstance(value, list | dict | np.ndarray) for value in column])
-
-
-def _refuse_missing(features: "pd.DataFrame", path: Path) -> None:
-    gaps = {name: int(count) for name, count in features.isna().sum().items() if count}
-    if gaps:
-        listed = ", ".join(f"{name} ({count})" for name, count in [*gaps.items()][:10])
-        more = f" and {len(gaps) - 10} more" if len(gaps) > 10 else ""
-        raise UserError(
-            f"{path} has missing values in {listed}{more}: fill them, leave columns out with dataset.drop=[COLUMN], or "
-            "set dataset.missing=mean."
-        )
-
-
-def _column(column: Any, path: Path) -> Column:
-    """How a column is encoded."""
-    name = f"{column.name}"
-    if column.dtype.kind in "iuf":
-        if column.isna().all():
-            raise UserError(f"{path}, column '{name}' has no values: leave it out with dataset.drop=[{name}].")
-        return {"name": name}
-    if column.dtype.kind in "mM":
-        raise UserError(
-            f"{path}, column '{name}' has times, which are neither numbers nor categories: convert it, or leave it out "
-            f"with dataset.drop=[{name}]."
-        )
-    if (nested := _nested(column)).any():
-        raise UserError(f"{path}, column '{name}' has a list in row {int(nested.argmax()) + 1}: flatten it.")
-    values = sorted({*map(str, column.dropna().unique().tolist())}) + ([MISSING] if column.isna().any() else [])
-    if len(values) > MOST_VALUES or (len(values) > 20 and len(values) > 0.5 * len(column)):
-        raise UserError(
-            f"{path}, column '{name}' has {len(values)} different texts in {plural(len(column), 'row')}, such as "
-            f"{values[0][:40]!r}: leave it out with dataset.drop=[{name}], or correct what should be a number."
-        )
-    return {"name": name, "values": values}
-
-
-def encode(columns: Sequence[Column], table: "pd.DataFrame") -> NDArray[np.float64]:
-    """The features of each row: numbers as they are, and a 0 or 1 for each category.
-
-    Raises:
-        UserError: a column is missing, has a text instead of a number, or a category that is not known.
-    """
-    parts = [_encoded(column, table) for column in columns]
-    return np.concatenate(parts, axis=1) + 0.0  # no negative zero
-
-
-def _encoded(column: Column, table: "pd.DataFrame") -> NDArray[np.float64]:
+def _numbers(column: Column, values: Any) -> NDArray[np.float64]:
     name = column["name"]
-    named = {f"{each}": each for each in table.columns}
-    if name not in named:
-        raise UserError(f"there is no column '{name}': {_choices(name, [*named])}")
-    values = table[named[name]]
-    if "values" not in column:
-        if values.dtype.kind not in "iufb":
-            raise UserError(f"the column '{name}' must have numbers only, as in training.")
-        return values.to_numpy(dtype=np.float64, na_value=np.nan)[:, None]
-    known: Sequence[str] = column["values"]
-    texts = values.astype(object).where(values.notna(), MISSING).map(str).to_numpy()
-    if unknown := {*texts.tolist()} - {*known}:
-        raise UserError(f"the column '{name}' has {min(unknown)!r}, which training did not: {', '.join(known[:20])}.")
-    return (texts[:, None] == np.array(known, dtype=object)[None]).astype(np.float64)
+    if not is_number(values):
+        codes, names = distinct(values)
+        wrong = [number for number, text in enumerate(names) if not NUMBER.fullmatch(text)]
+        if wrong:
+            row = int(np.isin(codes, wrong).argmax())
+            raise UserError(f"the column {name} must have numbers, but row {row + 1} has {names[codes[row]]!r}.")
+        values = pd.Series(np.array([*map(float, names), np.nan])[codes])
+    found = values.to_numpy(dtype=np.float64, na_value=np.nan) + 0.0  # -0 is 0
+    if np.isinf(found).any():
+        raise UserError(
+            f"the column {name} has an infinite value in row {int(np.isinf(found).argmax()) + 1}: correct it, or "
+            f"{_drop(column)}."
+        )
+    gaps = np.isnan(found)
+    if gaps.any() and "mean" not in column:
+        raise UserError(f"the column {name} has no value in row {int(gaps.argmax()) + 1}: fill the gap.")
+    return np.where(gaps, column.get("mean", 0.0), found)
 
 
-# Settings and data
+def _codes(column: Column, values: Any) -> NDArray[np.int64]:
+    """The number of each row's value, -1 for a gap."""
+    name, known = column["name"], column["values"]
+    codes, names = distinct(values)
+    if unknown := [text for text in names if text not in known]:
+        row = int((codes == names.index(unknown[0])).argmax())
+        raise UserError(
+            f"the column {name} has an unknown category in row {row + 1}, {unknown[0]!r}: the known ones are "
+            f"{_listed(known)}."
+        )
+    if (codes < 0).any() and not column.get("may_be_missing"):
+        raise UserError(f"the column {name} has no value in row {int((codes < 0).argmax()) + 1}: fill the gap.")
+    return np.array([*map(known.index, names), -1], dtype=np.int64)[codes]
 
 
-def measure(node: Mapping[str, Any], data_dir: Path) -> dict[str, Any]:
+# Choices
+
+
+def _check_choice(path: Path, table: pd.DataFrame, request: Request) -> None:
+    if request.target in request.drop:
+        raise UserError(f"dataset.drop names {request.target}, which is dataset.target: remove it from one of them.")
+    if request.target not in table.columns:
+        raise UserError(f"dataset.target={request.target} is no column of {path}: {_nearest(request.target, table)}")
+    if request.drop and (lost := {*request.drop}.difference(names := header(path))):
+        raise UserError(f"dataset.drop names {min(lost)}, which is no column of {path}: {_nearest(min(lost), names)}")
+    if len(table.columns) < 2:
+        raise UserError(f"{path} has no columns beside {request.target}, so that there is nothing to learn from.")
+
+
+def _nearest(name: str, names: Any) -> str:
+    known = [*map(str, names)]
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"choose one of {_listed(known)}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED + 1 else ""
+    return ", ".join(names[:LISTED] if more else names) + more
+
+
+def _drop(*columns: Column, before: Sequence[str] = ()) -> str:
+    """The advice to leave columns out, beside those that are left out already."""
+    names = [*before, *(column["name"] for column in columns)]
+    quoted = [name if re.fullmatch(r"[\w.-]+", name) else "'{}'".format(name.replace("'", r"\'")) for name in names]
+    return f"set dataset.drop=[{','.join(quoted)}]"
+
+
+# Classes
+
+
+def _classes(column: Any, path: Path) -> tuple[NDArray[np.int64], list[str]]:
+    """The class of each row, and the names of the classes."""
+    codes, texts = distinct(column)
+    name = column.name
+    if not texts or (codes < 0).any():
+        count = int((codes < 0).sum())
+        raise UserError(f"{path}: the target {name} is missing in {plural(count, 'row')}: fill it, or remove the rows.")
+    names = in_order({*map(_class_name, texts)})
+    if all(map(NUMBER.fullmatch, names)) and (parts := [text for text in names if not float(text).is_integer()]):
+        raise UserError(
+            f"{path}: the target {name} has numbers such as {parts[0]}, which are no classes: make classes of them, or "
+            "choose another dataset.target."
+        )
+    if len(names) > CLASSES:
+        raise UserError(
+            f"{path}: the target {name} has {len(names):,} different values, more than the {CLASSES:,} classes that "
+            "can be learned: choose another dataset.target."
+        )
+    if len(names) < 2:
+        raise UserError(f"{path}: all rows have one class, {names[0]}: rows of two classes or more are needed.")
+    labels = np.array([names.index(_class_name(text)) for text in texts], dtype=np.int64)[codes]
+    if rare := [names[label] for label in np.flatnonzero(np.bincount(labels) < 2)]:
+        raise UserError(
+            f"{path}: one row only has the class {rare[0]}, but one to train on and one to test on are needed: add "
+            "rows of it, or remove it."
+        )
+    return labels, names
+
+
+def _class_name(text: str) -> str:
+    """Whole numbers have one name, however they are written."""
+    return str(int(float(text))) if NUMBER.fullmatch(text) and float(text).is_integer() else text
+
+
+# Features
+
+
+class _Description:
+    """How the columns of a table are encoded, and what is worth knowing of them."""
+
+    def __init__(self, path: Path, request: Request) -> None:
+        self.path, self.request = path, request
+        self.left_out: dict[str, str] = {}
+        self.gaps: dict[str, int] = {}
+        self.numbered: list[str] = []
+        self.mixed: dict[str, str] = {}
+        self.empty: list[Column] = []
+        self.dates: list[Column] = []
+        self.texts: dict[str, str] = {}
+        """Column with another text in most rows → how many, and an example."""
+
+    def of(self, table: pd.DataFrame) -> tuple[list[Column], tuple[Any, ...]]:
+        """The columns, and the last fields of `Rows`.
+
+        Raises:
+            UserError: a column cannot be encoded.
+        """
+        described = [self._number(each) if is_number(each) else self._category(each) for _, each in table.items()]
+        columns = [column for column in described if column["name"] not in self.left_out]
+        self._refuse(columns)
+        return columns, (self.left_out, self.gaps, self.numbered, self.mixed)
+
+    def _number(self, column: Any) -> Column:
+        name, values = str(column.name), column.to_numpy(dtype=np.float64, na_value=np.nan)
+        known = values[~np.isnan(values)]
+        found = {"name": name, "kind": "number", **({"mean": np.nan} if self.request.missing else {})}
+        numbered = len(known) == len(values) > LISTED and _counts(known)
+        if numbered and NAMELESS.fullmatch(name):
+            self.left_out[name] = "row numbers without a name"
+        elif numbered:
+            self.numbered.append(name)
+        self._look(found, len(known), len(values), constant=bool((known == known[:1]).all()))
+        return found
+
+    def _category(self, column: Any) -> Column:
+        name, (codes, values) = str(column.name), distinct(column)
+        known = int((codes >= 0).sum())
+        found = {"name": name, "kind": "category", "values": values}
+        others = [text for text in values if not NUMBER.fullmatch(text)]
+        if values and all(map(DATE.fullmatch, values)):
+            self.dates.append(found)
+        elif len(values) > 1 and (len(values) == known or len(values) > min(VALUES, max(FEW, known / 2))):
+            example = (others or values)[0]
+            self.texts[name] = f"{len(values)} different texts in {plural(known, 'row')}, such as {example[:40]!r}"
+        elif 0 < 2 * len(others) < len(values):
+            self.mixed[name] = others[0]
+        self._look(found, known, len(codes), constant=len(values) == 1 and known == len(codes))
+        return {**found, "may_be_missing": True} if self.request.missing else found
+
+    def _look(self, column: Column, known: int, count: int, constant: bool) -> None:
+        """Notes a column without values, with gaps, or with one value."""
+        name = column["name"]
+        if not known and NAMELESS.fullmatch(name):
+            self.left_out[name] = "empty"
+        elif not known:
+            self.empty.append(column)
+        elif constant and (known == count or self.request.missing):
+            self.left_out[name] = "constant"
+        elif known < count:
+            self.gaps[name] = count - known
+
+    def _refuse(self, columns: Sequence[Column]) -> None:
+        path, before = self.path, self.request.drop
+        if nameless := [each for each in columns if NAMELESS.fullmatch(each["name"])]:
+            raise UserError(f"{path} has columns without a name: name them, or {_drop(*nameless, before=before)}.")
+        if self.empty:
+            names = _listed([each["name"] for each in self.empty])
+            raise UserError(f"{path} has no values in {names}: {_drop(*self.empty, before=before)}.")
+        if self.dates:
+            names = _listed([each["name"] for each in self.dates])
+            raise UserError(
+                f"{path} has dates in {names}, which are neither numbers nor categories: make numbers of them, such as "
+                f"days or years, or {_drop(*self.dates, before=before)}."
+            )
+        if self.texts:
+            found = _listed([f"{name} ({what})" for name, what in self.texts.items()])
+            advice = _drop(*({"name": name} for name in self.texts), before=before)
+            raise UserError(
+                f"{path} has too many texts in {found}: {advice}, or correct the texts that should be numbers."
+            )
+        if self.gaps and not self.request.missing:
+            found = _listed([f"{name} ({count})" for name, count in self.gaps.items()])
+            raise UserError(
+                f"{path} has missing values in {found}: fill them, set dataset.missing=mean, or leave columns out with "
+                "dataset.drop=[COLUMN]."
+            )
+        if not columns:
+            raise UserError(f"{path} has no column with different values, so that there is nothing to learn from.")
+
+
+def _counts(numbers: NDArray[np.float64]) -> bool:
+    """Whether they are consecutive whole numbers in any order."""
+    ordered = np.sort(numbers)
+    return bool((np.diff(ordered) == 1).all() and ordered[0].is_integer())
+
+
+# Settings
+
+
+def measure(node: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a data set that follow from its rows; those that the user set stay.
 
     Raises:
-        UserError: the rows cannot be read.
+        UserError: the rows cannot be read, or do not fit the settings.
     """
-    if not node.get("path"):
-        raise UserError("dataset=rows needs dataset.path: name a file that ends in .csv, .tsv or .parquet.")
-    if not node.get("target"):
-        names = ", ".join(map(str, [*read_table(Path(node["path"]).expanduser()).columns][:20]))
-        raise UserError(f"dataset=rows needs dataset.target: name the column of the classes; there are {names}.")
-    table = found(_request(node))
-    count = len(table.labels)
-    test = node.get("test_size") or max(1, round(0.2 * count))
-    validation = node.get("validation_size") or 0
-    train = count - test - validation if node.get("train_size") is None else node["train_size"]
-    if not 0 < train <= count - test - validation:
-        raise UserError(
-            f"dataset.train_size={train}, dataset.validation_size={validation} and dataset.test_size={test} add up to "
-            f"more than the {plural(count, 'row')}."
-        )
+    path, target = node.get("path"), node.get("target")
+    if not path:
+        raise UserError(f"dataset={node['name']} needs dataset.path: name a CSV, TSV or Parquet file.")
+    place = _place(path)
+    if not target:
+        names = _listed(header(place))
+        raise UserError(f"dataset={node['name']} needs dataset.target: name the column of the classes, one of {names}.")
+    request = Request(path, target, tuple(node.get("drop") or ()), node.get("missing"))
+    sizes = tuple(node.get(f"{split}_size") for split in ("train", "validation", "test"))
+    facts = (found.st_size, found.st_mtime_ns) if (found := _stat(place)) else ()
+    measured = {"title": node.get("title") or place.stem, **_measured(request, facts, sizes, node["split_seed"])}
+    for key, value in measured.items():
+        if node.get(key) not in (None, value):
+            raise UserError(f"dataset.{key} follows from {path}: leave it out.")
+    return measured
+
+
+def _stat(path: Path) -> Any:
+    try:
+        return path.stat()
+    except OSError:  # `read` says what is wrong
+        return None
+
+
+@functools.lru_cache(maxsize=256)
+def _measured(request: Request, facts: tuple[int, ...], sizes: tuple[Any, ...], split_seed: int) -> dict[str, Any]:
+    """What follows from a file with these facts; read once for all jobs of a sweep."""
+    found = rows(request)
+    train, validation, test = sizes_of({"all": len(found.labels)}, sizes[0], sizes[1], sizes[2], "row")
+    order = proportional_order(found.labels, split_seed)
+    trained = {found.digests[row] for row in order[:train]}
     return {
-        "title": node.get("title") or Path(node["path"]).stem,
-        "classes": len(table.class_names),
-        "class_names": [*table.class_names],
-        "class_counts": np.bincount(table.labels).tolist(),
-        "features": table.rows.shape[1],
-        "columns": [dict(column) for column in table.columns],
-        "constant": [*table.constant],
-        "duplicates": table.duplicates,
+        "classes": len(found.class_names),
+        "class_names": [*found.class_names],
+        "class_counts": np.bincount(found.labels).tolist(),
+        "features": found.inputs.shape[1],
+        "columns": found.with_means(train, split_seed),
         "train_size": train,
         "validation_size": validation,
         "test_size": test,
-        "checksum": table.checksum,
+        "checksum": found.checksum,
+        "left_out": dict(found.left_out),
+        "gaps": dict(found.gaps),
+        "numbered": [*found.numbered],
+        "mixed": dict(found.mixed),
+        "duplicates": sum(found.digests[row] in trained for row in order[train : train + test]),
     }
-
-
-def _request(node: Mapping[str, Any]) -> Request:
-    return Request(f"{node['path']}", f"{node['target']}", tuple(node.get("drop") or ()), node.get("missing"))
-
-
-def examples(checksum: str, **options: Any) -> Labelled:
-    """The rows that `measure` found.
-
-    Raises:
-        UserError: they have changed since.
-    """
-    table = found(_request(options))
-    if table.checksum != checksum:
-        raise UserError(f"{options['path']} has changed since the command started: start it again.")
-    return Labelled(table.rows, table.labels)

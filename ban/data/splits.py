@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ban.data.labelled import Labelled
+from ban.data.labelled import Labelled, proportional_order
 from ban.data.munge import Munge
 from ban.errors import UserError
 from ban.interfaces import Batch
@@ -65,6 +65,8 @@ class LabelledOptions:
     """Whether the other training examples are kept as unlabelled examples, instead of left out."""
     munge: Munge | None = None
     """How to make additional synthetic training examples, which are unlabelled; None: no such examples."""
+    proportional: bool = False
+    """Whether all splits have the classes in their proportions, rather than equally many examples of each."""
 
     @property
     def held_out(self) -> list[str]:
@@ -96,7 +98,7 @@ def make_splits(
     prepare: Callable[[Splits], Splits] | None = None,
     validation: Labelled | None = None,
 ) -> Splits:
-    """Draw class-balanced splits.
+    """Draw splits, class-balanced unless they are to be proportional.
 
     Validation examples come from the end of the pool's order, so they do not depend on the number of training examples.
 
@@ -123,7 +125,7 @@ def make_splits(
             if reserved
             else f"dataset.train_size={options.train_size}, but there are only {count} training examples."
         )
-    shuffled = pool[balanced_order(pool.labels, options.split_seed)]
+    shuffled = pool[_order(pool.labels, options)]
     end = count - reserved
     rest, held_out = shuffled[options.train_size : end], shuffled[end:]
     if test is not None:
@@ -138,12 +140,19 @@ def make_splits(
     return splits._replace(train=with_labels_hidden(splits.train, options))
 
 
+def _order(labels: NDArray[np.int64], options: LabelledOptions) -> NDArray[np.int64]:
+    """Balanced as in 0.2.0; examples in the order of their content in proportion, as own images and rows are."""
+    unequal = len({*np.unique(labels, return_counts=True)[1].tolist()}) > 1
+    proportional = options.proportional or (options.order == "content" and unequal)
+    return (proportional_order if proportional else balanced_order)(labels, options.split_seed)
+
+
 def _drawn(part: Labelled, options: LabelledOptions, size: int, name: str) -> Labelled:
     """The first `size` examples of a split of its own, class-balanced."""
     part = part[part.labels < options.classes]
     if size > len(part.labels):
         raise UserError(f"dataset.{name}_size={size}, but there are only {len(part.labels)} {name} examples.")
-    return part[balanced_order(part.labels, options.split_seed)][:size]
+    return part[_order(part.labels, options)][:size]
 
 
 def with_labels_hidden(train: Labelled, options: LabelledOptions) -> Labelled:

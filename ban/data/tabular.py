@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -26,8 +25,6 @@ class TabularOptions(LabelledOptions):
 
     features: int
     """Number of columns, without the label."""
-    missing: Literal["mean"] | None = None
-    """What stands for missing values: the feature's mean over the training rows; None: there must be none."""
 
 
 class Tabular(LabelledData):
@@ -47,7 +44,7 @@ class Tabular(LabelledData):
     examples = "rows"
 
     def __init__(self, pool: Labelled, options: TabularOptions) -> None:
-        pool = inspection.rows(pool, options.features, gaps=options.missing is not None)
+        pool = inspection.rows(pool, options.features)
         self.content = pool.sha256
         self.splits = make_splits(pool, None, options, self._scaled)
         train = self.splits.train
@@ -55,17 +52,9 @@ class Tabular(LabelledData):
             train = train.with_unlabelled(options.munge.rows(train.inputs, options.munge_generator()))
         super().__init__(train, options)
         self.preprocessing = {"low": self._low.tolist(), "span": self._span.tolist()}
-        if options.missing:
-            self.preprocessing["fill"] = self._fill.tolist()
         self._rows = torch.from_numpy(train.inputs).to(self.device)
 
     def _scaled(self, splits: Splits) -> Splits:
-        known = np.isfinite(splits.train.inputs)
-        sums = np.where(known, splits.train.inputs, 0).sum(0)
-        self._fill = sums / np.maximum(known.sum(0), 1)  # of a column without any: 0
-        splits = Splits(
-            *(part._replace(inputs=np.where(np.isfinite(part.inputs), part.inputs, self._fill)) for part in splits)
-        )
         self._low, span = splits.train.inputs.min(0), np.ptp(splits.train.inputs, 0)
         self._span = np.where(span > 0, span, 1.0)
         rescaled = [((part.inputs - self._low) / self._span).astype(np.float32) for part in splits]

@@ -91,6 +91,6 @@ def _preprocessing(stage: TrainedStage, shapes: Sequence[Sequence[int]]) -> dict
             "resize": "the shorter side to the size (bilinear, antialiased), then the centre",
         }
     if isinstance(inputs, RowInputs):
-        fitted = {"low": [*inputs.low], "span": [*inputs.span], "fill": [*inputs.fill]}
+        fitted = {"low": [*inputs.low], "span": [*inputs.span]}
         return {"input": "rows [batch, features] in fp64", **fitted, "columns": [*inputs.columns]}
     return {"input": "words [batch], and the state, zeros at the beginning", "state": [*shapes[1]]}

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ban.data import corpus, pictures
 from ban.data.normalisation import FeatureScaling, PixelNormalisation
-from ban.data.rows import Column, encode, read_numbers, read_table
+from ban.data.rows import Column, encode
+from ban.data.tables import read, read_numbers
 from ban.errors import UserError
 
 
@@ -82,14 +83,12 @@ class RowInputs:
 
     low: tuple[float, ...]
     span: tuple[float, ...]
-    fill: tuple[float, ...] = ()
-    """What stands for a missing number of each feature; empty: none may be missing."""
     columns: tuple[Column, ...] = field(default=(), hash=False)
     """Of the table that the rows come from, where it is the user's; empty: columns are features."""
 
     def normalisation(self) -> nn.Module:
         """From features in the units of the data set to what the network reads."""
-        return FeatureScaling(self.low, self.span, self.fill)
+        return FeatureScaling(self.low, self.span)
 
     def read(self, path: Path) -> NDArray[np.float64]:
         """The features of each row of a file: of a table like that of training, or of numbers alone.
@@ -98,7 +97,9 @@ class RowInputs:
             UserError: it cannot be read, or is not such a table.
         """
         if self.columns:
-            return encode(self.columns, read_table(path))
+            return encode(
+                self.columns, read(path, texts=[each["name"] for each in self.columns if each["kind"] == "category"])
+            )
         return read_numbers(path, len(self.low))
 
     def __call__(self, row: Sequence[float] | NDArray[Any]) -> Float[Tensor, " features"]:
@@ -113,9 +114,8 @@ class RowInputs:
         """
         if rows.ndim != 2 or rows.shape[1] != len(self.low):
             raise UserError(f"the rows have the shape {[*rows.shape]}, not [rows, {len(self.low)} features].")
-        wrong = np.isinf(rows) if self.fill else ~np.isfinite(rows)
-        if wrong.any():
-            row, column = np.argwhere(wrong)[0] + 1
+        if not np.isfinite(rows).all():
+            row, column = np.argwhere(~np.isfinite(rows))[0] + 1
             raise UserError(f"row {row} has no finite number in column {column}.")
         return self.normalisation()(torch.from_numpy(rows))
 
@@ -165,8 +165,7 @@ def inputs_of(
         channels, height, width = dataset["shape"]
         return ImageInputs(channels, height, width, dataset.get("white", 255), mean, std)
     if {"low", "span"} <= {*preprocessing}:
-        low, span, fill = (tuple(preprocessing.get(name, ())) for name in ("low", "span", "fill"))
-        return RowInputs(low, span, fill, tuple(dataset.get("columns", ())))
+        return RowInputs(tuple(preprocessing["low"]), tuple(preprocessing["span"]), tuple(dataset.get("columns", ())))
     return None
 
 

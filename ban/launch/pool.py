@@ -84,7 +84,7 @@ class Pool:
         self.store, self.journal = host.store, Journal(host.store)
         self.context = multiprocessing.get_context("forkserver")
         # Otherwise every child would import these for seconds; optimizers import torch._dynamo at their first step.
-        data = {stage.dataset.target.rpartition(".")[0] for stage in missing}
+        data = {stage.dataset.function.rpartition(".")[0] for stage in missing}
         self.context.set_forkserver_preload(["ban.training.run", "ban.models", "torch._dynamo", *sorted(data)])
         _ensure_server()
 

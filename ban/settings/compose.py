@@ -14,7 +14,7 @@ from ban.errors import UserError
 from ban.settings.checks import check, validated
 from ban.settings.code_hash import SHIPPED, source_hash
 from ban.settings.data_hash import with_content
-from ban.settings.datasets import MEASURED, MEASURED_ROWS, OWN, OwnImages, OwnRows
+from ban.settings.datasets import MEASURED, own_type
 from ban.settings.files import CONF
 from ban.settings.hydra_versions import VERSION_BASE
 from ban.settings.loader import SAME_AS, follow
@@ -100,28 +100,35 @@ def freeze(config: DictConfig) -> Settings:
             from ban.data.corpus import measure_text
 
             dataset.update(measure_text(dataset))  # before other settings refer to the numbers
-        if isinstance(dataset, DictConfig) and dataset.get("_target_") in OWN:
-            _measure_own(own)
+        measured = _measure_own(own)
         follow(own)
         plain = cast("dict[str, Any]", OmegaConf.to_container(own, resolve=True))
     except OmegaConfBaseException as error:
         raise UserError(explain(error, CONF)) from None
-    return with_weights(with_content(check(validated(Settings, _with_sources(plain)))))
+    node = _with_sources(plain)
+    if measured:
+        node["dataset"].update(measured)
+    return with_weights(with_content(check(validated(Settings, node))))
 
 
-def _measure_own(config: DictConfig) -> None:
-    """Adds to the data set what its files say."""
-    from ban.data import cache, rows
+def _measure_own(config: DictConfig) -> dict[str, Any]:
+    """What the user's files say of the data set that they are. The numbers in it are added to the configuration.
 
-    own, measured, measure = OwnImages, MEASURED, cache.measure
-    if config.dataset.get("_target_") == "ban.data.own.rows":
-        own, measured, measure = OwnRows, MEASURED_ROWS, rows.measure
+    Texts are not: `${…}` in one would be taken for a reference.
+    """
+    dataset = config.get("dataset")
+    kind = own_type(cast("Node", dataset)) if isinstance(dataset, DictConfig) else None
+    if kind is None:
+        return {}
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     given = {key: value for key, value in plain["dataset"].items() if value is not None}
     if "path" in given:
-        validated(own, {**measured, **given}, "dataset")  # before files are read for it
+        validated(kind, {**MEASURED, **kind.measured, **given}, "dataset")  # before files are read for it
     machine = validated(Machine, plain["machine"], "machine")
-    config.dataset.update(measure(plain["dataset"], machine.data_dir))
+    found = kind.measure(plain["dataset"], machine.data_dir)
+    numbers = {key: value for key, value in found.items() if isinstance(value, int) or key == "shape"}
+    config.dataset.update(numbers)
+    return found
 
 
 def _with_sources(value: Any) -> Any:

@@ -31,7 +31,7 @@ def with_content(settings: Settings) -> Settings:
         UserError: the function fails, or returns something that cannot be trained on.
     """
     dataset = settings.dataset
-    if dataset.target.startswith("ban."):
+    if dataset.function.startswith("ban."):
         return settings
     content = _content(*_call(dataset, settings.machine))
     return replace(settings, dataset=replace(dataset, content_sha256=content))
@@ -48,7 +48,7 @@ def verify(dataset: Dataset, machine: Machine, data: Any) -> None:
         return
     if _content.__wrapped__(*_call(dataset, machine)) != expected:  # else they depend on the seed
         raise UserError(
-            f"{dataset.target} returned other data than when this stage was planned: start the command again if the "
+            f"{dataset.function} returned other data than when this stage was planned: start the command again if the "
             "data have changed, and use a fixed seed if they are random."
         )
 

@@ -4,6 +4,7 @@ import inspect
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import field
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NotRequired, Self, cast
 
 from annotated_types import Ge, Len
@@ -12,7 +13,18 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict  # pydantic refuses that of Python 3.11
 
-from ban.ranges import Flag, Fraction, Integer, NonNegative, Positive, PositiveOrInfinite, Probability, Text, UpTo1000
+from ban.ranges import (
+    Flag,
+    Fraction,
+    Integer,
+    NonNegative,
+    Number,
+    Positive,
+    PositiveOrInfinite,
+    Probability,
+    Text,
+    UpTo1000,
+)
 from ban.settings.types import (
     Component,
     Node,
@@ -43,7 +55,8 @@ class Dataset(Part):
     title: Unsigned[Text]
     as_published: Unsigned[Flag] = False
     """Whether it is the data set of Furlanello et al. 2018, as they use it."""
-    target: Signed[Annotated[Text, Field(alias="_target_")]]
+    function: Signed[Annotated[Text, Field(alias="_target_")]]
+    """Which makes it."""
     source_sha256: Signed[Text | None] = None
     """Of the user's code that `_target_` names."""
     content_sha256: Signed[Text | None] = None
@@ -244,6 +257,8 @@ class ImageDataset(LabelledDataset):
 class OwnImages(ImageDataset):
     """Images of the user's in files, in the order of their content. The content counts in signatures, not the files."""
 
+    measured: ClassVar[Node] = {"class_counts": {}, "shape": [3, 4, 4]}
+
     order: Unsigned[Literal["content"] | None] = None
     """They always are in this order."""
     source: Unsigned[Literal["folder", "arrays", "parquet"]]
@@ -264,6 +279,13 @@ class OwnImages(ImageDataset):
     """Test images that are training images too, or images that occur twice where nothing says what is for testing."""
     skipped: Unsigned[Mapping[Text, NonNegative]] = field(default_factory=dict[str, int])
     """Kind of file that was passed over → number."""
+
+    @staticmethod
+    def measure(node: Node, data_dir: Path) -> dict[str, Any]:
+        """The settings that follow from the files; those that the user set stay."""
+        from ban.data.cache import measure
+
+        return measure(node, data_dir)
 
     @property
     def constructor_arguments(self) -> dict[str, Any]:
@@ -286,7 +308,7 @@ class OwnImages(ImageDataset):
         counts = f"{of_class[0]} images each" if equal else "images"
         splits = "" if "all" in self.class_counts else f" for {' + '.join(self.class_counts)}"
         skipped = ", ".join(f"{count} {kind}" for kind, count in self.skipped.items())
-        found = [f"Classes, {counts}{splits}: {_shortened(shown)}"]
+        found = [f"Classes, {counts}{splits}: {_listed(shown)}"]
         return [*found, f"Files that were passed over: {skipped}"] if skipped else found
 
     @property
@@ -303,13 +325,13 @@ class OwnImages(ImageDataset):
         return [f"{again} on: remove them, or the test results are too good."]
 
 
-SHOWN_NAMES = 12
+SHOWN = 12
 """Classes or columns that a plan names."""
 
 
-def _shortened(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     """The names in one line; of many, the first ones and the last."""
-    return ", ".join([*names[: SHOWN_NAMES - 1], "…", names[-1]] if len(names) > SHOWN_NAMES else names)
+    return ", ".join([*names[: SHOWN - 1], "…", names[-1]] if len(names) > SHOWN else names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,32 +357,62 @@ class TabularDataset(LabelledDataset):
         return (self.features,)
 
 
+class Column(TypedDict):
+    """How a column becomes features: see `ban.data.rows`."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # pyright: ignore[reportGeneralTypeIssues]
+
+    name: Text
+    kind: Literal["number", "category"]
+    mean: NotRequired[Number]
+    """Of the training rows, for gaps; absent: there must be none."""
+    values: NotRequired[Sequence[Text]]
+    """The categories."""
+    may_be_missing: NotRequired[Flag]
+
+
 @dataclass(frozen=True, kw_only=True)
 class OwnRows(TabularDataset):
     """Rows of the user's in a file, in the order of their content. The content counts in signatures, not the file."""
 
+    measured: ClassVar[Node] = {"class_counts": [], "features": 1, "columns": [], "target": "class"}
+
     order: Unsigned[Literal["content"] | None] = None
     """They always are in this order."""
-    label_column: Unsigned[Annotated[Text | None, Field(alias="target")]] = None
+    target: Unsigned[Text]
     """The column of the classes."""
     drop: Unsigned[Sequence[Text]] = ()
     """Columns that are left out."""
     missing: Unsigned[Literal["mean"] | None] = None
-    """What stands for a missing number: the mean of the training rows; None: there must be none."""
+    """What a gap becomes: the mean of the training rows, and among texts a category of its own; None: it is refused."""
     class_names: Unsigned[Sequence[Text]] = ()
     class_counts: Unsigned[Sequence[NonNegative]]
-    columns: Unsigned[Sequence[Mapping[Text, Any]]]
-    """`name` of each column, and `values` of one with categories: see `ban.data.rows`."""
-    constant: Unsigned[Sequence[Text]] = ()
-    """Columns that are left out because all values are equal."""
+    columns: Unsigned[Sequence[Column]]
+    """How columns become features, in their order."""
+    left_out: Unsigned[Mapping[Text, Text]] = field(default_factory=dict[str, str])
+    """Column that is not used → why."""
+    gaps: Unsigned[Mapping[Text, Positive]] = field(default_factory=dict[str, int])
+    """Column → values that are missing."""
+    numbered: Unsigned[Sequence[Text]] = ()
+    """Columns that seem to have row numbers."""
+    mixed: Unsigned[Mapping[Text, Text]] = field(default_factory=dict[str, str])
+    """Column of categories that mostly are numbers → one that is none."""
     duplicates: Unsigned[NonNegative] = 0
-    """Rows that occur twice."""
+    """Test rows whose features are also those of a training row."""
+
+    @staticmethod
+    def measure(node: Node, data_dir: Path) -> dict[str, Any]:
+        """The settings that follow from the files; those that the user set stay."""
+        from ban.data.rows import measure
+
+        return measure(node)
 
     @property
     def constructor_arguments(self) -> dict[str, Any]:
         """See `Dataset`."""
-        measured = ("class_counts", "columns", "constant", "duplicates", "order")
-        return {key: value for key, value in super().constructor_arguments.items() if key not in measured}
+        measured = ("class_counts", "columns", "left_out", "gaps", "numbered", "mixed", "duplicates")
+        kept = super().constructor_arguments.items()
+        return {key: value for key, value in kept if key not in (*measured, "order")}
 
     @property
     def description(self) -> str:
@@ -370,24 +422,35 @@ class OwnRows(TabularDataset):
     @property
     def notes(self) -> Sequence[str]:
         """See `Dataset`."""
-        shown = [f"{name} ({count})" for name, count in zip(self.class_names, self.class_counts, strict=True)]
-        categories = [f"{each['name']} ({len(each['values'])} values)" for each in self.columns if "values" in each]
-        return [
-            f"Classes, rows: {_shortened(shown)}",
-            *([f"Columns of categories: {_shortened(categories)}"] if categories else []),
-            *([f"Constant columns, which are left out: {_shortened(self.constant)}"] * bool(self.constant)),
-        ]
+        classes = [f"{name} ({count})" for name, count in zip(self.class_names, self.class_counts, strict=True)]
+        texts = [f"{each['name']} ({len(each['values'])})" for each in self.columns if "values" in each]
+        found = {
+            "Classes, rows": classes,
+            "Categories, values": texts,
+            "Columns that are left out": [f"{name} ({why})" for name, why in self.left_out.items()],
+            "Gaps that are filled, rows": [f"{name} ({count})" for name, count in self.gaps.items()],
+        }
+        return [f"{what}: {_listed(names)}" for what, names in found.items() if names]
 
     @property
     def warnings(self) -> Sequence[str]:
         """See `Dataset`."""
-        if not self.duplicates:
-            return ()
-        are = "is" if self.duplicates == 1 else "are"
-        return [
-            f"{plural(self.duplicates, 'row')} {are} there twice, so that some may be tested and trained on: remove "
-            "them, or the test results are too good."
+        found = [
+            f"the column {name} seems to have row numbers: set dataset.drop=[{name}] unless they mean something."
+            for name in self.numbered
         ]
+        found += [
+            f"the column {name} is read as categories, because it has {text!r} among its numbers: correct it, or leave "
+            "it empty and set dataset.missing=mean."
+            for name, text in self.mixed.items()
+        ]
+        if self.duplicates:
+            are = "is" if self.duplicates == 1 else "are"
+            found.append(
+                f"{plural(self.duplicates, 'test row')} {are}, number by number, among those that are trained on: "
+                "remove copies, or the test results are too good."
+            )
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -421,7 +484,7 @@ class TextDataset(Dataset):
     @property
     def warnings(self) -> Sequence[str]:
         """See `Dataset`."""
-        if self.target != "ban.data.text.text" or self.checksum is None:
+        if self.function != "ban.data.text.text" or self.checksum is None:
             return ()
         from ban.data import coverage
 
@@ -429,26 +492,25 @@ class TextDataset(Dataset):
         return coverage.warnings(self.path, self.checksum, self.min_count, sizes)
 
 
-MEASURED: Node = {
-    **{"title": "own", "classes": 2, "class_names": ["a", "b"], "class_counts": {}, "shape": [3, 4, 4]},
-    **{"train_size": 1, "validation_size": 0, "test_size": 1},
-}
-"""Settings of own images that follow from the files, with values that any of them could have."""
-
-MEASURED_ROWS: Node = {
-    **{"title": "own", "classes": 2, "class_names": ["a", "b"], "class_counts": [1, 1], "features": 1, "columns": []},
-    **{"train_size": 1, "validation_size": 0, "test_size": 1},
-}
-"""The same for own rows."""
-
 OWN = {"ban.data.own.images": "own images", "ban.data.own.rows": "own rows"}
 """Function of a data set that reads the user's files → the tag of its type."""
+OWN_TYPES: dict[str, type[OwnImages | OwnRows]] = {"own images": OwnImages, "own rows": OwnRows}
+MEASURED: Node = {
+    **{"title": "own", "classes": 2, "class_names": ["a", "b"]},
+    **{"train_size": 1, "validation_size": 0, "test_size": 1},
+}
+"""Settings that follow from the user's files, with values that any of them could have. Each type adds its own."""
+
+
+def own_type(node: Node) -> type[OwnImages | OwnRows] | None:
+    """The type of a data set that reads the user's files; None: it is another one."""
+    return OWN_TYPES.get(OWN.get(str(node.get("_target_")), ""))
 
 
 def _type_of(value: Any) -> str | None:
     """The tag of a data set's type; None: unknown."""
     if isinstance(value, Dataset):
-        return OWN.get(value.target) or next(kind for kind, part in KINDS.items() if isinstance(value, part))
+        return OWN.get(value.function) or next(kind for kind, part in KINDS.items() if isinstance(value, part))
     if not isinstance(value, Mapping):
         return "images"  # whose type refuses it
     node = cast("Node", value)
@@ -468,7 +530,7 @@ KINDS: dict[str, type[Dataset]] = {"images": ImageDataset, "tabular": TabularDat
 
 def types_of(node: Node) -> tuple[type[Dataset], ...]:
     """The types that the keys of a stage's data set may be of: every kind's, as in earlier versions."""
-    own = {"own images": OwnImages, "own rows": OwnRows}.get(OWN.get(str(node.get("_target_")), ""))
+    own = own_type(node)
     return (*KINDS.values(), own) if own else (*KINDS.values(),)
 
 

@@ -82,11 +82,7 @@ def plain(value: Any) -> Any:
 @cache
 def keys_of(part: type[Part]) -> dict[str, str]:
     """Key in YAML files → field."""
-    return {KEYS.get(f.name, f.name): f.name for f in fields(part) if f.name != part.others}
-
-
-KEYS = {"target": "_target_", "label_column": "target"}
-"""Fields whose keys are others than their names, because `target` would be two things."""
+    return {("_target_" if f.name == "function" else f.name): f.name for f in fields(part) if f.name != part.others}
 
 
 @cache

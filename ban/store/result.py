@@ -27,8 +27,6 @@ class Preprocessing(TypedDict):
     low: NotRequired[list[float]]
     """Of each feature of rows: the minimum over the training rows."""
     span: NotRequired[list[float]]
-    fill: NotRequired[list[float]]
-    """What stands for a missing value of each feature."""
 
 
 class Result(Identity):

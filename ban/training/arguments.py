@@ -106,10 +106,14 @@ def _is_optimizer(node: Node) -> bool:
 def _check_dataset(dataset: Dataset) -> None:
     if isinstance(dataset, ImageDataset):
         _check("dataset.augmentation", dataset.augmentation, ANY)
-    hints = _hints(_imported("dataset", dataset.target))
+    hints = _hints(_imported("dataset", dataset.function))
     for key, sources in SOURCES.items():
-        if dataset.target.startswith("ban.") and dataset.target not in sources and getattr(dataset, key) is not None:
-            raise UserError(f"dataset.{key} has no effect: {dataset.target} does not take it.")
+        if (
+            dataset.function.startswith("ban.")
+            and dataset.function not in sources
+            and getattr(dataset, key) is not None
+        ):
+            raise UserError(f"dataset.{key} has no effect: {dataset.function} does not take it.")
     for key, value in dataset.arguments.items():
         _check_value(f"dataset.{key}", value, hints.get(key, Any))
 

@@ -16,9 +16,9 @@ for name in sys.argv[1:]:
     for column in config["columns"] or [{"name": name} for name in table[0]]:
         for row, text in zip(rows, [line[column["name"]] for line in table]):
             if "values" in column:  # a 0 or 1 for each category
-                row += [float(value == (text or "(missing)")) for value in column["values"]]
+                row += [float(value == " ".join(text.split())) for value in column["values"]]
             else:
-                row.append(float(text or "nan"))
+                row.append(float(text or column["mean"]))
     for number, found in enumerate(network(torch.tensor(rows, dtype=torch.float64)).softmax(1), 1):
         top = [(config["classes"][place], p) for p, place in zip(*found.topk(min(5, len(found))))]
         print(name, number, *(f"{label}: {p:.5f}" for label, p in top))
