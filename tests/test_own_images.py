@@ -138,8 +138,8 @@ def test_bundled_images_in_order_of_their_content_are_the_same_training(tmp_path
 def test_without_splits_a_fifth_is_tested_class_by_class(tmp_path: Path) -> None:
     data = data_of(words("folder", write_folder(tmp_path / "own", {"": slice(0, 120)})))
     assert [len(split.labels) for split in data.splits] == [96, 0, 24]
-    counts = np.bincount(data.splits.train.labels)
-    assert counts.max() - counts.min() <= 2
+    counts = np.bincount(data.splits.test.labels, minlength=10)
+    assert np.abs(counts - 0.2 * np.bincount(LABELS)).max() <= 1
 
 
 @pytest.mark.parametrize("source", SOURCES)
