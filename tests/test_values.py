@@ -35,6 +35,8 @@ from ban.training.arguments import check_arguments
 CACHE = Path(tempfile.mkdtemp(prefix="ban-test-"))
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 OWN = (f"dataset.path={Path(__file__).parent / 'images.parquet'}", f"machine.data_dir={CACHE}", "recipe.batch_size=8")
+TABLE = CACHE / "rows.csv"
+TABLE.write_text("\n".join(["size,colour,kind", *(f"{n % 7},{'rgb'[n % 3]},{'ab'[n % 2]}" for n in range(60))]))
 IMAGES = ("dataset=cifar10", "dataset.labelled=4000")
 CONFIGS = {
     "kd": ("method=kd", *DIGITS),
@@ -50,6 +52,9 @@ CONFIGS = {
     "ban_l": ("method=ban_l", "model=cnn_lstm_small", "dataset=text", f"dataset.path={TEXT}", "recipe=cnn_lstm"),
     "logit_regression": ("method=logit_regression", "model=mlp_16", "dataset=wine", "recipe=tabular"),
     "labels": ("method=labels", "model=small_conv", "dataset=parquet", "recipe=photos", *OWN),
+    "own_rows": ("method=labels", "model=mlp_16", "dataset=rows", f"dataset.path={TABLE}", "dataset.target=kind"),
+    "torchvision": ("method=labels", "model=torchvision", *DIGITS[:1], *DIGITS[2:]),
+    "timm": ("method=labels", "model=timm", "model.architecture=resnet10t", *DIGITS[:1], *DIGITS[2:]),
     "munge": ("method=munge", "model=mlp_256", "dataset=breast_cancer", "recipe=tabular"),
     "model_compression": ("method=model_compression", "model=mlp_256x2", "dataset=digits_features"),
 }
@@ -65,7 +70,7 @@ NEGATIVE = {"seed", "split_seed", "weight", "value", "start", "end", "mean"}
 """Numbers that may be negative."""
 LARGE = {"loss_scale", "weight"}
 """Numbers that files may give without a decimal point."""
-NULLABLE = {"stem", "checkpointing"}
+NULLABLE = {"stem", "checkpointing", "options"}
 PARSER = OverridesParser.create()
 
 
