@@ -30,7 +30,7 @@ WANTED = {
     "tuple_type": "must be a list",
 }
 """A type of pydantic's errors → what the value must be, where pydantic's sentence is unclear."""
-OWN = ("no_target", "no_rate", "broken_target", "empty_text", "empty_folder", "unprintable", "no_home")
+OWN = ("no_target", "no_rate", "broken_target", "empty_text", "empty_path", "unprintable", "no_home")
 """Types of errors whose message follows the setting's name."""
 
 
