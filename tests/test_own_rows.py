@@ -46,9 +46,15 @@ def words(path: Path, *more: str) -> list[str]:
     return [*own, "machine=single_threaded", "recipe.batch_size=8", *more]
 
 
-def data_of(given: Sequence[str]) -> Tabular:
+def planned(given: Sequence[str]) -> tuple[str, Tabular]:
+    """The signature of the training, and its data."""
     settings = compose_settings(given)
-    return build.data(lineage(settings)[0], settings.machine, torch.device("cpu"))  # pyright: ignore[reportReturnType]
+    stage = lineage(settings)[0]
+    return stage.signature, build.data(stage, settings.machine, torch.device("cpu"))  # pyright: ignore[reportReturnType]
+
+
+def data_of(given: Sequence[str]) -> Tabular:
+    return planned(given)[1]
 
 
 def dataset_of(path: Path, *more: str) -> OwnRows:
@@ -114,9 +120,8 @@ def _by_pandas(path: Path) -> Path:
 def test_all_forms_of_one_table_are_one_experiment(tmp_path: Path) -> None:
     found = {}
     for form, write in FORMS.items():
-        given = words(write(tmp_path))
-        data = data_of(given)
-        found[form] = (lineage(compose_settings(given))[0].signature, *(part.inputs for part in data.splits))
+        signature, data = planned(words(write(tmp_path)))
+        found[form] = (signature, *(part.inputs for part in data.splits))
         assert [len(split.labels) for split in data.splits] == [48, 0, 12]
     signature, *parts = found.pop("csv")
     for form, (other, *arrays) in found.items():
@@ -217,7 +222,7 @@ def test_splits_have_the_classes_in_proportion(tmp_path: Path) -> None:
 def test_bundled_rows_in_a_file_are_learned(load: Callable[..., Any], tmp_path: Path, train: Train) -> None:
     bunch = load(as_frame=True)
     bunch.frame.assign(kind=bunch.target_names[bunch.target]).drop(columns="target").to_csv(tmp_path / "own.csv")
-    given = words(tmp_path / "own.csv", "recipe.epochs=30", "recipe.batch_size=32")
+    given = words(tmp_path / "own.csv", "recipe.epochs=12", "recipe.batch_size=32")
     dataset = compose_settings(given).dataset
     assert dataset.train_size + dataset.test_size == len(bunch.target)
     result = train(*given)[-1]

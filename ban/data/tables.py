@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -175,17 +176,24 @@ def _checked(path: Path, separator: str, columns: int) -> int:
 
     pandas would fill short lines, and take the first values of long ones for row labels.
     """
-    rows = -1  # the header is none
+    rows, number = -1, 0  # the header is no row
     with _opened(path) as file:
-        reader = csv.reader(file, delimiter=separator, skipinitialspace=True)
-        for line in reader:
-            if len(line) == columns > 1 or any(map(str.strip, line)):
+        for line in file:
+            number += 1
+            if line.count(separator) == columns - 1 > 0 and '"' not in line:  # much faster than a reader
                 rows += 1
-                if len(line) != columns:
-                    raise UserError(
-                        f"{path}, line {reader.line_num}, has {plural(len(line), 'value')}, but there are "
-                        f"{plural(columns, 'column')}: correct it, or put texts with separators in quotes."
-                    )
+                continue
+            reader = csv.reader(chain([line], file), delimiter=separator, skipinitialspace=True)
+            values = next(reader)
+            number += reader.line_num - 1
+            if not any(map(str.strip, values)) and (len(values) < 2 or columns < 2):
+                continue  # a blank line
+            if len(values) != columns:
+                raise UserError(
+                    f"{path}, line {number}, has {plural(len(values), 'value')}, but there are "
+                    f"{plural(columns, 'column')}: correct it, or put texts with separators in quotes."
+                )
+            rows += 1
     return rows
 
 
