@@ -104,6 +104,9 @@ def test_commands_run(example: Example, trained: Path, tmp_path: Path, monkeypat
         Image.fromarray(np.random.default_rng(number).integers(0, 256, (40, 48, 3), np.uint8)).save(
             place / f"{number}.png"
         )
+    flowers = "petal_length,petal_width,colour,site,species\n"
+    flowers += "".join(f"{n % 7},{n % 5 / 4},{'blue' if n % 3 else ''},{n},{'ab'[n % 2]}\n" for n in range(200))
+    (tmp_path / "flowers.csv").write_text(flowers)
     monkeypatch.syspath_prepend(tmp_path)
     for words in example.commands:
         run(words, tmp_path)
@@ -185,7 +188,7 @@ def anchors(page: Path) -> set[str]:
 
 
 PARTS = {
-    "dataset": [*datasets.KINDS.values(), datasets.OwnImages],
+    "dataset": [*datasets.KINDS.values(), *datasets.OWN_TYPES.values()],
     "machine": [schema.Machine],
     "method": [schema.Method],
     "recipe": [schema.Recipe],

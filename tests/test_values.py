@@ -34,6 +34,7 @@ from ban.training.arguments import check_arguments
 
 CACHE = Path(tempfile.mkdtemp(prefix="ban-test-"))
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+ROWS = (f"dataset.path={Path(__file__).parent / 'rows.csv'}", "dataset.target=variety", "dataset.missing=mean")
 OWN = (f"dataset.path={Path(__file__).parent / 'images.parquet'}", f"machine.data_dir={CACHE}", "recipe.batch_size=8")
 IMAGES = ("dataset=cifar10", "dataset.labelled=4000")
 CONFIGS = {
@@ -51,6 +52,7 @@ CONFIGS = {
     "logit_regression": ("method=logit_regression", "model=mlp_16", "dataset=wine", "recipe=tabular"),
     "labels": ("method=labels", "model=small_conv", "dataset=parquet", "recipe=photos", *OWN),
     "munge": ("method=munge", "model=mlp_256", "dataset=breast_cancer", "recipe=tabular"),
+    "rows": ("method=labels", "model=mlp_16", "dataset=rows", "recipe=tabular", *ROWS),
     "model_compression": ("method=model_compression", "model=mlp_256x2", "dataset=digits_features"),
 }
 """Together they name every class in `conf/` with every argument. The first is tried whole, the others in `PARTS`."""

@@ -48,8 +48,8 @@ def read(path: Path, without: Collection[str] = (), texts: Collection[str] = ())
     table, decimal = (_parquet(path, without), ".") if is_parquet else _separated(path, without, texts)
     if not len(table):
         raise UserError(f"{path} has a header, but no rows.")
-    for name in table.columns:
-        if name not in texts and (numbers := _as_numbers(table[name], decimal)) is not None:
+    for name, column in [*table.items()]:
+        if name not in texts and (numbers := _as_numbers(column, decimal)) is not None:
             table[name] = numbers
     return table
 
@@ -74,12 +74,12 @@ def _is_parquet(path: Path) -> bool:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
 
 
-def is_number(column: "pd.Series[Any]") -> bool:
+def is_number(column: pd.Series) -> bool:
     """Whether it is a column of numbers; otherwise, of texts."""
     return pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
 
 
-def distinct(column: "pd.Series[Any]") -> tuple[NDArray[np.int64], list[str]]:
+def distinct(column: pd.Series) -> tuple[NDArray[np.int64], list[str]]:
     """The number of each row's text, -1 where it is missing, and all different texts, sorted.
 
     White space counts as one space, and not at all at the ends. True and false may be written in any case.
@@ -105,7 +105,7 @@ def _text(value: Any) -> str:
     return " ".join(str(int(value) if whole else value).split())
 
 
-def _as_numbers(column: "pd.Series[Any]", decimal: str) -> NDArray[np.float64] | None:
+def _as_numbers(column: pd.Series, decimal: str) -> NDArray[np.float64] | None:
     """The numbers of a column of texts; None: it has other texts, or is no column of texts."""
     if is_number(column):
         return None
@@ -269,6 +269,6 @@ def _plain(path: Path, name: str, column: Any) -> Any:
         return column
     what = "dates or times" if types.is_temporal(kind) else f"values of the type {kind}"
     raise UserError(
-        f"{path}: the column {name} has {what}, which are neither numbers nor categories: make numbers of them, such as "
-        f"days or years, or set dataset.drop=[{name}]."
+        f"{path}: the column {name} has {what}, which are neither numbers nor categories: make numbers of them, such "
+        f"as days or years, or set dataset.drop=[{name}]."
     )

@@ -13,7 +13,18 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict  # pydantic refuses that of Python 3.11
 
-from ban.ranges import Flag, Fraction, Integer, NonNegative, Number, Positive, PositiveOrInfinite, Probability, Text, UpTo1000
+from ban.ranges import (
+    Flag,
+    Fraction,
+    Integer,
+    NonNegative,
+    Number,
+    Positive,
+    PositiveOrInfinite,
+    Probability,
+    Text,
+    UpTo1000,
+)
 from ban.settings.types import (
     Component,
     Node,

@@ -108,7 +108,11 @@ def _check_dataset(dataset: Dataset) -> None:
         _check("dataset.augmentation", dataset.augmentation, ANY)
     hints = _hints(_imported("dataset", dataset.function))
     for key, sources in SOURCES.items():
-        if dataset.function.startswith("ban.") and dataset.function not in sources and getattr(dataset, key) is not None:
+        if (
+            dataset.function.startswith("ban.")
+            and dataset.function not in sources
+            and getattr(dataset, key) is not None
+        ):
             raise UserError(f"dataset.{key} has no effect: {dataset.function} does not take it.")
     for key, value in dataset.arguments.items():
         _check_value(f"dataset.{key}", value, hints.get(key, Any))
