@@ -342,7 +342,8 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "two columns of a name": (text("a,a,kind\n1,2,x\n"), "own.csv has several columns a: give each a name of its own"),
     "another encoding": (text("a,kind\n1,Genève\n".encode("latin-1")), r"is no text in UTF-8 \(byte 0xe8 in line 2\)"),
     "UTF-16": (text("a,kind\n1,x\n".encode("utf-16")), r"is no text in UTF-8 \(byte 0xff in line 1\)"),
-    "zeros": (text("a,kind\n1\0,x\n2,y\n3,x\n4,y\n"), "the column a has a text with control characters"),
+    "control characters": (table(city=["a\x07", "b"] * 30), "the column city has a text with control characters"),
+    "zeros": (text("a,kind\n1\0,x\n2,y\n3,x\n4,y\n"), "own.csv, line 2, has a zero byte: it is damaged"),
     "one class": (table(kind=["a"] * ROWS), "all rows have one class, a: rows of two classes or more are needed"),
     "a class with one row": (
         table(kind=[*TABLE["kind"][:-1], "c"]),

@@ -180,6 +180,8 @@ def _checked(path: Path, separator: str, columns: int) -> int:
     with _opened(path) as file:
         for line in file:
             number += 1
+            if "\0" in line:  # pandas would read what is before it
+                raise UserError(f"{path}, line {number}, has a zero byte: it is damaged, or no text in UTF-8.")
             if line.count(separator) == columns - 1 > 0 and '"' not in line:  # much faster than a reader
                 rows += 1
                 continue
