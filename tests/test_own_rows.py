@@ -2,6 +2,8 @@
 
 import csv
 import io
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -307,8 +309,9 @@ def arrow(**columns: Any) -> Callable[[Path], list[str]]:
     return lambda folder: words(of_parquet(folder / "own.parquet", **{**TABLE, **columns}))
 
 
-def folder(path: Path) -> list[str]:
-    return words(path)
+def pipe(folder: Path) -> list[str]:
+    os.mkfifo(folder / "own.csv")
+    return words(folder / "own.csv")
 
 
 BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
@@ -320,7 +323,9 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         lambda path: words(path / "nosuch.csv"),
         "nosuch.csv does not exist: name a CSV, TSV or Parquet file",
     ),
-    "a folder": (folder, "is a folder: name a CSV, TSV or Parquet file"),
+    "a name that is too long": (lambda path: words(path / ("x" * 256)), "x cannot be read: File name too long"),
+    "a pipe": (pipe, "own.csv is no regular file: name a CSV"),
+    "a folder": (words, "is a folder: name a CSV, TSV or Parquet file"),
     "no target": (
         table("dataset.target=null"),
         "needs dataset.target: name the column of the classes, one of age, city",
@@ -420,6 +425,16 @@ def test_bad_input_is_one_sentence(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message) as raised:
         compose_settings(given)
     assert str(raised.value).isprintable() and len(str(raised.value)) < 400
+
+
+@pytest.mark.parametrize("name", ["", "a, b", "it's", "first name"])
+def test_the_advice_to_leave_columns_out_works(name: str, tmp_path: Path) -> None:
+    given = words(written(tmp_path / "own.csv", {**TABLE, name: [f"Ann {row}" for row in range(ROWS)]}))
+    with pytest.raises(UserError) as raised:
+        compose_settings(given)
+    advice = re.search(r"set (dataset\.drop=\[.*\])", str(raised.value))
+    assert advice
+    assert [column["name"] for column in dataset_of(tmp_path / "own.csv", advice[1]).columns] == FEATURES
 
 
 def test_parquet_without_pyarrow_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

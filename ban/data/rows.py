@@ -24,7 +24,7 @@ from ban.data.labelled import content_sha256, digest, order_by_content, proporti
 from ban.data.sources import in_order
 from ban.data.tables import NAMELESS, NUMBER, distinct, header, is_number, read
 from ban.errors import UserError
-from ban.wording import plural
+from ban.wording import as_list, plural
 
 Column = Mapping[str, Any]
 """How one column is encoded."""
@@ -213,9 +213,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _drop(*columns: Column, before: Sequence[str] = ()) -> str:
     """The advice to leave columns out, beside those that are left out already."""
-    names = [*before, *(column["name"] for column in columns)]
-    quoted = [name if re.fullmatch(r"[\w.-]+", name) else "'{}'".format(name.replace("'", r"\'")) for name in names]
-    return f"set dataset.drop=[{','.join(quoted)}]"
+    return f"set dataset.drop={as_list([*before, *(column['name'] for column in columns)])}"
 
 
 # Classes

@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ban.errors import UserError
-from ban.wording import plural
+from ban.wording import as_list, plural
 
 MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "<NA>", "#N/A")
 """Texts that stand for no value. "None" is not among them, because it is a common category."""
@@ -64,14 +64,14 @@ def header(path: Path) -> list[str]:
 
 
 def _is_parquet(path: Path) -> bool:
-    if not path.is_file():
-        problem = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
-        raise UserError(f"dataset.path={path} {problem}: name a CSV, TSV or Parquet file.")
     try:
+        if not path.is_file():
+            problem = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
+            raise UserError(f"dataset.path={path} {problem}: name a CSV, TSV or Parquet file.")
         with path.open("rb") as file:
             return file.read(4) == b"PAR1" or path.suffix.lower() in (".parquet", ".pq")
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+        raise UserError(f"dataset.path={path} cannot be read: {error.strerror}.") from None
 
 
 def is_number(column: pd.Series) -> bool:
@@ -272,5 +272,5 @@ def _plain(path: Path, name: str, column: Any) -> Any:
     what = "dates or times" if types.is_temporal(kind) else f"values of the type {kind}"
     raise UserError(
         f"{path}: the column {name} has {what}, which are neither numbers nor categories: make numbers of them, such "
-        f"as days or years, or set dataset.drop=[{name}]."
+        f"as days or years, or set dataset.drop={as_list([name])}."
     )
