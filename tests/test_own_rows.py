@@ -266,9 +266,7 @@ def test_a_plan_tells_what_was_found(tmp_path: Path) -> None:
         "Gaps that are filled, rows: age (10), city (7)",
     ]
     numbered, mixed = dataset.warnings
-    assert (
-        numbered == "the column number seems to have row numbers: set dataset.drop=[number] unless they mean something."
-    )
+    assert numbered == "the column number seems to have row numbers: set dataset.drop=[number] if they mean nothing."
     assert mixed.startswith("the column level is read as categories, because it has 'x' among its numbers: correct it")
     copied = dataset_of(path, "dataset.missing=mean", "dataset.drop=[number]")
     assert copied.duplicates > 0 and "among those that are trained on: remove copies" in copied.warnings[-1]

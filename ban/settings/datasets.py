@@ -432,7 +432,7 @@ class OwnRows(TabularDataset):
     def warnings(self) -> Sequence[str]:
         """See `Dataset`."""
         found = [
-            f"the column {name} seems to have row numbers: set dataset.drop={as_list([name])} unless they mean something."
+            f"the column {name} seems to have row numbers: set dataset.drop={as_list([name])} if they mean nothing."
             for name in self.numbered
         ]
         found += [
