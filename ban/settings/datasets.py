@@ -12,7 +12,18 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict  # pydantic refuses that of Python 3.11
 
-from ban.ranges import Flag, Fraction, Integer, NonNegative, Positive, PositiveOrInfinite, Probability, Text, UpTo1000
+from ban.ranges import (
+    Flag,
+    Fraction,
+    Integer,
+    NonNegative,
+    NonNegativeNumber,
+    Positive,
+    PositiveOrInfinite,
+    Probability,
+    Text,
+    UpTo1000,
+)
 from ban.settings.types import (
     Component,
     Node,
@@ -55,6 +66,8 @@ class Dataset(Part):
     checksum: Signed[Text | None] = None
     files: Unsigned[Mapping[Text, Text] | None] = None
     mirrors: Unsigned[Sequence[Text] | None] = None
+    minimum_speed: Unsigned[NonNegativeNumber | None] = None
+    """kB/s. A mirror that sends less is left for the next one; 0: never."""
     path: Unsigned[Text | None] = None
     arguments: Node = field(default_factory=dict[str, Any])
     """More arguments of a user's own data set."""
