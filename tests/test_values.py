@@ -49,6 +49,8 @@ CONFIGS = {
     "cwtm": ("method=cwtm", "model=lstm_small", "dataset=ptb", "recipe=lstm"),
     "ban_l": ("method=ban_l", "model=cnn_lstm_small", "dataset=text", f"dataset.path={TEXT}", "recipe=cnn_lstm"),
     "logit_regression": ("method=logit_regression", "model=mlp_16", "dataset=wine", "recipe=tabular"),
+    "kd_torchvision": ("method=kd", *DIGITS, "model=torchvision"),
+    "kd_timm": ("method=kd", *DIGITS, "model=timm"),
     "labels": ("method=labels", "model=small_conv", "dataset=parquet", "recipe=photos", *OWN),
     "munge": ("method=munge", "model=mlp_256", "dataset=breast_cancer", "recipe=tabular"),
     "model_compression": ("method=model_compression", "model=mlp_256x2", "dataset=digits_features"),

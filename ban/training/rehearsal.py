@@ -86,7 +86,8 @@ def run_step(stage: Stage, device_type: str) -> StageCost:
         with _without_cuda() if device_type == "cuda" else nullcontext():
             step = build.training_step(stage, load, device, spelling)
             _check_reported(stage, [*step.networks()])
-            batch = build.zero_batch(stage, device.torch_device)
+            # Batch normalisation of a single position refuses to learn from a single example.
+            batch = build.zero_batch(stage, device.torch_device, min(2, stage.recipe.batch_size))
             output, targets, flops = _forward(stage, step, batch)
             for learner in step.learners:
                 _replace_kernels(learner)
@@ -189,7 +190,7 @@ def fake_tensors() -> Iterator[None]:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     # Weak references from torch's memo to the weights would keep `Module.to` from replacing them.
     mode.fake_tensor_converter.set_tensor_memo = lambda *_: None  # pyright: ignore[reportAttributeAccessIssue]
-    with mode, patch("torch.Tensor.__deepcopy__", _copied):
+    with mode, patch("torch.Tensor.__deepcopy__", _copied), patch("torch._subclasses.fake_tensor.log.disabled", True):
         yield
 
 
