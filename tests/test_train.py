@@ -200,7 +200,7 @@ def test_adam_with_a_changing_momentum_resumes_bit_for_bit(recipe: str, method: 
     "network",
     [
         ("model=torchvision", "model.architecture=efficientnet_b0", "+model.stochastic_depth_prob=0.5"),
-        ("model=timm", "model.architecture=test_convnext", "+model.drop_path_rate=0.5", "+model.drop_rate=0.5"),
+        ("model=timm", "model.architecture=test_efficientnet", "+model.drop_path_rate=0.5", "+model.drop_rate=0.5"),
     ],
 )
 def test_dropped_layers_of_other_libraries_resume_bit_for_bit(network: tuple[str, ...], tmp_path: Path) -> None:

@@ -246,20 +246,20 @@ def _refuse(options: dict[str, Any], *names: str) -> None:
         )
 
 
-def _made(make: Callable[..., nn.Module], architecture: str, options: dict[str, Any], **given: Any) -> nn.Module:
+def _made(make: Callable[..., nn.Module], architecture: str, options: dict[str, Any], **fixed: Any) -> nn.Module:
     """The network. Its constructor may read values of tensors, which fake ones lack: it gets real ones, then fake."""
     try:
         try:
-            return make(architecture, **given, **options)
+            return make(architecture, **fixed, **options)
         except (DataDependentOutputException, DynamicOutputShapeException):
             with unset_fake_temporarily(), torch.device("cpu"):
-                network = make(architecture, **given, **options)
+                network = make(architecture, **fixed, **options)
             return network._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
     except Exception as error:
         if not options:
             raise
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{architecture} cannot be made with {', '.join(f'{key}={value}' for key, value in options.items())}: {reason}") from None
+        given = ", ".join(f"{key}={value}" for key, value in options.items())
+        raise ValueError(f"{architecture} cannot be made with {given}: {error}") from None
 
 
 def _replace_stem(network: nn.Module, channels: int, small_images: bool) -> None:
