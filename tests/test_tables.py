@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from pydantic import TypeAdapter
 
 from ban import metrics
 from ban.commands.table import planned_jobs
-from ban.display import console, show_table
+from ban.display import console, show_facts, show_table
 from ban.errors import UserError
 from ban.plan.contrast import names_of
 from ban.plan.lineage import lineage, union
@@ -155,6 +156,29 @@ def test_no_number_is_cut_however_narrow_the_terminal(
     shown = capsys.readouterr().out
     for number in re.findall(r"[-\d.]*\d", " ".join(cells)):
         assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.])", shown), number
+
+
+NUMBERS = ("89.81 %", "-0.50 ± 0.25 %", "(4.4 MB)", "12.92 ± 1.65", "1e-05 s", "1,442 parameters", "0:12:03")
+WORDS = ("test error", "Wide-ResNet-16-1", "another", "of", "3f8d", "/data/outputs,")
+
+
+@pytest.mark.parametrize("kind", ["table", "facts"])
+def test_a_number_and_its_unit_stay_on_one_line(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = Random(0)
+    for width in range(20, 121):
+        monkeypatch.setattr(console, "width", width)
+        cells = [draw.choices(NUMBERS + WORDS, k=draw.randint(1, 6)) for _ in range(6)]
+        first, *rest = texts = [" ".join(cell) for cell in cells]
+        with console.capture() as shown:
+            if kind == "table":
+                show_table([{"": first, "a": rest[0], "b": rest[1]}, {"": rest[2], "a": rest[3], "b": rest[4]}])
+            else:
+                show_facts([(f"name {index}", text) for index, text in enumerate(texts)])
+        lines = shown.get().splitlines()
+        for number in NUMBERS:
+            expected = sum(cell.count(number) for cell in cells)
+            assert sum(line.count(number) for line in lines) == expected, (width, number, lines)
+        assert max(map(len, lines)) <= max(width, 24)
 
 
 TEXTS = {
