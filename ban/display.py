@@ -80,7 +80,7 @@ class Display:
                 console.print(f"{row.name}: {outcome}")
             case Failed(_, reason):
                 row.state, row.detail = "failed", reason
-                console.print(f"{row.name}: failed: {reason}")
+                console.print(f"{row.name}: failed")  # the command ends with the reason
             case Stopped():
                 row.state = "stopped"
             case Waiting(signature):

@@ -179,9 +179,14 @@ def test_an_error_of_the_sweep_itself_leaves_nobody_behind(broken: Exception, tm
 
 
 @pytest.mark.parametrize("how", [(), ("-m",)])
-def test_a_failure_is_noted_once(how: tuple[str, ...], say: Say, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"dataset\.test_size=1697"):
+def test_a_failure_is_noted_and_told_once(
+    how: tuple[str, ...], say: Say, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
         say(*how, *DIGITS, "method=labels", "recipe.epochs=5", "dataset.train_size=1790")
+    said, reason = capsys.readouterr().out, f"{stopped.value}"
+    assert "Teacher, Small-Conv, seed 0: failed\n" in said and "dataset.test_size=1697" not in said
+    assert reason.count("dataset.test_size=1697") == 1
     (log,) = (tmp_path / "outputs" / "logs").iterdir()
     assert log.read_text().count("failed: dataset.test_size=1697") == 1
     assert "1 failed" in say("status")

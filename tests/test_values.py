@@ -129,6 +129,12 @@ SAMPLE = (
     ("method.temperature=20", "did you mean 'method.terms.teacher.temperature'?"),
     ("temperature=20", "did you mean 'method.terms.teacher.temperature'?"),
     ("method.terms.teacher.temperature=20", "add it with +method.terms.teacher.temperature=VALUE."),
+    ("+recipe.optimizer.momentm=1", "did you mean 'recipe.optimizer.momentum'?"),
+    ("launcher=slurm", "there is no setting 'launcher': did you mean 'hydra/launcher'?"),
+    (
+        "augmentation@dataset.augmentation=crop",
+        "no file can be chosen for dataset.augmentation here: set dataset.augmentation.KEY=VALUE.",
+    ),
     ("+recipe.lr=1", "did you mean 'recipe.optimizer.lr'?"),
     ("+recipe.label_smoothing=0.1", "there is no setting 'recipe.label_smoothing': choose one of name,"),
     ("+recipe.steps_per_epoch=1000", "is more than the 3 steps of a whole epoch (100 images, 32 in each step)"),

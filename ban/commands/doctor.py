@@ -210,7 +210,7 @@ def _disk(jobs: Sequence[Settings], store: Store) -> Finding:
     """Free disk space, and the space that the jobs need."""
     try:
         missing = [stage for stage in union(lineage(job) for job in jobs) if not store.has(stage.signature)]
-    except UserError as error:  # the store has another format
+    except UserError as error:  # the store has another format, or one that cannot be read
         return Finding("disk", "bad", str(error))
     needs = [disk(stage) for stage in missing]
     need = sum(each.kept for each in needs) + max((each.temporary for each in needs), default=0)

@@ -117,7 +117,7 @@ def _explain_unknown(key: str, conf: Path) -> str:
     GlobalHydra.instance().clear()  # the failed command's, if it got that far
     with initialize_config_dir(str(conf), **VERSION_BASE):
         known = [*KNOWN, *keys_in(OmegaConf.to_container(compose("config"), resolve=False))]
-    known += [folder.name for folder in conf.iterdir() if folder.is_dir()]
+    known += [f"{folder.relative_to(conf)}" for folder in conf.rglob("*") if folder.is_dir()]
     if key in known:
         return f"{key} has no such option yet: add it with +{key}.OPTION=VALUE."
     renamed = ".".join(RENAMED.get(step, step) for step in key.split("."))
@@ -125,8 +125,11 @@ def _explain_unknown(key: str, conf: Path) -> str:
         return f"there is no setting '{key}': did you mean '{renamed}'?"
     if key in keys_of_files(key):
         return f"there is no {key} in this file: add it with +{key}=VALUE."
+    if "@" in key:
+        place = key.partition("@")[2]
+        return f"no file can be chosen for {place} here: set {place}.KEY=VALUE."
     near = [name for name in known if name.partition(".")[0] == key.partition(".")[0]]  # of the same part
-    if found := below(key) or _close(key, near) or ("@" not in key and elsewhere(key)) or _close(key, known):
+    if found := below(key) or _close(key, near) or elsewhere(key) or _close(key, known):
         return f"there is no setting '{key}': {found}"
     parent = key.rpartition(".")[0]
     siblings = [name for name in known if name.rpartition(".")[0] == parent] or [n for n in known if "." not in n]

@@ -97,7 +97,8 @@ def shown(value: Any) -> str:
 
 def unknown(name: str, advice: str, node: Any = None) -> str:
     """The refusal of a key. `advice` says what there is beside it, `node` holds what there is below."""
-    near = advice if advice.startswith("did you mean") else None
+    parent = name.rpartition(".")[0]
+    near = advice.replace("'", f"'{parent}." if parent else "'", 1) if advice.startswith("did you mean") else None
     return f"there is no setting '{name}': {below(name, node) or near or elsewhere(name) or advice}"
 
 
