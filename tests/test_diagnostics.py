@@ -90,8 +90,9 @@ def test_quantiles_of_omega_come_from_sums_of_histograms(scale: float) -> None:
     student, teacher, targets = many(scale)
     parts = [diagnostics.report(*each) for each in zip(student, teacher, targets, strict=True)]
     sums = {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}
-    q, p = (losses.probabilities(each.double()).gather(-1, targets.unsqueeze(-1)) for each in (student, teacher))
-    found, exact = diagnostics.summary(sums), (p - q) / (1 - q)
+    index = targets.unsqueeze(-1)
+    q, p = (each.double().softmax(-1).scatter(-1, index, 0.0).sum(-1) for each in (student, teacher))  # 1 − q_y, 1 − p_y
+    found, exact = diagnostics.summary(sums), (q - p) / q
     assert found["omega_negative_share"] == pytest.approx((exact < 0).float().mean().item(), abs=1e-6)
     for name, quantile in diagnostics.QUANTILES.items():
         low, high = (exact.quantile(quantile + sign / exact.numel()).item() for sign in (-1, 1))
