@@ -14,6 +14,8 @@ from PIL import Image
 from ban import __version__
 from ban.display import console
 from ban.errors import UserError
+from ban.launch import overview
+from ban.plan.lineage import lineage
 from ban.settings.compose import CONF, compose_config, compose_settings
 from ban.settings.sweeps import expand
 
@@ -193,6 +195,13 @@ def test_help_does_not_wait_for_torch(tmp_path: Path) -> None:
     assert "experiment=demo" in done.stdout and done.stdout.endswith("False\n")
 
 
+def test_a_plan_tells_the_two_trainings_of_fitnets_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["method=fitnets", "model=wrn_10_1", "recipe.epochs=1", "generations=2"]
+    overview.regimes(lineage(compose_settings([*DIGITS, *words])))
+    title = "Digits, 100 training and 1697 test images; recipe digits: 1 epoch, batch 32, fp32"
+    assert capsys.readouterr().out.splitlines() == [f"  FitNet hints: {title}", f"  {title}"]
+
+
 def test_a_dry_run_prints_the_plan_and_trains_nothing(say: Say, tmp_path: Path) -> None:
     arguments = ["model=wrn_16_1", "method=dkpp", "generations=3", "dry_run=true"]
     plan = say(*arguments)
@@ -219,7 +228,7 @@ def test_a_lineage_then_a_sweep_that_shares_it_then_its_table(say: Say, tmp_path
 def test_settings_of_the_command_line_win_in_an_experiment(say: Say) -> None:
     """`ban experiment=demo` is a sweep by itself; a smaller one finishes in a moment."""
     arguments = ["experiment=demo", "recipe.epochs=5", "seed=0,1", "machine.device=cpu"]
-    shown = say(*arguments)
+    plan = say(*arguments)
     assert "12 stages, 0 in the store, 12 to train" in shown
     for word in ("BAN-3", "Ens*3", "another label-trained network", "Ens*3 against mean of three label-trained"):
         assert word in shown

@@ -15,7 +15,7 @@ from ban import metrics
 from ban.commands.table import planned_jobs
 from ban.display import console, show_facts, show_table
 from ban.errors import UserError
-from ban.plan.contrast import names_of
+from ban.plan.contrast import describe, differences, line_of, names_of
 from ban.plan.lineage import lineage, union
 from ban.plan.stage import Stage
 from ban.report.markup import Section, latex, markdown
@@ -131,6 +131,22 @@ def test_what_differs_is_named_in_captions_rows_log_lines_and_columns(say: Say, 
     assert [*names_of(same).values()] == ["BAN-1, Small-Conv, seed 0", "BAN-1, Small-Conv, seed 0, teacher's seed 1"]
     listed = say("stages")
     assert "differs in" in listed and "lr 0.05" in listed
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name", "shown"),
+    [
+        (("method=labels", "recipe.precision=bf16"), "bf16", "precision bf16"),
+        (("method=mean_teacher", "recipe=smoke_images", "recipe.batch_size=32"), "AverageWeights", "AverageWeights"),
+    ],
+)
+def test_a_component_of_another_version_is_said_to_be(overrides: Sequence[str], name: str, shown: str) -> None:
+    """Not by the number of its version, which nobody knows; and without need, nothing is said."""
+    (now,) = line_of(plan(*overrides)[-1])
+    before, other = {**now, "versions": {}}, line_of(plan("method=labels")[0])[0]
+    (ours, theirs) = map(describe, differences([[now], [before]]))
+    assert theirs.endswith(f"{name} of another version of ban") and ours in theirs and shown in ours
+    assert "version" not in " ".join(map(describe, differences([[now], [other]])))
 
 
 def test_long_settings_that_differ_at_their_end_are_told_apart(say: Say, tmp_path: Path) -> None:
