@@ -25,6 +25,7 @@ ANSWERS = {
     r"Ambiguous value for argument '([^']+)'": r"\1 names several values: sweep over them with `ban -m \1`.",
     r"An item is already at '([^']+)'": r"\1 is set already: leave out the +.",
     r"invalid literal for int\(\)": "a list is set as a whole: KEY=[A,B,C].",
+    r"Could not delete from config. The value of '([^']+)' is (?s:.*) and not (.*)\.": r"\1 is not \2, so it stays: use ~\1.",
     r"Could not delete from config. '([^']+)' does not exist": r"there is no setting '\1' that could be removed.",
     r"Sweep parameters '([^'=]+)=interval": r"\1=interval(…) names no values: use `ban -m \1=A,B,C` or \1=range(…).",
     r"Sweep parameters '([^']+)' requires": r"\1 names several values: sweep over them with `ban -m \1`.",
@@ -33,6 +34,13 @@ ANSWERS = {
     r"Invalid plugin '([^']*)'": r"\1 is no plugin: choose a file with hydra/launcher=NAME or hydra/sweeper=NAME.",
 }
 """Pattern in a message of Hydra or OmegaConf → the sentence that replaces it."""
+
+REWORDED = {
+    r"^\w+ raised while resolving interpolation: (?:Error trying to access \S+ )?": "",
+    r'^"(Environment variable .*)"': r"\1",
+    r"node `([^`]+)` is not a container and thus cannot contain `([^`]+)`": r"\1 has no \2",
+}
+"""Pattern of what only programmers understand in a message of OmegaConf → what stands there instead."""
 
 
 def is_composition_error(error: Exception) -> bool:
@@ -69,6 +77,8 @@ def _explain_text(error: Exception, text: str, conf: Path) -> str:
     for pattern, answer in ANSWERS.items():
         if found := re.search(pattern, text):
             return found.expand(answer)
+    for pattern, answer in REWORDED.items():
+        text = re.sub(pattern, answer, text)
     first, *others = [line.strip().rstrip(":.") for line in text.splitlines()] or [type(error).__name__]
     key = next((line.removeprefix("full_key: ") for line in others if line.startswith("full_key: ")), None)
     if missing := re.match("Interpolation key '([^']+)' not found", first):

@@ -52,6 +52,7 @@ def explain_invalid(error: ValidationError, prefix: str = "") -> str:
         return f"{where}.kind must be one of {', '.join(KINDS)}."
     if kind == "dataclass_type":
         return f"{where} is {shown(given)}, but it must be a mapping of settings{_file_for(where, given)}."
+    where = where.removesuffix(".constructor")
     if kind in OWN:
         return f"{where} {first['msg']}."
     quoted = isinstance(given, str) and kind in ("int_type", "float_type", "bool_type")

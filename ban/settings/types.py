@@ -154,7 +154,8 @@ Folder = Annotated[Path, BeforeValidator(_folder)]
 
 
 def _with_target(node: Node) -> Node:
-    if not isinstance(node.get("_target_"), str):
+    target = node.get("_target_")
+    if not isinstance(target, str) or not target.strip():
         raise PydanticCustomError("no_target", "has no _target_: it needs a line `_target_: …`")
     return node
 
