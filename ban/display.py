@@ -155,7 +155,7 @@ class Display:
 
 NUMBER = r"[^\w\s]*\d(?:[\d.,:]*\d)?(?:e[+-]?\d+)?"
 PART = re.compile(rf"{NUMBER}(?: ± {NUMBER})?(?: (?:%|[A-Za-z]{{1,10}})[^\w\s]*)?(?!\S)|\S+")
-"""What stays on one line: a word, or a number with its uncertainty and a short word behind it, which may be its unit."""
+"""What stays on one line: a word, or a number with its uncertainty and a short word behind it, perhaps its unit."""
 
 
 def show_table(rows: Sequence[Mapping[str, str]], title: str = "", caption: str = "") -> None:

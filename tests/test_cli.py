@@ -228,7 +228,7 @@ def test_a_lineage_then_a_sweep_that_shares_it_then_its_table(say: Say, tmp_path
 def test_settings_of_the_command_line_win_in_an_experiment(say: Say) -> None:
     """`ban experiment=demo` is a sweep by itself; a smaller one finishes in a moment."""
     arguments = ["experiment=demo", "recipe.epochs=5", "seed=0,1", "machine.device=cpu"]
-    plan = say(*arguments)
+    shown = say(*arguments)
     assert "12 stages, 0 in the store, 12 to train" in shown
     for word in ("BAN-3", "Ens*3", "another label-trained network", "Ens*3 against mean of three label-trained"):
         assert word in shown

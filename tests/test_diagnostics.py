@@ -91,9 +91,13 @@ def test_quantiles_of_omega_come_from_sums_of_histograms(scale: float) -> None:
     parts = [diagnostics.report(*each) for each in zip(student, teacher, targets, strict=True)]
     sums = {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}
     index = targets.unsqueeze(-1)
-    q, p = (each.double().softmax(-1).scatter(-1, index, 0.0).sum(-1) for each in (student, teacher))  # 1 − q_y, 1 − p_y
+    q, p = (
+        each.double().softmax(-1).scatter(-1, index, 0.0).sum(-1) for each in (student, teacher)
+    )  # 1 − q_y, 1 − p_y
     found, exact = diagnostics.summary(sums), (q - p) / q
-    low, high = ((exact < sign * 1e-6).double().mean().item() for sign in (-1, 1))  # single precision has no more digits
+    low, high = (
+        (exact < sign * 1e-6).double().mean().item() for sign in (-1, 1)
+    )  # single precision has no more digits
     assert low - 1e-6 <= found["omega_negative_share"] <= high + 1e-6
     for name, quantile in diagnostics.QUANTILES.items():
         low, high = (exact.quantile(quantile + sign / exact.numel()).item() for sign in (-1, 1))

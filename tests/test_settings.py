@@ -83,7 +83,9 @@ def test_an_unknown_key_of_a_pre_training_in_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("plus", ["", "+"])
 def test_an_unknown_key_of_a_launcher(plus: str, launcher: str, say: Say, tmp_path: Path) -> None:
     key, nearest = {"local": ("device", "devices"), "slurm": ("minute", "minutes")}[launcher]
-    with pytest.raises(SystemExit, match=rf"there is no setting 'hydra\.launcher\.{key}': did you mean 'hydra\.launcher\.{nearest}'\?"):
+    with pytest.raises(
+        SystemExit, match=rf"there is no setting 'hydra\.launcher\.{key}': did you mean 'hydra\.launcher\.{nearest}'\?"
+    ):
         say("-m", *DIGITS, f"hydra/launcher={launcher}", f"{plus}hydra.launcher.{key}=1")
     assert not files(tmp_path)
 

@@ -407,7 +407,10 @@ def test_a_paper_table_without_any_of_its_rows_is_refused(say: Say) -> None:
     ("layout", "sentence"),
     [
         ("{cels: {BAN-1: {method: ban}}}", "there is no setting 'table.cels': did you mean 'table.cells'?"),
-        ("{cells: {BAN-1: {methd: ban}}}", "there is no setting 'table.cells.BAN-1.0.methd': did you mean 'table.cells.BAN-1.0.method'?"),
+        (
+            "{cells: {BAN-1: {methd: ban}}}",
+            "there is no setting 'table.cells.BAN-1.0.methd': did you mean 'table.cells.BAN-1.0.method'?",
+        ),
         ("{cells: {BAN-1: BAN-1}}", "table.cells.BAN-1.0 is BAN-1, but it must be a mapping of settings."),
         ("{cells: {BAN-1: []}}", "table.cells.BAN-1 is []; it must have 1 or more entries."),
         ("{cells: {X: {method: ban, generation: [1, -1]}}}", "table.cells.X.1.generation is -1; it must be greater"),

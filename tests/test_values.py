@@ -315,7 +315,9 @@ def _fault(make: Callable[[], Settings], path: Sequence[str], wrong: bool) -> st
 
 def _is_a_sentence(message: str) -> bool:
     """Whether it is a single one, without words of Python or of libraries."""
-    strange = re.search(r"Traceback|Exception|\w+Error\b|NoneType|pydantic|[Oo]mega[Cc]onf|raised while|[.?!] [A-Z]", message)
+    strange = re.search(
+        r"Traceback|Exception|\w+Error\b|NoneType|pydantic|[Oo]mega[Cc]onf|raised while|[.?!] [A-Z]", message
+    )
     return message.isprintable() and 20 < len(message) < 600 and message[-1] in ".?" and not strange
 
 
@@ -336,24 +338,32 @@ def _is_wrong(path: Sequence[str], given: Any, value: Any) -> bool:
         case bool():
             return not isinstance(value, bool)
         case int() | float():
-            if value is True and name == "channels":  # a choice of 1 and 3, and true is 1
-                return False
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                return value != math.inf or name != "local_variance"
-            fraction = isinstance(given, int) and not float(value).is_integer() and name not in FRACTIONAL
-            return fraction or (value < 0 and name not in NEGATIVE) or (
-                isinstance(given, int) and value > 2**63 and name not in LARGE
-            )
+            return _is_no_number(name, given, value)
         case str():
             among = name == "_target_" or name in CHOICES
             return among or not isinstance(value, str) or not value.strip() or "\n" in value
         case list():
             return not isinstance(value, list) or any(_is_wrong(path, given[0], each) for each in value if given)
         case dict():
-            if name in OPEN:
-                return not isinstance(value, Mapping)
-            if name == "data" and value == {"_target_": "ban.models.MLP"}:  # only a call shows that it makes no data
-                return False
-            return not isinstance(value, int | float) or isinstance(value, bool) or name != "weight"
+            return _is_no_mapping(name, value)
         case _:
             return False
+
+
+def _is_no_number(name: str, given: float, value: Any) -> bool:
+    if value is True and name == "channels":  # a choice of 1 and 3, and true is 1
+        return False
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return value != math.inf or name != "local_variance"
+    fractional = isinstance(given, int) and name not in FRACTIONAL and not float(value).is_integer()
+    large = isinstance(given, int) and name not in LARGE and value > 2**63
+    return fractional or large or (value < 0 and name not in NEGATIVE)
+
+
+def _is_no_mapping(name: str, value: Any) -> bool:
+    """Nor one that could be meant: the mappings in `WRONG` are not."""
+    if name in OPEN:
+        return not isinstance(value, Mapping)
+    if name == "data" and value == {"_target_": "ban.models.MLP"}:  # only a call shows that it makes no data
+        return False
+    return name != "weight" or isinstance(value, bool) or not isinstance(value, int | float)

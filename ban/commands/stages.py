@@ -95,8 +95,14 @@ def _show(store: Store, words: Sequence[str]) -> None:
     }
     measured = {name: value for name, value in result.items() if name.endswith((result["metric"], "unknown_percent"))}
     shown = [
-        *((name, f"{value:.4g}" if isinstance(value, float) else f"{value}") for name, value in (facts | measured).items()),
-        *((name, json.dumps(description[name], ensure_ascii=False)) for name in ("dataset", "models", "method", "recipe")),
+        *(
+            (name, f"{value:.4g}" if isinstance(value, float) else f"{value}")
+            for name, value in (facts | measured).items()
+        ),
+        *(
+            (name, json.dumps(description[name], ensure_ascii=False))
+            for name in ("dataset", "models", "method", "recipe")
+        ),
         *((name, decimal((store.folder(signature) / name).stat().st_size)) for name in names),
     ]
     show_facts(shown)
@@ -137,9 +143,9 @@ def _remove(store: Store, words: Sequence[str], yes: bool) -> None:
     if not folders:
         console.print("There is nothing to remove.")
         return
-    show_table([
-        {"folder": f"{folder}", "stage": name, "size": decimal(_size(folder))} for folder, name in folders.items()
-    ])
+    show_table(
+        [{"folder": f"{folder}", "stage": name, "size": decimal(_size(folder))} for folder, name in folders.items()]
+    )
     question = f"Remove {plural(len(folders), 'folder')}, {decimal(sum(map(_size, folders)))}?"
     if not yes and not (console.is_terminal and Confirm.ask(question, default=False, console=console)):
         raise UserError(f"nothing was removed. {question} Add yes=true to confirm.")

@@ -178,8 +178,9 @@ def cached(request: Request, data_dir: Path) -> Cached:
         with FileLock(f"{folder}.lock", fallback_to_soft=False):
             return _found(folder) or _make(request, folder)
     except OSError as error:
+        reason = error.strerror or error
         raise UserError(
-            f"{folder.parent} cannot be written ({error.strerror or error}): free some space, or set another machine.data_dir."
+            f"{folder.parent} cannot be written ({reason}): free some space, or set another machine.data_dir."
         ) from error
 
 

@@ -66,6 +66,11 @@ def reading(path: str) -> Generator[None]:
         raise UserError(f"{error.filename or path} cannot be read: {reason[0].lower()}{reason[1:]}.") from error
 
 
+def _is_of_the_system(error: Exception) -> bool:
+    """Whether the system refused a file. Libraries raise an `OSError` without a number for content that is wrong."""
+    return isinstance(error, OSError) and error.errno is not None
+
+
 Facts = tuple[str, int, int]
 """Of a file: name, size in bytes and time of change."""
 
@@ -276,13 +281,17 @@ def _arrays(path: Path) -> dict[str, tuple[Any, Any]]:
             listed = " or ".join(" and ".join(splits["train"]) for splits in KEYS.values())
             raise UserError(f"{path} has the arrays {', '.join(archive.files)}, but {listed} are needed.")
     except (ValueError, EOFError, OSError, BadZipFile, MemoryError) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise
-        if "allow_pickle" in str(error):
-            raise UserError(
-                f"{path} contains pickled objects, which can run code when they are read: save arrays of numbers."
-            ) from None
-        raise UserError(f"{path} is damaged, or no archive of arrays ({str(error).rstrip('.')}).") from None
+        raise _refusal(path, error) from None
+
+
+def _refusal(path: Path, error: Exception) -> Exception:
+    if _is_of_the_system(error):
+        return error
+    if "allow_pickle" in str(error):
+        return UserError(
+            f"{path} contains pickled objects, which can run code when they are read: save arrays of numbers."
+        )
+    return UserError(f"{path} is damaged, or no archive of arrays ({str(error).rstrip('.')}).")
 
 
 def _archive(path: Path) -> Path:
@@ -313,7 +322,7 @@ def parquet(pattern: str, image: str | None, label: str | None) -> Source:
     try:
         return _parquet(paths, [ParquetFile(path) for path in paths], image, label)
     except (ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno:
+        if _is_of_the_system(error):
             raise
         raise UserError(f"dataset.path={pattern} is damaged, or no Parquet ({' '.join(str(error).split())}).") from None
 

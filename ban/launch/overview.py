@@ -135,7 +135,10 @@ def regimes(stages: Sequence[Stage]) -> None:
     """Prints data, sizes and recipe of the stages, and warnings about the data."""
     firsts = [*{stage.regime: stage for stage in reversed(stages)}.values()][::-1]
     lines = [line_of(stage)[:1] for stage in firsts]
-    titles = [f"{stage.method.title}: {stage.regime_title}" if stage.is_pretraining else stage.regime_title for stage in firsts]
+    titles = [
+        f"{stage.method.title}: {stage.regime_title}" if stage.is_pretraining else stage.regime_title
+        for stage in firsts
+    ]
     for title in dict.fromkeys(named(titles, lines, ("dataset", "recipe"))):
         console.print(f"  {title}")
     for note in dict.fromkeys(note for stage in stages for note in stage.dataset.notes):

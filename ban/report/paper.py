@@ -5,7 +5,7 @@ import functools
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ban import metrics
 from ban.errors import UserError

@@ -25,7 +25,7 @@ ANSWERS = {
     r"Ambiguous value for argument '([^']+)'": r"\1 names several values: sweep over them with `ban -m \1`.",
     r"An item is already at '([^']+)'": r"\1 is set already: leave out the +.",
     r"invalid literal for int\(\)": "a list is set as a whole: KEY=[A,B,C].",
-    r"Could not delete from config. The value of '([^']+)' is (?s:.*) and not (.*)\.": r"\1 is not \2, so it stays: use ~\1.",
+    r"Could not delete from config. The value of '([^']+)' is (?s:.*) and not (.*)\.": r"\1 is not \2: use ~\1 alone.",
     r"Could not delete from config. '([^']+)' does not exist": r"there is no setting '\1' that could be removed.",
     r"Sweep parameters '([^'=]+)=interval": r"\1=interval(…) names no values: use `ban -m \1=A,B,C` or \1=range(…).",
     r"Sweep parameters '([^']+)' requires": r"\1 names several values: sweep over them with `ban -m \1`.",
