@@ -112,8 +112,8 @@ class Classifier(nn.Module):
         self._until: str | None = None
         for name, layer in self._named_layers(stages):
             layer.register_forward_hook(partial(self._keep_output, name))
-        last = network.get_submodule(head) if head else None
-        if head and type(last) is nn.Linear:
+        last: Any = network.get_submodule(head) if head else None
+        if head and type(last).__name__ == "Linear":  # timm has one of its own, for TorchScript
             made = Head(last.in_features, last.out_features, last.bias is not None, device="meta")  # draws nothing
             made.weight, made.bias = last.weight, last.bias
             network.set_submodule(head, made)
@@ -230,10 +230,11 @@ class Timm(Classifier):
 
         _refuse(options, "pretrained", "pretrained_cfg", "checkpoint_path", "num_classes", "in_chans", "features_only")
         network = _made(timm.create_model, architecture, options, num_classes=classes, in_chans=channels)
-        last = network.get_classifier()  # pyright: ignore[reportCallIssue]
-        head = next((name for name, module in network.named_modules() if module is last), None)
-        names = [entry["module"] for entry in getattr(network, "feature_info", ()) if "module" in entry]
-        if names and not [*network.get_submodule(names[0]).children()]:
+        layers, last = dict(network.named_modules()), network.get_classifier()  # pyright: ignore[reportCallIssue]
+        head = next((name for name, layer in layers.items() if layer is last), None)
+        names = [entry.get("module") for entry in getattr(network, "feature_info", ())]
+        names = [name for name in names if name in layers]  # those of some architectures are not there
+        if names and not [*layers[names[0]].children()]:
             del names[0]
         stages = [(_first_block(network, name), name) for name in names]
         super().__init__(architecture, network, head, stages, getattr(network, "output_fmt", "NCHW") == "NHWC")
