@@ -304,7 +304,8 @@ def _unpack(data: Published, archive: Path, data_dir: Path) -> str | None:
 
 def _files(version: type[CIFAR10]) -> dict[str, str]:
     """The files of the Python version, with their MD5 sums."""
-    return dict([*version.train_list, *version.test_list, (version.meta["filename"], version.meta["md5"])])
+    meta = {version.meta["filename"]: version.meta["md5"]}
+    return dict([*version.train_list, *version.test_list]) | meta
 
 
 def _members(archive: Path, names: Set[str]) -> dict[str, bytes]:
