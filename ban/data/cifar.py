@@ -191,10 +191,11 @@ def _advice(data: Published, data_dir: Path, mirrors: Sequence[str]) -> str:
     checksums = {f"{version.base_folder}/{name}": checksum for name, checksum in files.items()}
     if found := damaged(data_dir, {version.filename: version.tgz_md5, **checksums}):
         return f"{data.title} is damaged: replace {', '.join(found)}."
+    archives = " or ".join(mirror for mirror in mirrors if "{split}" not in mirror)
     return (
         f"{data.title} is not in {data_dir}: put {version.filename} there (or {data.archive}, or {version.base_folder} "
-        f"with {', '.join(files)}), or set machine.data_dir=DIR or BAN_DATA to a folder that contains it. It is at "
-        f"{', '.join(mirrors)}."
+        f"with {', '.join(files)}), or set machine.data_dir=DIR or BAN_DATA to a folder that contains it."
+        + (f" It is at {archives}." if archives else "")
     )
 
 

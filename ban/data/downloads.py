@@ -120,7 +120,8 @@ class _Trials:
             say(f"{self.title}: that is slow ({error}; dataset.minimum_speed={self.minimum_speed:g})")
             return False
         except (OSError, http.client.HTTPException, ValueError) as error:
-            problem = str(error).rstrip(".") or type(error).__name__
+            cause = error.reason if type(error) is urllib.error.URLError else error
+            problem = getattr(cause, "strerror", None) or str(cause).rstrip(".") or type(cause).__name__
         if problem is not None:
             self.failures.append(f"{source}: {problem}")
             say(f"{self.title}: that failed: {problem}")
@@ -178,8 +179,7 @@ def _transfer(url: str, part: Path, minimum: float, meter: "_Meter") -> None:
             meter.start(start, total)
             window, received = began, 0
             while chunk := reply.read1(CHUNK):
-                with unwritable(part):
-                    file.write(chunk)
+                _write(chunk, file, part)
                 meter.advance(len(chunk))
                 received += len(chunk)
                 now = time.monotonic()
@@ -205,6 +205,7 @@ def _open(url: str, start: int, timeout: float) -> Any:
     try:
         return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
     except urllib.error.HTTPError as error:
+        error.close()
         if start and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             return None
         raise
@@ -230,6 +231,13 @@ def _unbuffered(part: Path, mode: str) -> Iterator[Any]:
         yield file
 
 
+def _write(chunk: bytes, file: Any, part: Path) -> None:
+    rest = memoryview(chunk)
+    with unwritable(part):
+        while rest:
+            rest = rest[file.write(rest) :]
+
+
 @contextmanager
 def unwritable(path: Path) -> Iterator[None]:
     """Explains errors of writing.
@@ -242,7 +250,7 @@ def unwritable(path: Path) -> Iterator[None]:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "free some space, or choose another machine.data_dir" if full else "choose another machine.data_dir"
-        raise UserError(f"{path} cannot be written ({error.strerror}): {advice}.") from error
+        raise UserError(f"{path} cannot be written ({error.strerror or error}): {advice}.") from error
 
 
 def replace(path: Path, content: bytes) -> None:
