@@ -1,4 +1,7 @@
-"""Counts and durations in English."""
+"""Counts and durations in English, and lists as on the command line."""
+
+import re
+from collections.abc import Iterable
 
 
 def plural(count: int, noun: str) -> str:
@@ -11,3 +14,9 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}"
+
+
+def as_list(names: Iterable[str]) -> str:
+    """Names as the value of a setting: `[a,'b c']`."""
+    quoted = (name if re.fullmatch(r"[\w.-]+", name) else "'{}'".format(name.replace("'", r"\'")) for name in names)
+    return f"[{','.join(quoted)}]"

@@ -315,6 +315,7 @@ def test_every_option_composes(group: str, tmp_path: Path) -> None:
         "folder": tmp_path / "own",
         "arrays": tmp_path / "own.npz",
         "parquet": Path(__file__).parent / "images.parquet",
+        "rows": Path(__file__).parent / "rows.csv",
     }
     pixels = np.random.default_rng(0).integers(0, 256, (200, 8, 8), np.uint8)
     np.savez(own["arrays"], x_train=pixels, y_train=np.arange(200) % 2)
@@ -327,6 +328,7 @@ def test_every_option_composes(group: str, tmp_path: Path) -> None:
         companion += ["recipe=digits"] if path.stem == "digits" and group == "dataset" else []
         if group == "dataset" and path.stem in own:
             companion += [f"dataset.path={own[path.stem]}", f"machine.data_dir={tmp_path}", "recipe.batch_size=8"]
+            companion += ["dataset.target=variety", "dataset.missing=mean"] if path.stem == "rows" else []
         compose_settings([*companion, f"{group}={path.stem}"])
 
 

@@ -100,14 +100,15 @@ def test_commands_run(example: Example, trained: Path, tmp_path: Path, monkeypat
     shutil.copytree(OWN, tmp_path, dirs_exist_ok=True)
     shutil.copy(Path(__file__).parent / "text.txt", tmp_path / "corpus")
     torch.save(build.network(lineage(compose_settings(DIGITS))[0]).state_dict(), tmp_path / "teacher.pt")
-    rows = [f"{number},{number % 7},{['iris', 'rose'][number % 2]}" for number in range(60)]
-    (tmp_path / "flowers.csv").write_text("\n".join(["width,height,species", *rows]))
     for number in range(120):
         place = tmp_path / "photos" / ["cat", "dog", "bird"][number % 3]
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(number).integers(0, 256, (40, 48, 3), np.uint8)).save(
             place / f"{number}.png"
         )
+    flowers = "petal_length,petal_width,colour,site,species\n"
+    flowers += "".join(f"{n % 7},{n % 5 / 4},{'blue' if n % 3 else ''},{n},{'ab'[n % 2]}\n" for n in range(200))
+    (tmp_path / "flowers.csv").write_text(flowers)
     monkeypatch.syspath_prepend(tmp_path)
     for words in example.commands:
         run(words, tmp_path)
@@ -198,7 +199,7 @@ def anchors(page: Path) -> set[str]:
 
 
 PARTS = {
-    "dataset": [*datasets.KINDS.values(), datasets.OwnImages, datasets.OwnRows],
+    "dataset": [*datasets.KINDS.values(), *datasets.OWN_TYPES.values()],
     "machine": [schema.Machine],
     "method": [schema.Method],
     "recipe": [schema.Recipe],

@@ -34,9 +34,8 @@ from ban.training.arguments import check_arguments
 
 CACHE = Path(tempfile.mkdtemp(prefix="ban-test-"))
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+ROWS = (f"dataset.path={Path(__file__).parent / 'rows.csv'}", "dataset.target=variety", "dataset.missing=mean")
 OWN = (f"dataset.path={Path(__file__).parent / 'images.parquet'}", f"machine.data_dir={CACHE}", "recipe.batch_size=8")
-TABLE = CACHE / "rows.csv"
-TABLE.write_text("\n".join(["size,colour,kind", *(f"{n % 7},{'rgb'[n % 3]},{'ab'[n % 2]}" for n in range(60))]))
 IMAGES = ("dataset=cifar10", "dataset.labelled=4000")
 CONFIGS = {
     "kd": ("method=kd", *DIGITS),
@@ -52,10 +51,10 @@ CONFIGS = {
     "ban_l": ("method=ban_l", "model=cnn_lstm_small", "dataset=text", f"dataset.path={TEXT}", "recipe=cnn_lstm"),
     "logit_regression": ("method=logit_regression", "model=mlp_16", "dataset=wine", "recipe=tabular"),
     "labels": ("method=labels", "model=small_conv", "dataset=parquet", "recipe=photos", *OWN),
-    "own_rows": ("method=labels", "model=mlp_16", "dataset=rows", f"dataset.path={TABLE}", "dataset.target=kind"),
     "torchvision": ("method=labels", "model=torchvision", *DIGITS[:1], *DIGITS[2:]),
     "timm": ("method=labels", "model=timm", "model.architecture=resnet10t", *DIGITS[:1], *DIGITS[2:]),
     "munge": ("method=munge", "model=mlp_256", "dataset=breast_cancer", "recipe=tabular"),
+    "rows": ("method=labels", "model=mlp_16", "dataset=rows", "recipe=tabular", *ROWS),
     "model_compression": ("method=model_compression", "model=mlp_256x2", "dataset=digits_features"),
 }
 """Together they name every class in `conf/` with every argument. The first is tried whole, the others in `PARTS`."""

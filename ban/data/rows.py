@@ -12,7 +12,7 @@ a row has, otherwise 0; all are 0 for a gap, which is a category of its own.
 import difflib
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from ban.data.labelled import content_sha256, digest, order_by_content, proporti
 from ban.data.sources import in_order
 from ban.data.tables import NAMELESS, NUMBER, distinct, header, is_number, read
 from ban.errors import UserError
-from ban.wording import plural
+from ban.wording import as_list, plural
 
 Column = Mapping[str, Any]
 """How one column is encoded."""
@@ -122,23 +122,25 @@ def encode(columns: Sequence[Column], table: pd.DataFrame) -> NDArray[np.float64
 
     Args:
         columns: how columns are encoded, in the order of the features.
-        table: as `ban.data.tables.read` returns it; other columns than these do not matter.
+        table: as `ban.data.tables.read` returns it, best with the names of categories as `texts`. Columns that are not
+            described do not matter.
 
     Raises:
         UserError: a column is missing, or has a value that its encoding has no place for.
     """
+    given = {str(name): values for name, values in table.items()}
     found, place = np.zeros((len(table), sum(map(_width, columns)))), 0
     for column in columns:
-        name, width = column["name"], _width(column)
-        if name not in table.columns:
-            raise UserError(f"there is no column {name}: {_nearest(name, table.columns)}")
+        name = column["name"]
+        if name not in given:
+            raise UserError(f"there is no column {name}: {_nearest(name, given)}")
         if column["kind"] == "number":
-            found[:, place] = _numbers(column, table[name])
+            found[:, place] = _numbers(column, given[name])
         else:
-            codes = _codes(column, table[name])
+            codes = _codes(column, given[name])
             chosen = np.flatnonzero(codes >= 0)
             found[chosen, place + codes[chosen]] = 1.0
-        place += width
+        place += _width(column)
     return found
 
 
@@ -146,7 +148,7 @@ def _width(column: Column) -> int:
     return 1 if column["kind"] == "number" else len(column["values"])
 
 
-def _numbers(column: Column, values: Any) -> NDArray[np.float64]:
+def _numbers(column: Column, values: pd.Series) -> NDArray[np.float64]:
     name = column["name"]
     if not is_number(values):
         codes, names = distinct(values)
@@ -167,7 +169,7 @@ def _numbers(column: Column, values: Any) -> NDArray[np.float64]:
     return np.where(gaps, column.get("mean", 0.0), found)
 
 
-def _codes(column: Column, values: Any) -> NDArray[np.int64]:
+def _codes(column: Column, values: pd.Series) -> NDArray[np.int64]:
     """The number of each row's value, -1 for a gap."""
     name, known = column["name"], column["values"]
     codes, names = distinct(values)
@@ -189,15 +191,17 @@ def _check_choice(path: Path, table: pd.DataFrame, request: Request) -> None:
     if request.target in request.drop:
         raise UserError(f"dataset.drop names {request.target}, which is dataset.target: remove it from one of them.")
     if request.target not in table.columns:
-        raise UserError(f"dataset.target={request.target} is no column of {path}: {_nearest(request.target, table)}")
+        raise UserError(
+            f"dataset.target={request.target} is no column of {path}: {_nearest(request.target, [*table.columns])}"
+        )
     if request.drop and (lost := {*request.drop}.difference(names := header(path))):
         raise UserError(f"dataset.drop names {min(lost)}, which is no column of {path}: {_nearest(min(lost), names)}")
     if len(table.columns) < 2:
         raise UserError(f"{path} has no columns beside {request.target}, so that there is nothing to learn from.")
 
 
-def _nearest(name: str, names: Any) -> str:
-    known = [*map(str, names)]
+def _nearest(name: str, names: Iterable[str]) -> str:
+    known = [*names]
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean '{close[0]}'?" if close else f"choose one of {_listed(known)}."
 
@@ -209,21 +213,19 @@ def _listed(names: Sequence[str]) -> str:
 
 def _drop(*columns: Column, before: Sequence[str] = ()) -> str:
     """The advice to leave columns out, beside those that are left out already."""
-    names = [*before, *(column["name"] for column in columns)]
-    quoted = [name if re.fullmatch(r"[\w.-]+", name) else "'{}'".format(name.replace("'", r"\'")) for name in names]
-    return f"set dataset.drop=[{','.join(quoted)}]"
+    return f"set dataset.drop={as_list([*before, *(column['name'] for column in columns)])}"
 
 
 # Classes
 
 
-def _classes(column: Any, path: Path) -> tuple[NDArray[np.int64], list[str]]:
+def _classes(column: pd.Series, path: Path) -> tuple[NDArray[np.int64], list[str]]:
     """The class of each row, and the names of the classes."""
     codes, texts = distinct(column)
     name = column.name
     if not texts or (codes < 0).any():
         count = int((codes < 0).sum())
-        raise UserError(f"{path}: the target {name} is missing in {plural(count, 'row')}: fill it, or remove the rows.")
+        raise UserError(f"{path} has no {name}, the target, in {plural(count, 'row')}: fill it, or remove the rows.")
     names = in_order({*map(_class_name, texts)})
     if all(map(NUMBER.fullmatch, names)) and (parts := [text for text in names if not float(text).is_integer()]):
         raise UserError(
@@ -279,7 +281,7 @@ class _Description:
         self._refuse(columns)
         return columns, (self.left_out, self.gaps, self.numbered, self.mixed)
 
-    def _number(self, column: Any) -> Column:
+    def _number(self, column: pd.Series) -> Column:
         name, values = str(column.name), column.to_numpy(dtype=np.float64, na_value=np.nan)
         known = values[~np.isnan(values)]
         found = {"name": name, "kind": "number", **({"mean": np.nan} if self.request.missing else {})}
@@ -291,7 +293,7 @@ class _Description:
         self._look(found, len(known), len(values), constant=bool((known == known[:1]).all()))
         return found
 
-    def _category(self, column: Any) -> Column:
+    def _category(self, column: pd.Series) -> Column:
         name, (codes, values) = str(column.name), distinct(column)
         known = int((codes >= 0).sum())
         found = {"name": name, "kind": "category", "values": values}
@@ -355,6 +357,9 @@ def _counts(numbers: NDArray[np.float64]) -> bool:
 
 # Settings
 
+Sizes = tuple[int | None, int | None, int | None]
+"""Of the splits for training, validation and test; None: not given."""
+
 
 def measure(node: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a data set that follow from its rows; those that the user set stay.
@@ -370,7 +375,7 @@ def measure(node: Mapping[str, Any]) -> dict[str, Any]:
         names = _listed(header(place))
         raise UserError(f"dataset={node['name']} needs dataset.target: name the column of the classes, one of {names}.")
     request = Request(path, target, tuple(node.get("drop") or ()), node.get("missing"))
-    sizes = tuple(node.get(f"{split}_size") for split in ("train", "validation", "test"))
+    sizes = (node.get("train_size"), node.get("validation_size"), node.get("test_size"))
     facts = (found.st_size, found.st_mtime_ns) if (found := _stat(place)) else ()
     measured = {"title": node.get("title") or place.stem, **_measured(request, facts, sizes, node["split_seed"])}
     for key, value in measured.items():
@@ -387,7 +392,7 @@ def _stat(path: Path) -> Any:
 
 
 @functools.lru_cache(maxsize=256)
-def _measured(request: Request, facts: tuple[int, ...], sizes: tuple[Any, ...], split_seed: int) -> dict[str, Any]:
+def _measured(request: Request, facts: tuple[int, ...], sizes: Sizes, split_seed: int) -> dict[str, Any]:
     """What follows from a file with these facts; read once for all jobs of a sweep."""
     found = rows(request)
     train, validation, test = sizes_of({"all": len(found.labels)}, sizes[0], sizes[1], sizes[2], "row")

@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ban.errors import UserError
-from ban.wording import plural
+from ban.wording import as_list, plural
 
 MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "<NA>", "#N/A")
 """Texts that stand for no value. "None" is not among them, because it is a common category."""
@@ -48,9 +48,8 @@ def read(path: Path, without: Collection[str] = (), texts: Collection[str] = ())
     table, decimal = (_parquet(path, without), ".") if is_parquet else _separated(path, without, texts)
     if not len(table):
         raise UserError(f"{path} has a header, but no rows.")
-    columns: Any = table
-    for name in table.columns:
-        if name not in texts and (numbers := _as_numbers(columns[name], decimal)) is not None:
+    for name, column in [*table.items()]:
+        if name not in texts and (numbers := _as_numbers(column, decimal)) is not None:
             table[name] = numbers
     return table
 
@@ -65,22 +64,22 @@ def header(path: Path) -> list[str]:
 
 
 def _is_parquet(path: Path) -> bool:
-    if not path.is_file():
-        problem = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
-        raise UserError(f"dataset.path={path} {problem}: name a CSV, TSV or Parquet file.")
     try:
+        if not path.is_file():
+            problem = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
+            raise UserError(f"dataset.path={path} {problem}: name a CSV, TSV or Parquet file.")
         with path.open("rb") as file:
             return file.read(4) == b"PAR1" or path.suffix.lower() in (".parquet", ".pq")
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+        raise UserError(f"dataset.path={path} cannot be read: {error.strerror}.") from None
 
 
-def is_number(column: Any) -> bool:
+def is_number(column: pd.Series) -> bool:
     """Whether it is a column of numbers; otherwise, of texts."""
     return pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
 
 
-def distinct(column: Any) -> tuple[NDArray[np.int64], list[str]]:
+def distinct(column: pd.Series) -> tuple[NDArray[np.int64], list[str]]:
     """The number of each row's text, -1 where it is missing, and all different texts, sorted.
 
     White space counts as one space, and not at all at the ends. True and false may be written in any case.
@@ -106,7 +105,7 @@ def _text(value: Any) -> str:
     return " ".join(str(int(value) if whole else value).split())
 
 
-def _as_numbers(column: Any, decimal: str) -> NDArray[np.float64] | None:
+def _as_numbers(column: pd.Series, decimal: str) -> NDArray[np.float64] | None:
     """The numbers of a column of texts; None: it has other texts, or is no column of texts."""
     if is_number(column):
         return None
@@ -181,6 +180,8 @@ def _checked(path: Path, separator: str, columns: int) -> int:
     with _opened(path) as file:
         for line in file:
             number += 1
+            if "\0" in line:  # pandas would read what is before it
+                raise UserError(f"{path}, line {number}, has a zero byte: it is damaged, or no text in UTF-8.")
             if line.count(separator) == columns - 1 > 0 and '"' not in line:  # much faster than a reader
                 rows += 1
                 continue
@@ -270,8 +271,8 @@ def _plain(path: Path, name: str, column: Any) -> Any:
         return column
     what = "dates or times" if types.is_temporal(kind) else f"values of the type {kind}"
     raise UserError(
-        f"{path}: the column {name} has {what}, which are neither numbers nor categories: make numbers of them, "
-        f"such as days or years, or set dataset.drop=[{name}]."
+        f"{path}: the column {name} has {what}, which are neither numbers nor categories: make numbers of them, such "
+        f"as days or years, or set dataset.drop={as_list([name])}."
     )
 
 

@@ -35,7 +35,7 @@ from ban.settings.types import (
     merged,
     unknown_key,
 )
-from ban.wording import plural
+from ban.wording import as_list, plural
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -436,7 +436,7 @@ class OwnRows(TabularDataset):
     def warnings(self) -> Sequence[str]:
         """See `Dataset`."""
         found = [
-            f"the column {name} seems to have row numbers: set dataset.drop=[{name}] unless they mean something."
+            f"the column {name} seems to have row numbers: set dataset.drop={as_list([name])} if they mean nothing."
             for name in self.numbered
         ]
         found += [
