@@ -22,7 +22,7 @@ from ban.errors import UserError
 from ban.inference.inputs import ImageInputs, RowInputs
 from ban.inference.program import Program
 from ban.inference.trained import TrainedStage, _check_targets  # pyright: ignore[reportPrivateUsage]
-from ban.models import DenseNet, PreActivationResNet, WideResNet
+from ban.models import DenseNet, PreActivationResNet, Torchvision, WideResNet
 from ban.plan.lineage import lineage
 from ban.settings.compose import compose_settings
 from ban.store.store import Store
@@ -268,6 +268,7 @@ def test_a_table_with_categories_and_gaps_is_read_as_in_training(tmp_path: Path,
 NETWORKS: dict[str, nn.Module] = {
     "wide resnet": WideResNet(10, 1, 0.3, classes=5, channels=3),
     "densenet": DenseNet(2, 4, classes=5, channels=3),
+    "torchvision's resnet": Torchvision("resnet18", small_images=True, classes=5, channels=3),
     "pre-activation resnet": PreActivationResNet(11, classes=5, channels=3),
 }
 

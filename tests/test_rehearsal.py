@@ -23,6 +23,8 @@ def test_every_method_steps_in_every_precision_on_every_device(method: str, kind
     [
         ("model=densenet_40_12", "recipe=laine_aila"),
         ("model=wrn_10_1", "recipe=wrn"),
+        ("model=torchvision", "model.small_images=true", "recipe=wrn"),
+        ("model=timm", "model.architecture=test_resnet", "recipe=wrn"),
     ],
 )
 def test_other_networks_and_optimizers(options: tuple[str, ...]) -> None:

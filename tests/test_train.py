@@ -196,6 +196,18 @@ def test_adam_with_a_changing_momentum_resumes_bit_for_bit(recipe: str, method: 
     _check_resume([*DIGITS, f"recipe={recipe}", f"method={method}", *steps], tmp_path)
 
 
+@pytest.mark.parametrize(
+    "network",
+    [
+        ("model=torchvision", "model.architecture=efficientnet_b0", "+model.stochastic_depth_prob=0.5"),
+        ("model=timm", "model.architecture=test_efficientnet", "+model.drop_path_rate=0.5", "+model.drop_rate=0.5"),
+    ],
+)
+def test_dropped_layers_of_other_libraries_resume_bit_for_bit(network: tuple[str, ...], tmp_path: Path) -> None:
+    steps = ("recipe.epochs=2", "recipe.steps_per_epoch=3", "recipe.batch_size=8", "dataset.test_size=20")
+    _check_resume([*DIGITS, *network, *steps, "method=mean_teacher"], tmp_path)
+
+
 def _check_resume(options: list[str], outputs: Path) -> None:
     settings = compose_settings(options)
     whole, broken = (host(settings)._replace(store=Store(outputs / name)) for name in ("whole", "broken"))
@@ -408,7 +420,9 @@ def test_half_precision_does_not_round_the_outputs(train: Train, tmp_path: Path)
     assert (top[:, 0] > top[:, 1]).all()
 
 
-@pytest.mark.parametrize("model", ["small_conv", "wrn_10_1", "densenet_40_12", "mlp_16", "lstm_small"])
+@pytest.mark.parametrize(
+    "model", ["small_conv", "wrn_10_1", "densenet_40_12", "torchvision", "timm", "mlp_16", "lstm_small"]
+)
 def test_logits_are_fp32_under_autocast(model: str) -> None:
     kind = {"mlp_16": "tabular", "lstm_small": "language"}.get(model, "images")
     stage = plan(f"model={model}", "method=labels", kind=kind)[0]

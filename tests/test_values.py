@@ -50,9 +50,9 @@ CONFIGS = {
     "cwtm": ("method=cwtm", "model=lstm_small", "dataset=ptb", "recipe=lstm"),
     "ban_l": ("method=ban_l", "model=cnn_lstm_small", "dataset=text", f"dataset.path={TEXT}", "recipe=cnn_lstm"),
     "logit_regression": ("method=logit_regression", "model=mlp_16", "dataset=wine", "recipe=tabular"),
+    "kd_torchvision": ("method=kd", *DIGITS, "model=torchvision"),
+    "kd_timm": ("method=kd", *DIGITS, "model=timm"),
     "labels": ("method=labels", "model=small_conv", "dataset=parquet", "recipe=photos", *OWN),
-    "torchvision": ("method=labels", "model=torchvision", *DIGITS[:1], *DIGITS[2:]),
-    "timm": ("method=labels", "model=timm", "model.architecture=resnet10t", *DIGITS[:1], *DIGITS[2:]),
     "munge": ("method=munge", "model=mlp_256", "dataset=breast_cancer", "recipe=tabular"),
     "rows": ("method=labels", "model=mlp_16", "dataset=rows", "recipe=tabular", *ROWS),
     "model_compression": ("method=model_compression", "model=mlp_256x2", "dataset=digits_features"),
@@ -69,7 +69,7 @@ NEGATIVE = {"seed", "split_seed", "weight", "value", "start", "end", "mean"}
 """Numbers that may be negative."""
 LARGE = {"loss_scale", "weight"}
 """Numbers that files may give without a decimal point."""
-NULLABLE = {"stem", "checkpointing", "options"}
+NULLABLE = {"stem", "checkpointing"}
 PARSER = OverridesParser.create()
 
 

@@ -5,7 +5,7 @@ Inputs are images `[batch, channels, height, width]`, rows `[batch, features]` o
 
 from ban.models.conv_large import ConvLarge
 from ban.models.densenet import DenseNet
-from ban.models.library import Timm, Torchvision
+from ban.models.libraries import Timm, Torchvision
 from ban.models.lstm import LSTM, CharacterLSTM
 from ban.models.mlp import MLP
 from ban.models.resnet import DenseShapedResNet, PreActivationResNet, WideResNet

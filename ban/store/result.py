@@ -14,6 +14,9 @@ class Versions(TypedDict):
 
     ban: str
     torch: str
+    torchvision: NotRequired[str]
+    """Where it defines the network; likewise timm."""
+    timm: NotRequired[str]
     commit: str | None
     """Of a checkout, with `-dirty` if it had local changes."""
 

@@ -5,6 +5,7 @@ import math
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ import ban
 from ban import metrics
 from ban.errors import UserError
 from ban.interfaces import Data
+from ban.models.libraries import Classifier
 from ban.plan.identity import identity_of
 from ban.plan.stage import Stage
 from ban.store.result import Result
@@ -45,7 +47,7 @@ def result(stage: Stage, training: Training, device: Device, measured: Mapping[s
         "device": device.name,
         "device_name": device.hardware,
         "threads": device.threads,
-        "versions": {"ban": ban.__version__, "torch": torch.__version__, "commit": _commit()},
+        "versions": {"ban": ban.__version__, "torch": torch.__version__, **_libraries(networks), "commit": _commit()},
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return cast("Result", fields)  # the names of metrics are made of strings
@@ -135,6 +137,11 @@ def _best(curves: list[dict[str, float]], metric: str) -> dict[str, Any]:
             kept = {key: value for key, value in chosen.items() if key.endswith(metric)}
             best[f"best_on_{split}"] = {"epoch": chosen["epoch"], **kept}
     return best
+
+
+def _libraries(networks: Iterable[nn.Module]) -> dict[str, str]:
+    """The versions of the packages that define the networks."""
+    return {each.library: version(each.library) for each in networks if isinstance(each, Classifier)}
 
 
 @functools.cache
