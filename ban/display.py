@@ -80,7 +80,7 @@ class Display:
                 console.print(f"{row.name}: {outcome}")
             case Failed(_, reason):
                 row.state, row.detail = "failed", reason
-                console.print(f"{row.name}: failed: {reason}")
+                console.print(f"{row.name}: failed")  # the command ends with the reason
             case Stopped():
                 row.state = "stopped"
             case Waiting(signature):
@@ -153,11 +153,16 @@ class Display:
 
 # Tables
 
+NUMBER = r"[^\w\s]*\d(?:[\d.,:]*\d)?(?:e[+-]?\d+)?"
+PART = re.compile(rf"{NUMBER}(?: ± {NUMBER})?(?: (?:%|[A-Za-z]{{1,10}})[^\w\s]*)?(?!\S)|\S+")
+"""What stays on one line: a word, or a number with its uncertainty and a short word behind it, perhaps its unit."""
+
 
 def show_table(rows: Sequence[Mapping[str, str]], title: str = "", caption: str = "") -> None:
     """Prints a table. One too wide for the console is transposed or, if that does not help, printed line by line.
 
-    Texts are wrapped between words, and cells of numbers never. Columns without content are left out.
+    Texts are wrapped between words, but not between a number and its unit, and cells of numbers never. Columns without
+    content are left out.
     """
     every = dict.fromkeys(heading for row in rows for heading in row)
     headings = [heading for heading in every if any(row.get(heading) for row in rows)]
@@ -170,12 +175,25 @@ def show_table(rows: Sequence[Mapping[str, str]], title: str = "", caption: str 
         console.print(table)
     else:
         for first, *others in lines[1:]:
-            console.print(first)
+            console.print(_wrapped(first, console.width))
             for heading, text in zip(headings[1:], others, strict=True):
                 if text:
-                    console.print(f"  {heading}: {text}")
+                    console.print(_indented(f"{heading}: {text}"))
     if caption:
         console.print(caption)
+
+
+def show_facts(facts: Sequence[tuple[str, str]]) -> None:
+    """Prints names and what belongs to them side by side, or below each other where the console is too narrow."""
+    room = console.width - 4 - max((cell_len(name) for name, _ in facts), default=0)
+    if room < max((cell_len(part) for _, text in facts for part in PART.findall(text)), default=0):
+        for name, text in facts:
+            console.print(f"{name}\n{_indented(text)}")
+        return
+    table = Table(box=None, show_header=False)
+    for name, text in facts:
+        table.add_row(name, _wrapped(text, room))
+    console.print(table)
 
 
 def _fitting(lines: Sequence[Sequence[str]]) -> Table | None:
@@ -183,15 +201,33 @@ def _fitting(lines: Sequence[Sequence[str]]) -> Table | None:
     table, columns = Table(), [*zip(*lines, strict=True)]
     numbers = [all(re.fullmatch("(missing)?[^A-Za-z]*", cell) for cell in cells) for _, *cells in columns]
     spare = console.width - 1 - 3 * len(columns)
-    least = [
-        max(cell_len(part) for cell in cells for part in [*heading.split(), *([cell] if whole else cell.split()), ""])
+    parts = [
+        [*PART.findall(heading), *(part for cell in cells for part in ([cell] if whole else PART.findall(cell))), ""]
         for (heading, *cells), whole in zip(columns, numbers, strict=True)
     ]
-    spare -= sum(least)
-    for cells, whole, width in zip(columns, numbers, least, strict=True):
-        more = max(0, min(spare, max(map(cell_len, cells)) - width))
+    widths = [max(map(cell_len, each)) for each in parts]
+    spare -= sum(widths)
+    for index, cells in enumerate(columns):
+        more = max(0, min(spare, max(map(cell_len, cells)) - widths[index]))
         spare -= more
-        table.add_column(cells[0], justify="right" if whole else "left", width=width + more)
+        widths[index] += more
+        heading = _wrapped(cells[0], widths[index])
+        table.add_column(heading, justify="right" if numbers[index] else "left", width=widths[index])
     for line in lines[1:]:
-        table.add_row(*line)
+        table.add_row(*map(_wrapped, line, widths))
     return table if spare >= 0 else None
+
+
+def _wrapped(text: str, width: int) -> str:
+    """The text in lines of at most `width` cells, as far as its parts have room."""
+    lines: list[str] = []
+    for part in PART.findall(text):
+        if lines and cell_len(f"{lines[-1]} {part}") <= width:
+            lines[-1] += f" {part}"
+        else:
+            lines.append(part)
+    return "\n".join(lines)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in _wrapped(text, console.width - 2).splitlines())

@@ -14,6 +14,8 @@ from PIL import Image
 from ban import __version__
 from ban.display import console
 from ban.errors import UserError
+from ban.launch import overview
+from ban.plan.lineage import lineage
 from ban.settings.compose import CONF, compose_config, compose_settings
 from ban.settings.sweeps import expand
 
@@ -102,7 +104,7 @@ def test_a_method_without_teacher_has_no_generations() -> None:
         (["modle=x"], "did you mean 'model'?"),
         (["model=wrn_28_11"], "choose one of"),
         (["generations=-1"], "greater than or equal to 0"),
-        (["tabel"], "neither a sub-command (table, status, stages, doctor) nor"),
+        (["tabel"], "neither a sub-command (table, status, stages, report, "),
         (["table", "7"], "there is no experiment 'table7'"),
         (["table", "1", "2"], "takes one name"),
         ([*DIGITS, "method=dkpp", "dataset.classes=2"], "2 classes"),
@@ -191,6 +193,13 @@ def test_help_does_not_wait_for_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "experiment=demo" in done.stdout and done.stdout.endswith("False\n")
+
+
+def test_a_plan_tells_the_two_trainings_of_fitnets_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["method=fitnets", "model=wrn_10_1", "recipe.epochs=1", "generations=2"]
+    overview.regimes(lineage(compose_settings([*DIGITS, *words])))
+    title = "Digits, 100 training and 1697 test images; recipe digits: 1 epoch, batch 32, fp32"
+    assert capsys.readouterr().out.splitlines() == [f"  FitNet hints: {title}", f"  {title}"]
 
 
 def test_a_dry_run_prints_the_plan_and_trains_nothing(say: Say, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Disks, files and processes that fail: one sentence, nothing lost, and the same weights in the end."""
 
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -81,6 +82,23 @@ def test_a_full_disk_in_the_middle_of_a_checkpoint(
     assert len(re.findall(r"^ban: .* could not be written: .*\.$", output, re.MULTILINE)) == 1, output
     filler.unlink()
     ends_as_undisturbed()
+
+
+def test_a_full_disk_while_a_stage_is_imported(say: Say, small_disk: Path, tmp_path: Path) -> None:
+    quick = ("method=labels", "recipe.epochs=2")
+    elsewhere, file = f"machine.outputs={tmp_path / 'elsewhere'}", tmp_path / "teacher.ban"
+    say(*DIGITS, *quick, elsewhere)
+    signature = plan(*quick)[0].signature
+    say("stages", "export", signature, f"{file}", elsewhere)
+    Store(small_disk).begin()
+    free = shutil.disk_usage(small_disk).free
+    (small_disk / "full").write_bytes(bytes(free - file.stat().st_size // 2))
+    with pytest.raises(SystemExit, match=r"^ban: outputs/work/\S+ could not be written: No space left on device\.$"):
+        say("stages", "import", f"{file}")
+    assert {path.name for path in files(small_disk) if not path.name.endswith(".lock")} == {"format", "full"}
+    (small_disk / "full").unlink()
+    assert f"to outputs/stages/{signature}" in say("stages", "import", f"{file}")
+    assert "1 stage checked" in say("stages", "verify")
 
 
 @pytest.mark.parametrize("how", ["flipped", "truncated"])
@@ -179,9 +197,14 @@ def test_an_error_of_the_sweep_itself_leaves_nobody_behind(broken: Exception, tm
 
 
 @pytest.mark.parametrize("how", [(), ("-m",)])
-def test_a_failure_is_noted_once(how: tuple[str, ...], say: Say, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"dataset\.test_size=1697"):
+def test_a_failure_is_noted_and_told_once(
+    how: tuple[str, ...], say: Say, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
         say(*how, *DIGITS, "method=labels", "recipe.epochs=5", "dataset.train_size=1790")
+    said, reason = capsys.readouterr().out, f"{stopped.value}"
+    assert "Teacher, Small-Conv, seed 0: failed\n" in said and "dataset.test_size=1697" not in said
+    assert reason.count("dataset.test_size=1697") == 1
     (log,) = (tmp_path / "outputs" / "logs").iterdir()
     assert log.read_text().count("failed: dataset.test_size=1697") == 1
     assert "1 failed" in say("status")

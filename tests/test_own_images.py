@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow
 import pytest
 import torch
+from helpers import train_undisturbed
 from PIL import Image
 from pyarrow import parquet
 from sklearn.datasets import load_digits
@@ -19,7 +20,7 @@ from sklearn.datasets import load_digits
 from ban.data import cache
 from ban.data.augmentation import Augmentation, ResizedCrop
 from ban.data.cache import Request, cached
-from ban.data.images import Images, Options, statistics
+from ban.data.images import Images, Options, Resident, Streamed, statistics
 from ban.data.labelled import Labelled
 from ban.data.pictures import decode
 from ban.errors import UserError
@@ -164,6 +165,18 @@ def test_a_streamed_epoch_is_the_resident_one(tmp_path: Path) -> None:
             assert torch.equal(resident.indices, streamed.indices) and torch.equal(resident.targets, streamed.targets)
 
 
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_machine_may_stream_images_and_trains_the_same_weights(source: str, tmp_path: Path) -> None:
+    path = SOURCES[source](tmp_path / "own", PARTS)
+    more = ["dataset.label=label"] if source == "parquet" else []
+    found = {}
+    for streamed in (True, False):
+        given = words(source, path, *more, "recipe.epochs=2", f"machine.stream_images={streamed}".lower())
+        assert isinstance(data_of(given).training_images, Streamed if streamed else Resident)
+        found[streamed] = train_undisturbed(tmp_path / f"{streamed}", *given)
+    assert found[True] == found[False] and len(found[True]) == 1
+
+
 def options(found: cache.Cached, augmentation: Any, streamed: bool) -> Images:
     sizes = {"train_size": 80, "validation_size": 20, "test_size": 20, "batch_size": 16, "steps_per_epoch": None}
     own = Options(
@@ -277,6 +290,61 @@ def test_nothing_is_left_of_a_cache_that_could_not_be_written(tmp_path: Path, mo
             cached(request, tmp_path / "data")
     assert not [each for each in (tmp_path / "data/cache").iterdir() if each.is_dir()]
     assert cached(request, tmp_path / "data").about.total("train") == 80
+
+
+def closed(monkeypatch: pytest.MonkeyPatch, name: str, refused: Path, number: int = 13) -> None:
+    """Makes a function of `os` refuse a path, as the system does to others than root."""
+    real = getattr(os, name)
+
+    def refuse(path: Any, *more: Any, **options: Any) -> Any:
+        if f"{path}".startswith(f"{refused}"):
+            raise OSError(number, os.strerror(number), f"{path}")
+        return real(path, *more, **options)
+
+    monkeypatch.setattr(os, name, refuse)
+
+
+@pytest.mark.parametrize("name", ["stat", "scandir"])
+def test_a_folder_that_may_not_be_entered_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = write_folder(tmp_path / "own", PARTS)
+    closed(monkeypatch, name, own / "train/3")
+    with pytest.raises(UserError, match=r"own/train/3(/.*)? cannot be read: permission denied\.$"):
+        compose_settings(words("folder", own))
+
+
+def test_an_image_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = write_folder(tmp_path / "own", PARTS)
+    refused = file_in(own)
+    real = io.open
+
+    def refuse(path: Any, *more: Any, **options: Any) -> Any:
+        if f"{path}" == f"{refused}":
+            raise PermissionError(13, "Permission denied", f"{path}")
+        return real(path, *more, **options)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(UserError, match=rf"{refused} cannot be decoded \(Permission denied\)$"):
+        compose_settings(words("folder", own))
+
+
+@pytest.mark.parametrize("source", ["arrays", "parquet"])
+@pytest.mark.parametrize("when", ["opened", "read"])
+def test_an_error_of_the_disk_that_holds_the_source_is_not_told_as_the_caches(
+    source: str, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = SOURCES[source](tmp_path / "own", PARTS)
+    broken = OSError(5, "Input/output error")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise broken
+
+    places = {"arrays": (np, "load"), "parquet": (parquet, "ParquetFile")}
+    if when == "read":
+        places = {"arrays": (np.lib.npyio.NpzFile, "__getitem__"), "parquet": (parquet.ParquetFile, "iter_batches")}
+    monkeypatch.setattr(*places[source], fail)
+    with pytest.raises(UserError, match=r"own.* (cannot be read: i|is damaged behind row 0 \(.*I)nput/output error"):
+        cached(Request(source, f"{path}", label="label" if source == "parquet" else None), tmp_path / "data")
+    assert not [each for each in (tmp_path / "data/cache").iterdir() if each.is_dir()]
 
 
 @pytest.mark.parametrize("name", ["images.npy", "order.npy"])
@@ -395,7 +463,7 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "a link to itself": (
         broken(lambda own: (own / "train/3/self").symlink_to(own / "train/3/self")),
-        "self cannot be read: Too many levels of symbolic links",
+        "self cannot be read: too many levels of symbolic links",
     ),
     "a broken link": (
         broken(lambda own: (own / "train/3/x.png").symlink_to("nowhere")),
@@ -409,8 +477,8 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "pickled objects": (of_npz(x_train=np.array([{}]), y_train=[0]), "contains pickled objects, which can run code"),
     "other arrays": (of_npz(a=[1], b=[2]), "has the arrays a, b, but x_train and y_train or train_images and"),
-    "no images": (of_npz(x_train=np.zeros((5, 2)), y_train=np.arange(5)), r"the all images have the shape \[5, 2\]"),
-    "fewer labels": (of_npz(x_train=COLOURED, y_train=LABELS[1:]), "there are 120 all images, but the all labels"),
+    "no images": (of_npz(x_train=np.zeros((5, 2)), y_train=np.arange(5)), r"npz: the images have the shape \[5, 2\]"),
+    "fewer labels": (of_npz(x_train=COLOURED, y_train=LABELS[1:]), "npz: there are 120 images, but the labels have"),
     "no column of images": (of_parquet(a=[1, 2], label=[0, 1]), "which column is the image.* one of a, label"),
     "several columns of labels": (
         of_parquet(image=[b"", b""], fine=[0, 1], coarse=[0, 1]),

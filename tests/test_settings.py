@@ -48,13 +48,13 @@ def refusal(*overrides: str, folder: Path | None = None) -> str:
 def test_an_unknown_key_on_the_command_line(part: str, plus: str) -> None:
     key = MISSPELT[part]
     message = refusal(f"{plus}{part}{key}=1")
-    assert f"there is no setting '{part}{key}': did you mean '" in message and f"{NEAREST[key]}'?" in message
+    assert f"there is no setting '{part}{key}': did you mean '{part}{NEAREST[key]}'?" in message
 
 
 @pytest.mark.parametrize("plus", ["", "+"])
 def test_an_unknown_key_of_a_pre_training(plus: str) -> None:
     message = refusal(*PRETRAINED, f"{plus}method.pretrain.epoch=3")
-    assert "there is no setting 'method.pretrain.epoch': did you mean '" in message and "epochs'?" in message
+    assert "there is no setting 'method.pretrain.epoch': did you mean 'method.pretrain.epochs'?" in message
 
 
 GROUPS = {"dataset": "digits", "recipe": "digits", "method": "ban", "machine": "default"}
@@ -67,7 +67,7 @@ def test_an_unknown_key_in_a_file(group: str, tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "mine.yaml").write_text(f"defaults: [{GROUPS[group]}]\n{key}: 1\n")
     message = refusal(f"{group}=mine", folder=tmp_path)
-    assert message == f"there is no setting '{group}.{key}': did you mean '{NEAREST[key]}'?"
+    assert message == f"there is no setting '{group}.{key}': did you mean '{group}.{NEAREST[key]}'?"
 
 
 def test_an_unknown_key_of_a_pre_training_in_a_file(tmp_path: Path) -> None:
@@ -76,21 +76,23 @@ def test_an_unknown_key_of_a_pre_training_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "method").mkdir()
     (tmp_path / "method" / "mine.yaml").write_text(yaml.safe_dump(method))
     message = refusal("method=mine", "model=wrn_10_1", folder=tmp_path)
-    assert message == "there is no setting 'method.pretrain.epoch': did you mean 'epochs'?"
+    assert message == "there is no setting 'method.pretrain.epoch': did you mean 'method.pretrain.epochs'?"
 
 
 @pytest.mark.parametrize("launcher", ["local", "slurm"])
 @pytest.mark.parametrize("plus", ["", "+"])
 def test_an_unknown_key_of_a_launcher(plus: str, launcher: str, say: Say, tmp_path: Path) -> None:
     key, nearest = {"local": ("device", "devices"), "slurm": ("minute", "minutes")}[launcher]
-    with pytest.raises(SystemExit, match=rf"there is no setting 'hydra\.launcher\.{key}': did you mean '.*{nearest}'"):
+    with pytest.raises(
+        SystemExit, match=rf"there is no setting 'hydra\.launcher\.{key}': did you mean 'hydra\.launcher\.{nearest}'\?"
+    ):
         say("-m", *DIGITS, f"hydra/launcher={launcher}", f"{plus}hydra.launcher.{key}=1")
     assert not files(tmp_path)
 
 
 @pytest.mark.parametrize("key", ["teachers", "shares", "headline", "begin"])
 def test_a_key_of_an_earlier_version_is_answered_with_its_new_name(key: str) -> None:
-    assert refusal(f"+method.{key}=1") == f"there is no setting 'method.{key}': did you mean '{RENAMED[key]}'?"
+    assert refusal(f"+method.{key}=1") == f"there is no setting 'method.{key}': did you mean 'method.{RENAMED[key]}'?"
     assert f"method.{RENAMED[key]}'?" in refusal(f"method.{key}=1")
 
 
@@ -124,4 +126,4 @@ def test_a_null_argument_of_a_class_is_not_its_default() -> None:
 
 
 def test_an_unknown_key_is_refused_even_if_it_is_null() -> None:
-    assert "did you mean 'cohort'?" in refusal("+method.cohrot=null")
+    assert "did you mean 'method.cohort'?" in refusal("+method.cohrot=null")

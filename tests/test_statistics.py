@@ -1,17 +1,22 @@
 """Intervals against closed forms, and false verdicts in simulated studies without any true difference."""
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
+from helpers import DIGITS, publish
 from scipy import stats
 
+from ban.plan.lineage import lineage
 from ban.report.results import Results
 from ban.report.statistics import Interval, Streams, clusters, resolved
-from ban.report.tables import Row
+from ban.report.tables import everything
 from ban.report.verdicts import count
+from ban.settings.compose import compose_settings
 from ban.store.store import Store
 
 
@@ -146,14 +151,15 @@ def test_studies_without_a_difference_rarely_find_one(design: str, number: int) 
 
 
 @pytest.mark.parametrize(("design", "text"), [*zip(DESIGNS, TEXTS, strict=True)], ids=[*DESIGNS])
-def test_shared_teachers_and_seeds_are_named(design: str, text: str) -> None:
-    study = Study(DESIGNS[design])
-    study.draw(np.random.default_rng(0))
-    tested = study.results.tested(["ban"], "error_percent")
-    own = [study.results.by_signature[signature] for signature in tested]
-    measured = {"test": Interval.of(*zip(*tested.values(), strict=True))}
-    teachers, seeds = ({*map(study.results.root, own)}, {each["seed"] for each in own})
-    row = Row("BAN-1", ["ban"], measured, teachers=len(teachers), seeds=len(seeds), generation=1)
+def test_shared_teachers_and_seeds_are_named(design: str, text: str, tmp_path: Path) -> None:
+    settings, store = compose_settings([*DIGITS, "dataset.split_seed=0"]), Store(tmp_path)
+    random = np.random.default_rng(0)
+    for seed, root in DESIGNS[design]:
+        for stage in lineage(replace(settings, seed=seed, teacher=replace(settings.teacher, seed=root))):
+            if not store.has(stage.signature):
+                publish(store, stage, test_error_percent=20 + random.standard_normal())
+    (table,) = everything(store)
+    (row,) = (row for row in table.rows if row.heading == "BAN-1")
     assert count(row) == text
 
 

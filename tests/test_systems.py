@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from helpers import DIGITS, Say, plan, publish
+from helpers import DIGITS, Say, Train, curves, plan, publish
 
 from ban.plan.stage import Stage
 from ban.report.gradients import HEADINGS
@@ -79,6 +79,16 @@ def test_diagnostics_of_the_last_epoch(say: Say, tmp_path: Path) -> None:
     assert "| BAN-1" in shown and "Teacher" not in shown.partition("|")[2].partition("\n")[0]
     frame = pd.read_csv(tmp_path / "outputs" / "tables" / "diagnostics.csv")
     assert frame.loc[0, [*HEADINGS]].tolist() == [*range(len(HEADINGS))]
+
+
+def test_a_student_of_synthetic_examples_lacks_no_diagnostics(train: Train, say: Say, tmp_path: Path) -> None:
+    """Most of its examples have no label whose gradient could be compared."""
+    *_, student = train("method=munge", "recipe.epochs=1", "recipe.diagnosed_steps=1", kind="tabular")
+    assert not [key for key in curves(tmp_path, student["signature"])[-1] if key.startswith("diagnosis.")]
+    assert "No student is stored" in say("table", "diagnostics", f"machine.outputs={tmp_path}")
+    *_, other = train("method=ban", "recipe.epochs=1", "recipe.diagnosed_steps=0", kind="tabular")
+    shown = say("table", "diagnostics", f"machine.outputs={tmp_path}")
+    assert f"1 student without diagnostics: {other['signature']}." in shown
 
 
 def test_every_diagnostic_of_the_table_is_recorded() -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,9 @@ from pydantic import TypeAdapter
 
 from ban import metrics
 from ban.commands.table import planned_jobs
-from ban.display import console, show_table
+from ban.display import console, show_facts, show_table
 from ban.errors import UserError
-from ban.plan.contrast import names_of
+from ban.plan.contrast import describe, differences, line_of, names_of
 from ban.plan.lineage import lineage, union
 from ban.plan.stage import Stage
 from ban.report.markup import Section, latex, markdown
@@ -132,6 +133,22 @@ def test_what_differs_is_named_in_captions_rows_log_lines_and_columns(say: Say, 
     assert "differs in" in listed and "lr 0.05" in listed
 
 
+@pytest.mark.parametrize(
+    ("overrides", "name", "shown"),
+    [
+        (("method=labels", "recipe.precision=bf16"), "bf16", "precision bf16"),
+        (("method=mean_teacher", "recipe=smoke_images", "recipe.batch_size=32"), "AverageWeights", "AverageWeights"),
+    ],
+)
+def test_a_component_of_another_version_is_said_to_be(overrides: Sequence[str], name: str, shown: str) -> None:
+    """Not by the number of its version, which nobody knows; and without need, nothing is said."""
+    (now,) = line_of(plan(*overrides)[-1])
+    before, other = {**now, "versions": {}}, line_of(plan("method=labels")[0])[0]
+    (ours, theirs) = map(describe, differences([[now], [before]]))
+    assert theirs.endswith(f"{name} of another version of ban") and ours in theirs and shown in ours
+    assert "version" not in " ".join(map(describe, differences([[now], [other]])))
+
+
 def test_long_settings_that_differ_at_their_end_are_told_apart(say: Say, tmp_path: Path) -> None:
     schedule = "recipe.schedule={_target_: ban.schedules.Steps, factor: 0.5, milestones: [%s]}"
     lists = [", ".join(map(str, [*range(10, 100, 10), last])) for last in (110, 120)]
@@ -155,6 +172,29 @@ def test_no_number_is_cut_however_narrow_the_terminal(
     shown = capsys.readouterr().out
     for number in re.findall(r"[-\d.]*\d", " ".join(cells)):
         assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.])", shown), number
+
+
+NUMBERS = ("89.81 %", "-0.50 ± 0.25 %", "(4.4 MB)", "12.92 ± 1.65", "1e-05 s", "1,442 parameters", "0:12:03")
+WORDS = ("test error", "Wide-ResNet-16-1", "another", "of", "3f8d", "/data/outputs,")
+
+
+@pytest.mark.parametrize("kind", ["table", "facts"])
+def test_a_number_and_its_unit_stay_on_one_line(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = Random(0)
+    for width in range(20, 121):
+        monkeypatch.setattr(console, "width", width)
+        cells = [draw.choices(NUMBERS + WORDS, k=draw.randint(1, 6)) for _ in range(6)]
+        first, *rest = texts = [" ".join(cell) for cell in cells]
+        with console.capture() as shown:
+            if kind == "table":
+                show_table([{"": first, "a": rest[0], "b": rest[1]}, {"": rest[2], "a": rest[3], "b": rest[4]}])
+            else:
+                show_facts([(f"name {index}", text) for index, text in enumerate(texts)])
+        lines = shown.get().splitlines()
+        for number in NUMBERS:
+            expected = sum(cell.count(number) for cell in cells)
+            assert sum(line.count(number) for line in lines) == expected, (width, number, lines)
+        assert max(map(len, lines)) <= max(width, 24)
 
 
 TEXTS = {
@@ -366,13 +406,16 @@ def test_a_paper_table_without_any_of_its_rows_is_refused(say: Say) -> None:
 @pytest.mark.parametrize(
     ("layout", "sentence"),
     [
-        ("{cels: {BAN-1: {method: ban}}}", "there is no setting 'table.cels': did you mean 'cells'?"),
-        ("{cells: {BAN-1: {methd: ban}}}", "there is no setting 'table.cells.BAN-1.0.methd': did you mean 'method'?"),
+        ("{cels: {BAN-1: {method: ban}}}", "there is no setting 'table.cels': did you mean 'table.cells'?"),
+        (
+            "{cells: {BAN-1: {methd: ban}}}",
+            "there is no setting 'table.cells.BAN-1.0.methd': did you mean 'table.cells.BAN-1.0.method'?",
+        ),
         ("{cells: {BAN-1: BAN-1}}", "table.cells.BAN-1.0 is BAN-1, but it must be a mapping of settings."),
         ("{cells: {BAN-1: []}}", "table.cells.BAN-1 is []; it must have 1 or more entries."),
         ("{cells: {X: {method: ban, generation: [1, -1]}}}", "table.cells.X.1.generation is -1; it must be greater"),
-        ("{compare: [{cell: {method: ban}, controls: {}}]}", "'table.compare.0.controls': did you mean 'control'?"),
-        ("{exceptions: {wrn_28_1: {BAN: {method: ban, replicas: 1}}}}", "'replica'?"),
+        ("{compare: [{cell: {method: ban}, controls: {}}]}", "did you mean 'table.compare.0.control'?"),
+        ("{exceptions: {wrn_28_1: {BAN: {method: ban, replicas: 1}}}}", "'table.exceptions.wrn_28_1.BAN.0.replica'?"),
     ],
 )
 def test_a_misspelt_layout_is_refused(layout: str, sentence: str) -> None:

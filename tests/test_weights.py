@@ -313,7 +313,7 @@ def test_a_published_teacher_does_not_need_its_file(file: Path, tmp_path: Path) 
     first = train_undisturbed(tmp_path, *DIGITS, FEW, f"teacher.weights={file}", "dataset.split_seed=0")
     signature = next(iter(first))
     file.unlink()
-    with pytest.raises(UserError, match=r"does not exist\. If its network was tested or taught already, `ban stages`"):
+    with pytest.raises(UserError, match=r"does not exist; if its network was tested or taught already, `ban stages`"):
         plan(f"teacher.weights={file}")
     stored = tmp_path / "outputs" / "stages" / signature / "weights.safetensors"
     again = train_undisturbed(tmp_path, *DIGITS, FEW, f"teacher.weights={stored}", "dataset.split_seed=0")
@@ -442,9 +442,9 @@ def test_nothing_is_written_for_weights_of_another_network(file: Path, tmp_path:
 
 
 REFUSED = {
-    "teacher.weights=": "teacher.weights is ; it is empty (is a variable of the shell unset?); name a file.",
+    "teacher.weights=": "teacher.weights is empty (is a variable of the shell unset?); name a file.",
     "teacher.weights=[]": "teacher.weights is []; it must have 1 or more entries.",
-    "teacher.weights=[FILE,'']": "teacher.weights.1 is ; it is empty (is a variable of the shell unset?); name a file.",
+    "teacher.weights=[FILE,'']": "teacher.weights.1 is empty (is a variable of the shell unset?); name a file.",
     "teacher.weights=3": "teacher.weights.0 is 3; it must be a path.",
     "teacher.weights=[FILE,FILE]": "teacher.weights names 2 files, but method=ban has 1 teacher: name one file",
     "teacher.weights=FILE method.teacher_count=2": "teacher.weights names 1 file, but method=ban has 2 teachers",

@@ -34,7 +34,7 @@ def test_a_wheel_has_settings_tables_plugins_and_types(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     sources = [path.relative_to(ROOT) for folder in ("ban", "conf") for path in (ROOT / folder).rglob("*.*")]
-    sources = [path for path in sources if path.suffix in (".py", ".csv", ".yaml", ".typed")]
+    sources = [path for path in sources if path.suffix != ".pyc"]
     places = {"ban/launch/hydra_plugins/": "hydra_plugins/", "conf/": "ban/conf/"}
     expected = {str(path) for path in sources}
     for old, new in places.items():

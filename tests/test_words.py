@@ -218,7 +218,7 @@ def test_the_teachers_network_is_replaced_not_merged(form: str) -> None:
     ("word", "reason"),
     [
         ("teacher.recipe=nosuch", "there is no recipe 'nosuch'"),
-        ("teacher.recipe.epohcs=3", "did you mean 'epochs'"),
+        ("teacher.recipe.epohcs=3", "did you mean 'teacher.recipe.epochs'"),
     ],
 )
 def test_a_wrong_word_for_the_teacher(word: str, reason: str) -> None:

@@ -16,11 +16,10 @@ from typing import Literal, NamedTuple
 import torch
 from filelock import FileLock, Timeout
 from rich.filesize import decimal
-from rich.table import Table
 
 import ban
 from ban.cpus import cpus
-from ban.display import console
+from ban.display import show_facts
 from ban.errors import UserError
 from ban.launch.estimate import disk, free_disk
 from ban.launch.slurm import partition
@@ -36,6 +35,7 @@ from ban.wording import plural
 
 DATA = {"CIFAR-10": ["dataset=cifar10"], "CIFAR-100": ["dataset=cifar100"], "Penn Treebank": ["model=lstm"]}
 """Data set that must be downloaded → settings that use it."""
+MARKS = {"good": "✓", "note": "–", "bad": "✗"}
 PATIENCE = 60.0
 """Seconds for which the tasks of an `srun` wait for each other."""
 
@@ -66,10 +66,7 @@ def doctor(jobs: Sequence[Settings]) -> None:
         Finding("ban", "good", f"{ban.__version__}, Python {platform.python_version()}, torch {torch.__version__}")
     ]
     found += [*_devices(settings), *_store(store), *_data(settings), _disk(jobs, store), _slurm()]
-    table = Table(box=None, show_header=False)
-    for finding in found:
-        table.add_row({"good": "✓", "note": "–", "bad": "✗"}[finding.state], finding.what, finding.detail)
-    console.print(table)
+    show_facts([(f"{MARKS[finding.state]}  {finding.what}", finding.detail) for finding in found])
     if wrong := [finding.what for finding in found if finding.state == "bad"]:
         raise UserError(f"problems with {', '.join(wrong)}: the lines above say what to do.")
 
@@ -213,7 +210,7 @@ def _disk(jobs: Sequence[Settings], store: Store) -> Finding:
     """Free disk space, and the space that the jobs need."""
     try:
         missing = [stage for stage in union(lineage(job) for job in jobs) if not store.has(stage.signature)]
-    except UserError as error:  # the store has another format
+    except UserError as error:  # the store has another format, or one that cannot be read
         return Finding("disk", "bad", str(error))
     needs = [disk(stage) for stage in missing]
     need = sum(each.kept for each in needs) + max((each.temporary for each in needs), default=0)

@@ -10,9 +10,8 @@ from typing import cast
 from rich.filesize import decimal
 from rich.progress import track
 from rich.prompt import Confirm
-from rich.table import Table
 
-from ban.display import console, show_table
+from ban.display import console, show_facts, show_table
 from ban.errors import DamagedStage, StageError, UserError
 from ban.launch.journal import Journal
 from ban.plan.contrast import Line, details, name_in_line
@@ -97,14 +96,18 @@ def _show(store: Store, words: Sequence[str]) -> None:
     if "weights" in result:
         facts["training time"] = "none, its weights are those of a file"
     measured = {name: value for name, value in result.items() if name.endswith((result["metric"], "unknown_percent"))}
-    table = Table(box=None, show_header=False)
-    for name, value in (facts | measured).items():
-        table.add_row(name, f"{value:.4g}" if isinstance(value, float) else f"{value}")
-    for name in filter(description.get, ("dataset", "models", "method", "recipe", "weights")):
-        table.add_row(name, json.dumps(description[name], ensure_ascii=False))
-    for name in names:
-        table.add_row(name, decimal((store.folder(signature) / name).stat().st_size))
-    console.print(table)
+    shown = [
+        *(
+            (name, f"{value:.4g}" if isinstance(value, float) else f"{value}")
+            for name, value in (facts | measured).items()
+        ),
+        *(
+            (name, json.dumps(description[name], ensure_ascii=False))
+            for name in filter(description.get, ("dataset", "models", "method", "recipe", "weights"))
+        ),
+        *((name, decimal((store.folder(signature) / name).stat().st_size)) for name in names),
+    ]
+    show_facts(shown)
 
 
 def _verify(store: Store, words: Sequence[str]) -> None:
@@ -142,10 +145,9 @@ def _remove(store: Store, words: Sequence[str], yes: bool) -> None:
     if not folders:
         console.print("There is nothing to remove.")
         return
-    table = Table(box=None)
-    for folder, name in folders.items():
-        table.add_row(str(folder), name, decimal(_size(folder)))
-    console.print(table)
+    show_table(
+        [{"folder": f"{folder}", "stage": name, "size": decimal(_size(folder))} for folder, name in folders.items()]
+    )
     question = f"Remove {plural(len(folders), 'folder')}, {decimal(sum(map(_size, folders)))}?"
     if not yes and not (console.is_terminal and Confirm.ask(question, default=False, console=console)):
         raise UserError(f"nothing was removed. {question} Add yes=true to confirm.")

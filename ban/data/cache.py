@@ -142,7 +142,8 @@ def cached(request: Request, data_dir: Path) -> Cached:
         UserError: the source cannot be read, or the cache cannot be written.
     """
     request = request._replace(path=f"{Path(request.path).expanduser()}")
-    files = sources.files_of(request.source, request.path)
+    with sources.reading(request.path):
+        files = sources.files_of(request.source, request.path)
     content = [FORMAT, *request._replace(path=""), files]
     key = hashlib.sha256(json.dumps(content).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     folder = data_dir / "cache" / key
@@ -153,8 +154,9 @@ def cached(request: Request, data_dir: Path) -> Cached:
         with FileLock(f"{folder}.lock", fallback_to_soft=False):
             return _found(folder) or _make(request, folder)
     except OSError as error:
+        reason = error.strerror or error
         raise UserError(
-            f"{folder.parent} cannot be written ({error.strerror}): free some space, or set another machine.data_dir."
+            f"{folder.parent} cannot be written ({reason}): free some space, or set another machine.data_dir."
         ) from error
 
 
@@ -165,7 +167,8 @@ def _found(folder: Path) -> Cached | None:
 
 
 def _make(request: Request, folder: Path) -> Cached:
-    source = _open(request)
+    with sources.reading(request.path):
+        source = _open(request)
     shutil.rmtree(folder, ignore_errors=True)  # damaged
     unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
@@ -268,7 +271,8 @@ class _Writer:
         ):
             task, pictures = progress.add_task("", total=self.source.count), iter(self.source.pictures)
             while True:
-                new = islice(pictures, 16 * workers - len(waiting))
+                with sources.reading(self.request.path):
+                    new = [*islice(pictures, 16 * workers - len(waiting))]
                 waiting += [(picture, pool.submit(_decode, picture, self.request)) for picture in new]
                 if not waiting:
                     return

@@ -45,7 +45,7 @@ def decode(content: bytes | Path, size: int | None, channels: int) -> Pixels:
     except Image.DecompressionBombError:
         raise UnreadableImage(f"has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from None
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError, TypeError, IndexError, KeyError) as error:
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise UnreadableImage(f"cannot be decoded ({reason})") from None  # whatever Pillow raises for damaged files
 
 

@@ -8,7 +8,8 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,6 @@ from ban.data import inspection
 from ban.data.labelled import Labelled
 from ban.data.pictures import EXTENSIONS
 from ban.errors import UserError
-from ban.wording import plural
 
 SPLITS = {
     "train": ("train", "training"),
@@ -52,6 +52,25 @@ class Source:
     """Kind of file that was passed over → number."""
 
 
+@contextmanager
+def reading(path: str) -> Generator[None]:
+    """Tells an error of the system as one of the source at `path`.
+
+    Raises:
+        UserError: such an error occurred.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or f"{error}"
+        raise UserError(f"{error.filename or path} cannot be read: {reason[0].lower()}{reason[1:]}.") from error
+
+
+def _is_of_the_system(error: Exception) -> bool:
+    """Whether the system refused a file. Libraries raise an `OSError` without a number for content that is wrong."""
+    return isinstance(error, OSError) and error.errno is not None
+
+
 Facts = tuple[str, int, int]
 """Of a file: name, size in bytes and time of change."""
 
@@ -61,6 +80,7 @@ def files_of(kind: str, path: str) -> list[Facts]:
 
     Raises:
         UserError: there is no such source.
+        OSError: a file or folder cannot be read.
     """
     if kind == "folder":
         place = Path(path)
@@ -161,11 +181,8 @@ def _split_folders(path: Path) -> dict[str, Path]:
 
 
 def _entries(path: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(path) as entries:
-            return sorted(entries, key=lambda each: each.name)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    with os.scandir(path) as entries:
+        return sorted(entries, key=lambda each: each.name)
 
 
 class _Walk:
@@ -195,7 +212,7 @@ class _Walk:
             path = Path(each.path)
             if each.name.startswith(HIDDEN):
                 self.skipped["hidden"] += 1
-            elif _is_folder(each):
+            elif each.is_dir():
                 yield from self._images(path, (*above, identity))
             elif path.suffix.lower() not in EXTENSIONS:
                 self.skipped["no image"] += 1
@@ -203,13 +220,6 @@ class _Walk:
                 raise UserError(f"{path} is a broken link, or no regular file: remove it.")
             else:
                 yield path
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError as error:  # a link to itself
-        raise UserError(f"{entry.path} cannot be read: {error.strerror}.") from None
 
 
 # Arrays
@@ -233,18 +243,22 @@ def arrays(path: Path) -> Source:
     """
     parts = {}
     for split, (images, labels) in _arrays(path).items():
+        name = "" if split == "all" else f"{split} "
         shape = images.shape[1:] if images.ndim == 4 else (*images.shape[1:], 1)
         if images.ndim not in (3, 4) or shape[-1] not in (1, 3):
             raise UserError(
-                f"{path}: the {split} images have the shape {[*images.shape]}, but it must be [examples, height, "
+                f"{path}: the {name}images have the shape {[*images.shape]}, but it must be [examples, height, "
                 "width], or [examples, height, width, channels] with 1 or 3 channels."
             )
-        parts[split] = inspection.images(Labelled(images, labels), (shape[-1], *shape[:2]), f"{split} ")
+        try:
+            parts[split] = inspection.images(Labelled(images, labels), (shape[-1], *shape[:2]), name)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
     names = [f"{number}" for number in range(1 + max(int(part.labels.max(initial=0)) for part in parts.values()))]
     counts = {split: Counter(f"{label}" for label in part.labels) for split, part in parts.items()}
     check_classes(names, counts, f"{path}")
     pictures = [
-        Picture(split, int(label), f"{path}, {split} image {number}", image)
+        Picture(split, int(label), f"{path}, {'' if split == 'all' else f'{split} '}image {number}", image)
         for split, part in parts.items()
         for number, (image, label) in enumerate(zip(part.inputs, part.labels, strict=True))
     ]
@@ -267,11 +281,17 @@ def _arrays(path: Path) -> dict[str, tuple[Any, Any]]:
             listed = " or ".join(" and ".join(splits["train"]) for splits in KEYS.values())
             raise UserError(f"{path} has the arrays {', '.join(archive.files)}, but {listed} are needed.")
     except (ValueError, EOFError, OSError, BadZipFile, MemoryError) as error:
-        if "allow_pickle" in str(error):
-            raise UserError(
-                f"{path} contains pickled objects, which can run code when they are read: save arrays of numbers."
-            ) from None
-        raise UserError(f"{path} is damaged, or no archive of arrays ({str(error).rstrip('.')}).") from None
+        raise _refusal(path, error) from None
+
+
+def _refusal(path: Path, error: Exception) -> Exception:
+    if _is_of_the_system(error):
+        return error
+    if "allow_pickle" in str(error):
+        return UserError(
+            f"{path} contains pickled objects, which can run code when they are read: save arrays of numbers."
+        )
+    return UserError(f"{path} is damaged, or no archive of arrays ({str(error).rstrip('.')}).")
 
 
 def _archive(path: Path) -> Path:
@@ -302,6 +322,8 @@ def parquet(pattern: str, image: str | None, label: str | None) -> Source:
     try:
         return _parquet(paths, [ParquetFile(path) for path in paths], image, label)
     except (ArrowException, OSError) as error:
+        if _is_of_the_system(error):
+            raise
         raise UserError(f"dataset.path={pattern} is damaged, or no Parquet ({' '.join(str(error).split())}).") from None
 
 
@@ -349,14 +371,20 @@ def _encoded(
     columns: tuple[str, str],
     numbers: Mapping[Any, int],
 ) -> Iterator[Picture]:
+    from pyarrow import ArrowException
+
     for split, path, file in zip(splits, paths, files, strict=True):
         row = 0
-        for batch in file.iter_batches(ROWS, columns=[*columns]):
-            images, labels = (batch.column(name).to_pylist() for name in columns)
-            for image, label in zip(images, labels, strict=True):
-                content = image["bytes"] if isinstance(image, dict) else image
-                yield Picture(split, numbers[label], f"{path}, row {row}", content or b"")
-                row += 1
+        try:
+            for batch in file.iter_batches(ROWS, columns=[*columns]):
+                images, labels = (batch.column(name).to_pylist() for name in columns)
+                for image, label in zip(images, labels, strict=True):
+                    content = image["bytes"] if isinstance(image, dict) else image
+                    yield Picture(split, numbers[label], f"{path}, row {row}", content or b"")
+                    row += 1
+        except (ArrowException, OSError) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise UserError(f"{path} is damaged behind row {row} ({reason}).") from None
 
 
 def _image_column(schema: Any, name: str | None) -> str:
@@ -404,8 +432,3 @@ def _names_by_hugging_face(schema: Any, column: str) -> list[str]:
         return [f"{name}" for name in features[column]["names"]]
     except (KeyError, TypeError, ValueError):
         return []
-
-
-def describe_skipped(skipped: Mapping[str, int]) -> str:
-    """What was passed over, in words; empty: nothing."""
-    return ", ".join(f"{plural(count, 'file')} {kind}" for kind, count in skipped.items())

@@ -158,7 +158,11 @@ def regimes(stages: Sequence[Stage]) -> None:
     trained = [stage for stage in stages if stage.epochs] or stages
     firsts = [*{stage.regime: stage for stage in reversed(trained)}.values()][::-1]
     lines = [line_of(stage)[:1] for stage in firsts]
-    for title in named([stage.regime_title for stage in firsts], lines, ("dataset", "recipe")):
+    titles = [
+        f"{stage.method.title}: {stage.regime_title}" if stage.is_pretraining else stage.regime_title
+        for stage in firsts
+    ]
+    for title in dict.fromkeys(named(titles, lines, ("dataset", "recipe"))):
         console.print(f"  {title}")
     for note in dict.fromkeys(note for stage in stages for note in stage.dataset.notes):
         console.print(f"  {note}")

@@ -9,7 +9,7 @@ from itertools import takewhile
 from typing import Any, cast
 
 from ban.plan.identity import Identity, identity_of
-from ban.plan.signature import signed_content
+from ban.plan.signature import VERSIONS, signed_content
 from ban.plan.stage import Stage
 from ban.settings.types import Node
 
@@ -27,7 +27,7 @@ TITLED = (
     "precision",
 )
 """Settings that the title of a regime names."""
-VAGUE = ("class", "weight", "rate", "version")
+VAGUE = ("class", "weight", "rate")
 """Last parts of keys that say nothing without the part before."""
 
 
@@ -75,6 +75,9 @@ def _named(part: str, settings: Node, teaches: bool = False) -> tuple[Any, dict[
     flat = _flat("model" if part == "models" else part, content.get(part, {})) | (
         _flat("dataset", content["dataset"]) if part == "method" else {}
     )
+    if "recipe.precision" in flat:
+        precision = settings["recipe"]["precision"]
+        flat["recipe.precision"] = _of_version(precision, settings.get("versions", {}).get(precision, 1))
     own = {
         key: value for key, value in flat.items() if (key in changed or key.startswith("method.")) == (part == "method")
     }
@@ -83,11 +86,19 @@ def _named(part: str, settings: Node, teaches: bool = False) -> tuple[Any, dict[
     return name, {key: value for key, value in own.items() if not key.endswith("seed")}
 
 
+def _of_version(name: str, version: int) -> str:
+    """What this version of `ban` computes by its name alone."""
+    return name if version == VERSIONS.get(name, 1) else f"{name} of another version of ban"
+
+
 def _flat(prefix: str, value: Any) -> dict[str, str]:
     """Dotted keys → values as text."""
     items: Iterable[tuple[Any, Any]] = ()
     if isinstance(value, Mapping):
-        items = cast("Mapping[str, Any]", value).items()
+        node = {**cast("Mapping[str, Any]", value)}
+        if "class" in node:
+            node["class"] = _of_version(node["class"], node.pop("version"))
+        items = node.items()
     elif isinstance(value, list) and any(isinstance(item, Mapping | list) for item in cast("list[Any]", value)):
         items = [(index or "", item) for index, item in enumerate(cast("list[Any]", value))]
     else:

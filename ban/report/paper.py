@@ -5,7 +5,7 @@ import functools
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ban import metrics
 from ban.errors import UserError
@@ -52,31 +52,27 @@ def show_paper_table(tables: Sequence[Table], layout: TableLayout, published: Ab
         UserError: none of the tables is of a network that has a row.
     """
     assert layout.number is not None
-    rows, numbers = layout.rows or [table.model for table in tables], paper_numbers(layout.number)
+    rows = layout.rows or [table.model for table in tables]
     tables = sorted((table for table in tables if table.model in rows), key=lambda table: rows.index(table.model))
     if not tables:
         raise UserError(f"table {layout.number} has rows for {', '.join(rows)} only: leave model and teacher out.")
-    lines: list[dict[str, str]] = []
-    records: list[dict[str, Any]] = []
-    marks: list[Judged] = []
-    for table in tables:
-        line = {"network": f"{table.network}{render.size(table)}"}
-        for split, suffix in layout.splits.items():
-            for row in table.rows:
-                column = f"{row.heading} {suffix}".strip()
-                number = numbers.get(table.model, {}).get(Column(row.heading, split))
-                judged = _judged(row.measured.get(split), number, {*row.families} <= published)
-                marks.append(judged)
-                line[column] = _text(row, row.measured.get(split), judged)
-                records.append({**render.record(table, row), "column": column, "split": split, **judged._asdict()})
-        lines.append(line)
+    lines = [_line(table, layout, published) for table in tables]
+    texts = [
+        {"network": f"{table.network}{render.size(table)}", **{cell.column: cell.text for cell in line}}
+        for table, line in zip(tables, lines, strict=True)
+    ]
+    records = [
+        {**render.record(table, cell.row), "column": cell.column, "split": cell.split, **cell.judged._asdict()}
+        for table, line in zip(tables, lines, strict=True)
+        for cell in line
+    ]
     regime = "; ".join(dict.fromkeys(table.title for table in tables))
-    notes = _notes(tables, marks)
+    notes = _notes(tables, [cell.judged for line in lines for cell in line])
     for table, sentences in zip(tables, verdicts.notes(tables), strict=True):
         notes += [f"{table.network}: {sentence}" for sentence in sentences]
     title = f"Table {layout.number}"
-    shown = (f"{title}, {metrics.LABELS[tables[0].metric]}", Section(regime, lines, notes))
-    written = Section(f"{title}. {regime}.", lines, notes)
+    shown = (f"{title}, {metrics.LABELS[tables[0].metric]}", Section(regime, texts, notes))
+    written = Section(f"{title}. {regime}.", texts, notes)
     render.publish([shown], records, [written], outputs / "tables" / f"table{layout.number}")
 
 
@@ -88,6 +84,35 @@ class Judged(NamedTuple):
     prediction_half_width: float | None = None
     inside: bool | None = None
     """Whether it is inside the prediction interval; None: it is not comparable, or there are too few runs."""
+
+
+class Entry(NamedTuple):
+    """A number of ours in a table of the paper."""
+
+    column: str
+    """Its heading."""
+    row: Row
+    """What was measured."""
+    split: str
+    judged: Judged
+
+    @property
+    def text(self) -> str:
+        """Mean, interval and n, and the paper's number."""
+        return _text(self.row, self.row.measured.get(self.split), self.judged)
+
+
+def _line(table: Table, layout: TableLayout, published: AbstractSet[str]) -> list[Entry]:
+    """The row of the paper's table that a table of ours becomes."""
+    assert layout.number is not None
+    numbers = paper_numbers(layout.number).get(table.model, {})
+    found: list[Entry] = []
+    for split, suffix in layout.splits.items():
+        for row in table.rows:
+            number = numbers.get(Column(row.heading, split))
+            judged = _judged(row.measured.get(split), number, {*row.families} <= published)
+            found.append(Entry(f"{row.heading} {suffix}".strip(), row, split, judged))
+    return found
 
 
 def _judged(measured: Interval | None, paper: float | None, comparable: bool) -> Judged:

@@ -142,7 +142,7 @@ def _with_sources(value: Any) -> Any:
         return value
     node = {key: _with_sources(item) for key, item in cast("Node", value).items()}
     target = node.get("_target_")
-    if isinstance(target, str):
+    if isinstance(target, str) and target.strip():  # else its type refuses it
         for old, new in MOVED_TARGETS.items():
             if target.startswith(old):
                 node["_target_"] = new + target.removeprefix(old)

@@ -27,4 +27,4 @@ def build(node: Mapping[str, Any], *arguments: Any, **options: Any) -> Any:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        raise UserError(f"{node['_target_']}: {' '.join(str(cause).split())}") from error
+        raise UserError(f"{node['_target_']}: {' '.join(str(cause).split()).rstrip('.')}.") from error

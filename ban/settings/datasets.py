@@ -309,7 +309,8 @@ class OwnImages(ImageDataset):
         splits = "" if "all" in self.class_counts else f" for {' + '.join(self.class_counts)}"
         skipped = ", ".join(f"{count} {kind}" for kind, count in self.skipped.items())
         found = [f"Classes, {counts}{splits}: {_listed(shown)}"]
-        return [*found, f"Files that were passed over: {skipped}"] if skipped else found
+        what = "Files" if self.source == "folder" else "Images"
+        return [*found, f"{what} that were passed over: {skipped}"] if skipped else found
 
     @property
     def warnings(self) -> Sequence[str]:

@@ -14,7 +14,7 @@ CONF = _INSTALLED if _INSTALLED.exists() else Path(__file__).parents[2] / "conf"
 
 
 def keys_in(tree: Any, prefix: str = "") -> list[str]:
-    """The keys of nested mappings, with their paths."""
+    """The keys of nested mappings with their paths below `prefix`; of another value, none."""
     if not isinstance(tree, Mapping):
         return []
     items = cast("Mapping[str, Any]", tree).items()

@@ -25,6 +25,7 @@ ANSWERS = {
     r"Ambiguous value for argument '([^']+)'": r"\1 names several values: sweep over them with `ban -m \1`.",
     r"An item is already at '([^']+)'": r"\1 is set already: leave out the +.",
     r"invalid literal for int\(\)": "a list is set as a whole: KEY=[A,B,C].",
+    r"Could not delete from config. The value of '([^']+)' is (?s:.*) and not (.*)\.": r"\1 is not \2: use ~\1 alone.",
     r"Could not delete from config. '([^']+)' does not exist": r"there is no setting '\1' that could be removed.",
     r"Sweep parameters '([^'=]+)=interval": r"\1=interval(…) names no values: use `ban -m \1=A,B,C` or \1=range(…).",
     r"Sweep parameters '([^']+)' requires": r"\1 names several values: sweep over them with `ban -m \1`.",
@@ -33,6 +34,13 @@ ANSWERS = {
     r"Invalid plugin '([^']*)'": r"\1 is no plugin: choose a file with hydra/launcher=NAME or hydra/sweeper=NAME.",
 }
 """Pattern in a message of Hydra or OmegaConf → the sentence that replaces it."""
+
+REWORDED = {
+    r"^\w+ raised while resolving interpolation: (?:Error trying to access \S+ )?": "",
+    r'^"(Environment variable .*)"': r"\1",
+    r"node `([^`]+)` is not a container and thus cannot contain `([^`]+)`": r"\1 has no \2",
+}
+"""Pattern of what only programmers understand in a message of OmegaConf → what stands there instead."""
 
 
 def is_composition_error(error: Exception) -> bool:
@@ -69,6 +77,8 @@ def _explain_text(error: Exception, text: str, conf: Path) -> str:
     for pattern, answer in ANSWERS.items():
         if found := re.search(pattern, text):
             return found.expand(answer)
+    for pattern, answer in REWORDED.items():
+        text = re.sub(pattern, answer, text)
     first, *others = [line.strip().rstrip(":.") for line in text.splitlines()] or [type(error).__name__]
     key = next((line.removeprefix("full_key: ") for line in others if line.startswith("full_key: ")), None)
     if missing := re.match("Interpolation key '([^']+)' not found", first):
@@ -117,7 +127,7 @@ def _explain_unknown(key: str, conf: Path) -> str:
     GlobalHydra.instance().clear()  # the failed command's, if it got that far
     with initialize_config_dir(str(conf), **VERSION_BASE):
         known = [*KNOWN, *keys_in(OmegaConf.to_container(compose("config"), resolve=False))]
-    known += [folder.name for folder in conf.iterdir() if folder.is_dir()]
+    known += [f"{folder.relative_to(conf)}" for folder in conf.rglob("*") if folder.is_dir()]
     if key in known:
         return f"{key} has no such option yet: add it with +{key}.OPTION=VALUE."
     renamed = ".".join(RENAMED.get(step, step) for step in key.split("."))
@@ -125,8 +135,11 @@ def _explain_unknown(key: str, conf: Path) -> str:
         return f"there is no setting '{key}': did you mean '{renamed}'?"
     if key in keys_of_files(key):
         return f"there is no {key} in this file: add it with +{key}=VALUE."
+    if "@" in key:
+        place = key.partition("@")[2]
+        return f"no file can be chosen for {place} here: set {place}.KEY=VALUE."
     near = [name for name in known if name.partition(".")[0] == key.partition(".")[0]]  # of the same part
-    if found := below(key) or _close(key, near) or ("@" not in key and elsewhere(key)) or _close(key, known):
+    if found := below(key) or _close(key, near) or elsewhere(key) or _close(key, known):
         return f"there is no setting '{key}': {found}"
     parent = key.rpartition(".")[0]
     siblings = [name for name in known if name.rpartition(".")[0] == parent] or [n for n in known if "." not in n]

@@ -52,6 +52,7 @@ def explain_invalid(error: ValidationError, prefix: str = "") -> str:
         return f"{where}.kind must be one of {', '.join(KINDS)}."
     if kind == "dataclass_type":
         return f"{where} is {shown(given)}, but it must be a mapping of settings{_file_for(where, given)}."
+    where = where.removesuffix(".constructor")
     if kind in OWN:
         return f"{where} {first['msg']}."
     quoted = isinstance(given, str) and kind in ("int_type", "float_type", "bool_type")
@@ -97,7 +98,8 @@ def shown(value: Any) -> str:
 
 def unknown(name: str, advice: str, node: Any = None) -> str:
     """The refusal of a key. `advice` says what there is beside it, `node` holds what there is below."""
-    near = advice if advice.startswith("did you mean") else None
+    parent = name.rpartition(".")[0]
+    near = advice.replace("'", f"'{parent}." if parent else "'", 1) if advice.startswith("did you mean") else None
     return f"there is no setting '{name}': {below(name, node) or near or elsewhere(name) or advice}"
 
 

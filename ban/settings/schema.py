@@ -277,6 +277,8 @@ class Machine(Part):
     outputs: Folder
     data_dir: Folder
     download: Flag
+    stream_images: Flag | None = None
+    """Whether own images are read batch by batch; None: if they do not fit into half of the free memory."""
     checkpoint_seconds: Seconds
     """Between checkpoints."""
     log_seconds: Seconds

@@ -167,7 +167,8 @@ Files = Annotated[Sequence[File], BeforeValidator(_files), MinLen(1)]
 
 
 def _with_target(node: Node) -> Node:
-    if not isinstance(node.get("_target_"), str):
+    target = node.get("_target_")
+    if not isinstance(target, str) or not target.strip():
         raise PydanticCustomError("no_target", "has no _target_: it needs a line `_target_: …`")
     return node
 

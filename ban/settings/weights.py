@@ -127,7 +127,7 @@ def _status(path: Path) -> os.stat_result:
     except FileNotFoundError:
         _refuse(
             path,
-            "does not exist. If its network was tested or taught already, `ban stages` lists it, and "
+            "does not exist; if its network was tested or taught already, `ban stages` lists it, and "
             "weights.safetensors in its folder is the same teacher",
         )
     except OSError as error:

@@ -8,7 +8,7 @@ import shutil
 import struct
 import zipfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -148,12 +148,19 @@ def _check_texts(files: StageFiles) -> None:
 
 
 def _unpack(archive: zipfile.ZipFile, work: Work) -> None:
-    """Writes every file completely or not at all, the result last."""
+    """Writes every file completely, the result last; none stays where one cannot be written."""
 
     def copy(name: str, path: Path) -> None:
         with archive.open(name) as packed, path.open("wb") as unpacked:
             shutil.copyfileobj(packed, unpacked)
 
-    for name in sorted(archive.namelist(), key=lambda name: name == RESULT):
-        work.write(name, lambda path, name=name: copy(name, path))
+    try:
+        for name in sorted(archive.namelist(), key=lambda name: name == RESULT):
+            work.write(name, lambda path, name=name: copy(name, path))
+    except BaseException:
+        for name in archive.namelist():
+            (work.folder / name).unlink(missing_ok=True)
+        with suppress(OSError):  # checkpoints are there
+            work.folder.rmdir()
+        raise
     work.finish()

@@ -71,7 +71,10 @@ def check_arguments(settings: Settings) -> None:
     for prefix, networks in {"peers": settings.peers, "teacher.models": settings.teacher.models}.items():
         for name, network in networks.items():
             _check_network(f"{prefix}.{name}", network)
-    _check_dataset(settings.dataset)
+    _check_dataset("dataset", settings.dataset)
+    for name, part in {"": settings, "teacher.": settings.teacher}.items():
+        if part.method.data:
+            _check_dataset(f"{name}method.data", settings.dataset.with_changes(part.method.data))
 
 
 def _check_network(path: str, network: Network) -> None:
@@ -103,19 +106,15 @@ def _is_optimizer(node: Node) -> bool:
     return isinstance(build.build(node, [nn.Parameter(torch.zeros(1))]), torch.optim.Optimizer)
 
 
-def _check_dataset(dataset: Dataset) -> None:
+def _check_dataset(path: str, dataset: Dataset) -> None:
     if isinstance(dataset, ImageDataset):
-        _check("dataset.augmentation", dataset.augmentation, ANY)
-    hints = _hints(_imported("dataset", dataset.function))
+        _check(f"{path}.augmentation", dataset.augmentation, ANY)
+    function, hints = dataset.function, _hints(_imported(path, dataset.function))
     for key, sources in SOURCES.items():
-        if (
-            dataset.function.startswith("ban.")
-            and dataset.function not in sources
-            and getattr(dataset, key) is not None
-        ):
-            raise UserError(f"dataset.{key} has no effect: {dataset.function} does not take it.")
+        if function.startswith("ban.") and function not in sources and getattr(dataset, key) is not None:
+            raise UserError(f"{path}.{key} has no effect: {function} does not take it.")
     for key, value in dataset.arguments.items():
-        _check_value(f"dataset.{key}", value, hints.get(key, Any))
+        _check_value(f"{path}.{key}", value, hints.get(key, Any))
 
 
 def _check(path: str, node: Node, role: Role) -> None:
@@ -137,7 +136,11 @@ def _check(path: str, node: Node, role: Role) -> None:
         raise UserError(f"{path} has no {lacking[0]}, which {target} needs: set {path}.{lacking[0]}.")
     for key, value in given.items():
         _check_value(f"{path}.{key}", value, hints.get(key, Any))
-    if not role.makes(node):
+    try:
+        fits = role.makes(node)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    if not fits:
         raise UserError(f"{path} is {target}, but it must be {role.title}.")
     _PASSED.add(known)
 

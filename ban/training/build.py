@@ -13,7 +13,7 @@ from ban.plan.stage import Inheritance, Parent, Stage
 from ban.schedules import Constant
 from ban.settings import data_hash
 from ban.settings.construct import build
-from ban.settings.datasets import LabelledDataset, TextDataset
+from ban.settings.datasets import LabelledDataset, OwnImages, TextDataset
 from ban.settings.schema import Machine
 from ban.streams import stream
 from ban.training.device import Device
@@ -54,6 +54,8 @@ def data(stage: Stage, machine: Machine, device: torch.device) -> Data:
     """
     recipe = stage.recipe
     arguments = {"batch_size": recipe.batch_size, "steps_per_epoch": recipe.steps_per_epoch, "device": device}
+    if isinstance(stage.dataset, OwnImages):
+        arguments["streamed"] = machine.stream_images
     if recipe.unroll is not None:
         arguments["unroll"] = recipe.unroll
     if synthetic := munge(stage):

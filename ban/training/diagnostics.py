@@ -67,17 +67,13 @@ def dark_divergence(student: Logits, teacher: Logits, targets: Integer[Tensor, "
     return torch.where(p > -torch.inf, p.exp() * (p - q), 0.0).sum(-1)
 
 
-def rescaling(student: Logits, teacher: Logits, targets: Integer[Tensor, "*batch"]) -> PerExample:
-    """ω = (p_y − q_y) / (1 − q_y): the teacher's gradient at the true class relative to the label's (Tang et al. 2020).
+def _log_rest_ratio(student: Logits, teacher: Logits, targets: Integer[Tensor, "*batch"]) -> PerExample:
+    """log(1 − ω) = log(1 − p_y) − log(1 − q_y), finite for finite logits.
 
+    ω = (p_y − q_y) / (1 − q_y) is the teacher's gradient at the true class relative to the label's (Tang et al. 2020).
     It is negative where the student is more confident than its teacher. It has no mean: a single confident example
     gives any negative number.
     """
-    return -torch.expm1(_log_rest_ratio(student, teacher, targets))
-
-
-def _log_rest_ratio(student: Logits, teacher: Logits, targets: Integer[Tensor, "*batch"]) -> PerExample:
-    """log(1 − ω) = log(1 − p_y) − log(1 − q_y), finite for finite logits."""
     return _true_and_rest(teacher, targets)[1] - _true_and_rest(student, targets)[1]
 
 
