@@ -1,23 +1,12 @@
-"""Images: draws, views, and files that are missing, partial or damaged."""
-
-import hashlib
-import http.server
-import io
-import pickle
-import tarfile
-import threading
-from collections.abc import Iterator
-from pathlib import Path
+"""Images: draws, views, and data that are not what they should be."""
 
 import numpy as np
 import pytest
 import torch
-from helpers import DIGITS, Say, Train, plan
-from torchvision.datasets import CIFAR10
+from helpers import DIGITS, Train, plan
 from torchvision.transforms import functional as transforms
 
 from ban.data.augmentation import Augmentation
-from ban.data.cifar import fetch
 from ban.data.images import Images, Options
 from ban.data.splits import Labelled, balanced_order
 from ban.errors import UserError
@@ -204,115 +193,6 @@ class TestWhitening:
 def test_fewer_classes(train: Train) -> None:
     result = train("dataset.classes=4", "dataset.train_size=40", "dataset.test_size=200", "method=labels")[0]
     assert result["test_error_percent"] < 15
-
-
-# Downloads
-
-
-def archive() -> bytes:
-    """CIFAR-10's archive with two images a file."""
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w:gz") as tar:
-        for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]:
-            entry = {"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1], "label_names": ["a", "b"]}
-            data = pickle.dumps(entry)
-            info = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return content.getvalue()
-
-
-ARCHIVE = archive()
-with tarfile.open(fileobj=io.BytesIO(ARCHIVE)) as opened:
-    FILES = {
-        member.name.rpartition("/")[2]: hashlib.md5(opened.extractfile(member).read()).hexdigest()
-        for member in opened.getmembers()
-    }
-
-
-class Tiny(CIFAR10):
-    """CIFAR-10 with checksums of the archive above."""
-
-    tgz_md5 = hashlib.md5(ARCHIVE).hexdigest()
-    train_list = [[f"data_batch_{i}", FILES[f"data_batch_{i}"]] for i in range(1, 6)]
-    test_list = [["test_batch", FILES["test_batch"]]]
-    meta = {"filename": "batches.meta", "key": "label_names", "md5": FILES["batches.meta"]}
-
-
-@pytest.fixture
-def server() -> Iterator[str]:
-    """A mirror on this machine: /whole, /partial and everything else missing."""
-    replies = {"/whole": ARCHIVE, "/partial": ARCHIVE[: len(ARCHIVE) // 2]}
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.send_response(200 if self.path in replies else 404)
-            self.end_headers()
-
-        def do_GET(self) -> None:
-            self.do_HEAD()
-            self.wfile.write(replies.get(self.path, b""))
-
-        def log_message(self, *arguments: object) -> None: ...
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
-
-
-def test_mirrors_are_tried_in_turn_and_a_partial_download_is_not_taken(server: str, tmp_path: Path) -> None:
-    train, test = fetch(Tiny, tmp_path, [f"{server}/missing", f"{server}/partial", f"{server}/whole"])
-    assert (len(train), len(test)) == (10, 2)
-
-
-def test_only_partial_downloads_are_an_error_that_names_them(server: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="partial"):
-        fetch(Tiny, tmp_path, [f"{server}/partial"])
-    assert not (tmp_path / "cifar-10-batches-py").exists()
-
-
-def test_files_that_are_there_are_used_as_they_are(server: str, tmp_path: Path) -> None:
-    fetch(Tiny, tmp_path, [f"{server}/whole"])
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*_batch*")}
-    fetch(Tiny, tmp_path, [])
-    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*_batch*")}
-
-
-def test_a_damaged_file_is_not_used(server: str, tmp_path: Path) -> None:
-    fetch(Tiny, tmp_path, [f"{server}/whole"])
-    path = tmp_path / "cifar-10-batches-py" / "test_batch"
-    path.write_bytes(path.read_bytes()[:-1])
-    fetch(Tiny, tmp_path, [])  # the archive is there: unpacked again
-    path.write_bytes(path.read_bytes()[:-1])
-    (tmp_path / Tiny.filename).write_bytes(ARCHIVE[:-1])
-    size, wanted = path.stat().st_size, FILES["test_batch"]
-    with pytest.raises(UserError, match=rf"is damaged: .*\.tar\.gz .*test_batch \({size:,} bytes; .*, not {wanted}\)"):
-        fetch(Tiny, tmp_path, [])
-    (tmp_path / Tiny.filename).unlink()
-    path.unlink()
-    with pytest.raises(UserError, match=rf"is not in {tmp_path}: .*\n.*machine\.download is off"):
-        fetch(Tiny, tmp_path, [])
-
-
-def test_one_folder_too_deep_the_folder_above_is_named(server: str, tmp_path: Path) -> None:
-    fetch(Tiny, tmp_path, [f"{server}/whole"])
-    with pytest.raises(UserError, match=rf"set machine\.data_dir={tmp_path}\."):
-        fetch(Tiny, tmp_path / "cifar-10-batches-py", [f"{server}/whole"])
-
-
-def test_a_folder_for_data_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file cannot be written \(.*\): choose another machine\.data_dir"):
-        fetch(Tiny, tmp_path / "file", [])
-
-
-def test_without_data_the_command_says_which_files_to_put_where(say: Say, tmp_path: Path) -> None:
-    arguments = ["scale=smoke", "model=wrn_10_1", "machine.download=false", f"machine.data_dir={tmp_path}/none"]
-    with pytest.raises(SystemExit) as refusal:
-        say(*arguments)
-    assert "cifar-100-python.tar.gz" in str(refusal.value) and f"{tmp_path}/none" in str(refusal.value)
-    assert not list(tmp_path.glob("outputs/stages/*"))
 
 
 def test_a_class_without_examples_is_refused(train: Train) -> None:

@@ -200,7 +200,7 @@ def _data(settings: Settings) -> Iterator[Finding]:
         stage = lineage(compose_settings(overrides))[0]
         try:
             build.data(stage, machine, torch.device("cpu"))
-            yield Finding(title, "good", f"in {machine.data_dir}, with its checksums")
+            yield Finding(title, "good", "found, with its checksums")
         except (OSError, UserError) as error:
             status = "will be downloaded" if settings.machine.download else str(error).splitlines()[0]
             yield Finding(title, "note", f"missing or incomplete in {machine.data_dir}: {status}")

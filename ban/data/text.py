@@ -1,20 +1,21 @@
 """Text as rows of consecutive words, kept on the device and read window by window."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from http.client import HTTPException
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from ban.data import downloads
 from ban.data.corpus import END, Corpus, Vocabulary, read, words
 from ban.data.corpus import lines as lines_in
 from ban.data.coverage import unknown_percent
-from ban.data.downloads import damaged, refuse_inner_folder
+from ban.data.downloads import Source, damaged, locked, refuse_inner_folder
 from ban.errors import UserError
 from ban.interfaces import Batch
 
@@ -134,40 +135,65 @@ def text(*, path: str | None = None, data_dir: Path, download: bool, **options: 
     return Text(read(path), TextOptions(**options))
 
 
-def ptb(*, files: Mapping[str, str], mirrors: Sequence[str], data_dir: Path, download: bool, **options: Any) -> Text:
+def ptb(
+    *,
+    files: Mapping[str, str],
+    mirrors: Sequence[str],
+    minimum_speed: float = 0.0,
+    data_dir: Path,
+    download: bool,
+    **options: Any,
+) -> Text:
     """The Penn Treebank as prepared by Mikolov: 10,000 words, lower case, numbers as N (Mikolov et al. 2010).
 
     `files` maps the names of the training, validation and test text to their SHA-256 sums.
     """
+    fetch_ptb(files=files, mirrors=mirrors, minimum_speed=minimum_speed, data_dir=data_dir, download=download)
     folder = data_dir / "ptb"
-    if not all((folder / name).exists() for name in files):
-        refuse_inner_folder(data_dir, "ptb", next(iter(files)))
-        _fetch(folder, files, mirrors if download else ())
     corpus = Corpus(*(words(lines_in(folder / name)) for name in files))
     if corpus.checksum != options["checksum"] and (found := damaged(folder, files)):
         raise UserError(f"the Penn Treebank is damaged: replace {', '.join(found)}.")
     return Text(corpus, TextOptions(**options))
 
 
-def _fetch(folder: Path, files: Mapping[str, str], mirrors: Sequence[str]) -> None:
-    """Download each missing file from the first mirror that has it."""
-    failures = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another machine.data_dir.") from error
-    with FileLock(folder / "download.lock", fallback_to_soft=False):
+def fetch_ptb(
+    *,
+    files: Mapping[str, str],
+    mirrors: Sequence[str],
+    minimum_speed: float = 0.0,
+    data_dir: Path,
+    download: bool,
+    **options: Any,
+) -> None:
+    """Downloads the files of the Penn Treebank that are not there. The arguments are those of `ptb`.
+
+    Raises:
+        UserError: no mirror has them.
+    """
+    folder = data_dir / "ptb"
+    if all((folder / name).exists() for name in files):
+        return
+    refuse_inner_folder(data_dir, "ptb", next(iter(files)))
+    failures: list[str] = [] if download else ["(machine.download is off)"]
+    with locked(folder / "download.lock", "Penn Treebank"):
         for name, checksum in files.items():
-            for mirror in mirrors:
-                if (folder / name).exists():
-                    break
-                try:
-                    torch.hub.download_url_to_file(f"{mirror}/{name}", str(folder / name), checksum, progress=False)
-                except (OSError, RuntimeError, HTTPException) as error:
-                    failures.append(f"{mirror}/{name}: {error}")
+            if download and not (folder / name).exists():
+                accept = partial(_accept, folder / name, checksum)
+                sources = [Source({name: f"{mirror}/{name}"}, folder, accept) for mirror in mirrors]
+                failures += [f"tried {failure}" for failure in downloads.download(name, sources, minimum_speed)]
     if missing := [name for name in files if not (folder / name).exists()]:
-        tried = "".join(f"\n  tried {failure}" for failure in failures) or "\n  (machine.download is off)"
+        tried = "".join(f"\n  {failure}" for failure in failures)
         raise UserError(
             f"the Penn Treebank is incomplete: put {', '.join(missing)} (from Mikolov's simple-examples.tgz) into "
             f"{folder}, or set machine.data_dir=DIR or BAN_DATA to the folder that contains ptb/.{tried}"
         )
+
+
+def _accept(path: Path, checksum: str, parts: Sequence[Path]) -> str | None:
+    """Gives a downloaded file its name if it is the right one."""
+    (part,) = parts
+    found = hashlib.sha256(part.read_bytes()).hexdigest()
+    if found != checksum:
+        return f"invalid hash (its sha256 is {found}, not {checksum})"
+    part.replace(path)
+    return None

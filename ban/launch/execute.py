@@ -21,6 +21,7 @@ from ban.report.render import show
 from ban.report.tables import compare
 from ban.settings.schema import LocalLauncherSettings, Settings
 from ban.store.store import Store
+from ban.training import build
 from ban.training.arguments import check_arguments
 from ban.training.device import Device
 from ban.training.rehearsal import rehearse
@@ -43,10 +44,10 @@ class Executor(Protocol):
         ...
 
     def check(self, missing: Sequence[Stage]) -> None:
-        """Refuses what cannot be trained there, and asks before a costly plan. Writes nothing.
+        """Refuses what cannot be trained there, and asks before a costly plan. Downloads the data to this machine.
 
         Raises:
-            UserError: a stage cannot be trained there, or nobody confirmed.
+            UserError: a stage cannot be trained there, nobody confirmed, or data are missing.
         """
         ...
 
@@ -135,6 +136,7 @@ class InProcess:
         """See `Executor`."""
         _check_precision(missing, self.device)
         overview.confirm(missing, self.device, self.settings.yes, 1)
+        build.fetch(missing, self.settings.machine)
 
     def train(self, missing: Sequence[Stage], journal: Journal, report: Report) -> Failures:
         """See `Executor`."""
@@ -173,6 +175,7 @@ class LocalPool:
         """See `Executor`."""
         _check_precision(missing, self.device)
         overview.confirm(missing, self.device, self.settings.yes, len(self.slots))
+        build.fetch(missing, self.settings.machine)
 
     def train(self, missing: Sequence[Stage], journal: Journal, report: Report) -> Failures:
         """See `Executor`."""

@@ -18,6 +18,7 @@ from ban.ranges import (
     Fraction,
     Integer,
     NonNegative,
+    NonNegativeNumber,
     Number,
     Positive,
     PositiveOrInfinite,
@@ -68,6 +69,8 @@ class Dataset(Part):
     checksum: Signed[Text | None] = None
     files: Unsigned[Mapping[Text, Text] | None] = None
     mirrors: Unsigned[Sequence[Text] | None] = None
+    minimum_speed: Unsigned[NonNegativeNumber | None] = None
+    """kB/s. A mirror that sends less is left for the next one; 0: never."""
     path: Unsigned[Text | None] = None
     arguments: Node = field(default_factory=dict[str, Any])
     """More arguments of a user's own data set."""

@@ -25,10 +25,12 @@ from ban.settings.types import Node, unknown_key
 from ban.training import build
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+DOWNLOADED = ("ban.data.text.ptb", "ban.data.cifar.cifar10", "ban.data.cifar.cifar100")
 SOURCES = {
     "path": ("ban.data.text.text", *OWN),
     "files": ("ban.data.text.ptb",),
-    "mirrors": ("ban.data.text.ptb", "ban.data.cifar.cifar10", "ban.data.cifar.cifar100"),
+    "mirrors": DOWNLOADED,
+    "minimum_speed": DOWNLOADED,
 }
 """Settings of all data sets that only some of this program's data sets take."""
 NO_ARGUMENTS = ("_target_", *MEASURED)

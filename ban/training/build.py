@@ -1,7 +1,7 @@
 """Builds the objects that a stage's settings describe: data, networks, losses, teacher, training step."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -64,6 +64,18 @@ def data(stage: Stage, machine: Machine, device: torch.device) -> Data:
     built = build(stage.dataset.constructor_arguments, **folders, **arguments)
     data_hash.verify(stage.dataset, machine, built)
     return built
+
+
+def fetch(stages: Iterable[Stage], machine: Machine) -> None:
+    """Downloads what the stages' data sets lack: of a data set `NAME` with mirrors, `fetch_NAME` beside it does that.
+
+    Raises:
+        UserError: something cannot be downloaded.
+    """
+    for dataset in {stage.dataset.function: stage.dataset for stage in stages if stage.dataset.mirrors}.values():
+        module, _, name = dataset.function.rpartition(".")
+        arguments = dataset.constructor_arguments | {"_target_": f"{module}.fetch_{name}"}
+        build(arguments, data_dir=machine.data_dir, download=machine.download)
 
 
 def munge(stage: Stage) -> Munge | None:
