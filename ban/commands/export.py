@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from rich.filesize import decimal
-from rich.table import Table
 
-from ban.display import console
+from ban.display import console, show_facts
 from ban.inference.card import FILES
 from ban.inference.export import export as export_folder
 from ban.inference.program import ONNX, can_write_onnx
@@ -23,10 +22,8 @@ def export(signature: str, target: Path, settings: Settings) -> None:
     store = Store(settings.machine.outputs)
     stage = load(store, signature)
     names = export_folder(stage, store, target)
-    table = Table(box=None, show_header=False)
-    for name in names:
-        table.add_row(name, decimal((target / name).stat().st_size), FILES[name].replace("`", ""))
-    console.print(table)
+    sizes = {name: decimal((target / name).stat().st_size) for name in names}
+    show_facts([(f"{name}, {size}", FILES[name].replace("`", "")) for name, size in sizes.items()])
     if not can_write_onnx():
         console.print(f"model.onnx was left out: install {', '.join(ONNX)} (the extra `onnx`), and export again.")
     console.print(f"{stage.result['label']} is in {target}: python {target / 'predict.py'} FILE … uses it.")

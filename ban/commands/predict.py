@@ -103,14 +103,13 @@ def _records(stages: Sequence[TrainedStage], places: Sequence[Path]) -> Iterator
     """What the stages predict, in the order of the files."""
     first = stages[0]
     for stage in stages:
-        stage.transform  # noqa: B018 – refuses a stage without one
         if stage.result["prepares"]:
             raise UserError(f"{stage.signature} is only the pre-training of another stage: choose its student.")
-        if [*stage.classes] != [*first.classes] or type(stage.inputs) is not type(first.inputs):
+        if [*stage.classes] != [*first.classes] or type(stage.transform) is not type(first.transform):
             raise UserError(f"{first.signature} and {stage.signature} cannot be averaged: their classes differ.")
-    if isinstance(first.inputs, ImageInputs):
+    if isinstance(first.transform, ImageInputs):
         return _images(stages, _found(places, EXTENSIONS))
-    if isinstance(first.inputs, RowInputs):
+    if isinstance(first.transform, RowInputs):
         return _rows(stages, _found(places, {".csv", ".tsv", ".parquet"}))
     return _texts(stages, _found(places, {".txt"}))
 

@@ -32,16 +32,16 @@ def export(stage: TrainedStage, store: Store, target: Path) -> list[str]:
     Raises:
         UserError: the target exists or cannot be written, or the network cannot be exported.
     """
-    stage.transform  # noqa: B018 – refuses a stage without one
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise UserError(f"{target} exists already: choose another name.")
+    program = Program(stage)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
         raise UserError(f"{target.parent} cannot be written: {cause(error, target.parent)}.") from error
     try:
-        _write(stage, store, unfinished)
+        _write(stage, program, store, unfinished)
         unfinished.chmod(target.parent.stat().st_mode & 0o777)
         unfinished.rename(target)
     except OSError as error:
@@ -51,14 +51,13 @@ def export(stage: TrainedStage, store: Store, target: Path) -> list[str]:
     return sorted(path.name for path in target.iterdir())
 
 
-def _write(stage: TrainedStage, store: Store, folder: Path) -> None:
-    program = Program(stage)
+def _write(stage: TrainedStage, program: Program, store: Store, folder: Path) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in stage.network.state_dict().items()}
     save_file(tensors, folder / "model.safetensors")
     program.save(folder / "model.pt2")
     if can_write_onnx():
         program.save_onnx(folder / "model.onnx")
-    script = {ImageInputs: "images.py", RowInputs: "rows.py"}.get(type(stage.inputs), "text.py")
+    script = {ImageInputs: "images.py", RowInputs: "rows.py"}.get(type(stage.transform), "text.py")
     shutil.copyfile(SCRIPTS / script, folder / "predict.py")
     config = _config(stage, [[*each.shape] for each in program.inputs(1)])
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -82,7 +81,7 @@ def _config(stage: TrainedStage, shapes: Sequence[Sequence[int]]) -> dict[str, A
 
 
 def _preprocessing(stage: TrainedStage, shapes: Sequence[Sequence[int]]) -> dict[str, Any]:
-    inputs = stage.inputs
+    inputs = stage.transform
     if isinstance(inputs, ImageInputs):
         shape = [inputs.channels, inputs.height, inputs.width]
         return {

@@ -51,11 +51,15 @@ class NextWord(nn.Module):
 
 
 class Program:
-    """A trained network as a program."""
+    """A trained network as a program.
+
+    Raises:
+        UserError: the stage does not store what was fitted to its training data, or torch cannot export the network.
+    """
 
     def __init__(self, stage: TrainedStage) -> None:
         generator = torch.Generator().manual_seed(0)
-        inputs = stage.inputs
+        inputs = stage.transform
         if isinstance(inputs, ImageInputs):
             shape = (inputs.channels, inputs.height, inputs.width)
             pixels = torch.randint(inputs.white + 1, (5, *shape), generator=generator).float()
