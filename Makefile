@@ -28,6 +28,7 @@ $(STAMP): pyproject.toml ban/__init__.py ban/launch/hydra_plugins/ban.py
 
 demo: install  ## train a teacher and three born-again generations on digits: minutes on a CPU
 	$(BIN)/ban experiment=demo
+	$(BIN)/ban report demo
 
 demo-noise: install  ## the demo with a fifth of the training labels wrong, which shows the largest effect
 	$(BIN)/ban experiment=demo_noise

@@ -1,15 +1,20 @@
 """`ban report`: one page that needs no network, figures for papers, and what predictions say beyond the error."""
 
+import csv
+import json
 import re
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import DIGITS, Say, cifar100, plan, publish, publish_predictions
+from safetensors.numpy import save_file
 
-from ban.report.quality import agreement, reliability
+from ban.report.quality import agreement, disagreement, reliability
+from ban.report.statistics import Interval
 from ban.store.store import Store
 
 
@@ -33,6 +38,18 @@ def test_agreement_of_known_predictions() -> None:
     assert found.same_class_percent == 50 and found.divergence == pytest.approx(np.mean(divergences))
 
 
+def test_disagreement_is_the_mean_over_pairs_of_members() -> None:
+    members = [{"log_probabilities": np.log(np.eye(2)[named] + 0.1)} for named in ([0, 0], [0, 1], [1, 1])]
+    assert disagreement(members) == pytest.approx((50 + 100 + 50) / 3)
+
+
+def test_clusters_that_an_interval_needs() -> None:
+    """A standard deviation of 1: t(17) / √18 = 0.497, t(16) / √17 = 0.514."""
+    assert Interval.of([-1.0, 0.0, 1.0]).needed(0.5) == 18
+    assert Interval.of([-1.0, 0.0, 1.0]).needed(1e-9) is None
+    assert Interval.of([1.0]).needed(0.5) is None and Interval.of([1.0, 1.0]).needed(0.5) is None
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """Three seeds of a lineage, of which the students are better."""
@@ -54,6 +71,67 @@ def test_the_page_needs_no_network_and_shows_every_stage(store: Store, say: Say,
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert {f"00 generations.{suffix}" for suffix in ("svg", "pdf", "png", "csv")} <= names
     assert (tmp_path / "figures" / "00 generations.pdf").read_bytes().startswith(b"%PDF")
+
+
+def figure(folder: Path, name: str) -> list[dict[str, str]]:
+    """The data of a figure that `ban report figures=` wrote."""
+    (path,) = folder.glob(f"?? {name}.csv")
+    with path.open(newline="", encoding="utf-8") as file:
+        return [*csv.DictReader(file)]
+
+
+def test_figures_of_a_lineage_of_classifiers(store: Store, say: Say, tmp_path: Path) -> None:
+    """Teachers err in 50 %, their students in 40 and 30 %, all in the first of ten classes."""
+    say("report", "figures=figures")
+    changes = {row["class"]: float(row["change"]) for row in figure(tmp_path / "figures", "classes")}
+    assert changes["0"] == pytest.approx(-20, abs=0.1) and {value for key, value in changes.items() if key > "0"} == {0}
+    nodes = {row["family"]: row for row in figure(tmp_path / "figures", "lineage")}
+    assert [*nodes] == ["Teacher", "BAN-1", "BAN-2"] and {row["stages"] for row in nodes.values()} == {"3"}
+    assert nodes["BAN-2"]["test"] == "test error 30.00 %"
+    assert {row["row"]: row["stages"] for row in figure(tmp_path / "figures", "costs")} == dict.fromkeys(nodes, "3")
+
+
+def test_the_lineage_shows_what_prepared_a_student(say: Say, tmp_path: Path) -> None:
+    store = Store(tmp_path / "outputs")
+    for stage in plan("method=fitnets", "model=wrn_10_1", "model@teacher.model=wrn_10_2"):
+        publish_predictions(store, stage, wrong=3)
+    say("report", "figures=figures")
+    nodes = [row["family"] for row in figure(tmp_path / "figures", "lineage")]
+    assert len(nodes) == 3, nodes
+
+
+def test_curves_have_titles_and_diagnostics_a_figure_of_their_own(say: Say, tmp_path: Path) -> None:
+    store = Store(tmp_path / "outputs")
+    records = [
+        {"epoch": n, "rate": 1 / n, "seconds": n, "teacher": 2 / n, "train_error_percent": 50 / n, "diagnosis.tckd": n}
+        for n in range(1, 1001)
+    ]
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    for stage in plan("method=ban", "recipe.epochs=1000"):
+        publish(store, stage, {"curves.jsonl": lambda path: path.write_text(text)})
+    say("report", "figures=figures")
+    curves = figure(tmp_path / "figures", "curves")
+    assert {row["curve"] for row in curves} == {
+        "learning rate, relative to the recipe's",
+        "loss: teacher",
+        "train error in %",
+    }
+    assert len({row["epoch"] for row in curves}) == 200 and max(int(row["epoch"]) for row in curves) == 1000
+    assert {row["curve"] for row in figure(tmp_path / "figures", "gradients")} == {"TCKD, nats"}
+
+
+def test_words_by_frequency(say: Say, tmp_path: Path) -> None:
+    """The student gains 0.5 nats for the word that occurs once, and nothing for the frequent one."""
+    store = Store(tmp_path / "outputs")
+    for stage in plan("method=ban", kind="language"):
+        targets = np.full(stage.dataset.test_size, 7)  # 464
+        targets[3] = 1
+        gain = np.where((targets == 1) & bool(stage.generation), 0.5, 0)
+        tensors = {"log_probabilities": (gain - 3).astype(np.float32), "targets": targets}
+        publish(store, stage, {"predictions.safetensors": partial(save_file, tensors)})
+    say("report", "figures=figures")
+    rows = [(row["frequency"], float(row["gain"]), row["words"]) for row in figure(tmp_path / "figures", "words")]
+    assert rows == [("1", 0.5, "1"), ("256–511", 0.0, "463")]
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="looks at the page in Chromium, which is not installed")

@@ -1,11 +1,16 @@
 """What stored predictions say beyond the error: calibration, and how far networks agree. No torch."""
 
+import itertools
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ban import metrics
 from ban.metrics import Predictions
+from ban.report.results import Families, Results
+from ban.report.statistics import Interval, Streams
 
 BINS = 15
 """Of a reliability diagram, with equally many examples each."""
@@ -52,3 +57,30 @@ def agreement(first: Predictions, second: Predictions) -> Agreement:
     ours, theirs = (each["log_probabilities"].astype(np.float64) for each in (first, second))
     same = 100 * float((ours.argmax(-1) == theirs.argmax(-1)).mean())
     return Agreement(same, float((np.exp(ours) * (ours - theirs)).sum(-1).mean()))
+
+
+def qualities(families: Families, results: Results, repetitions: int) -> dict[str, Interval]:
+    """What is measured of the predictions of a single network, or of an ensemble: heading → mean over repetitions."""
+    found: dict[str, list[float]] = {}
+    streams = list[Streams]()
+    for members in [*results.repetitions(families).values()][:repetitions]:
+        predictions = results.averaged(members)
+        if predictions is None:
+            continue
+        streams.append(frozenset[Hashable]().union(*map(results.streams, members)))
+        values = {"−log p of the true class, nats": metrics.measure(predictions)["nll"]}
+        if predictions["log_probabilities"].ndim > 1:
+            confidence = float(np.exp(predictions["log_probabilities"].max(-1)).mean())
+            values |= {"mean confidence, %": 100 * confidence, "ECE, points": reliability(predictions).error}
+            if len(members) > 1:
+                each = [results.predictions(member["signature"]) for member in members]
+                values["members disagree, %"] = disagreement([one for one in each if one is not None])
+        for name, value in values.items():
+            found.setdefault(name, []).append(value)
+    return {name: Interval.of(values, streams) for name, values in found.items()}
+
+
+def disagreement(members: Sequence[Predictions]) -> float:
+    """The mean share of the test examples, in %, for which two members of an ensemble name different classes."""
+    named = [member["log_probabilities"].argmax(-1) for member in members]
+    return 100 * float(np.mean([(one != other).mean() for one, other in itertools.combinations(named, 2)]))

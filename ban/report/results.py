@@ -138,26 +138,37 @@ class Results:
         Raises:
             UserError: the members of an ensemble were tested on different examples.
         """
-        if not families:
-            return {}
         tested: dict[str, Tested] = {}
-        for result in self.stored(families[-1]):
-            members = [member for family in families if (member := self.partner(result, family))]
-            if len(members) < len(families):
-                continue
-            value = self._ensemble(members).get(metric) if len(members) > 1 else measured(result, "test", metric)
+        for signature, members in self.repetitions(families).items():
+            value = measured(members[-1], "test", metric)
+            if len(members) > 1:
+                averaged = self.averaged(members)
+                value = metrics.measure(averaged).get(metric) if averaged else None
             if value is not None:
                 streams = frozenset[Hashable]().union(*map(self.streams, members))
-                tested[result["signature"]] = Tested(value, streams)
+                tested[signature] = Tested(value, streams)
         return tested
 
-    def _ensemble(self, members: Sequence[Result]) -> dict[str, float]:
-        """The metrics of the members' mean prediction; none if a member's predictions are damaged."""
+    def repetitions(self, families: Families) -> dict[str, list[Result]]:
+        """Signature of the latest member → all members, of each repetition of one family, or of an ensemble's."""
+        found: dict[str, list[Result]] = {}
+        for result in self.stored(families[-1]) if families else ():
+            members = [member for family in families if (member := self.partner(result, family))]
+            if len(members) == len(families):
+                found[result["signature"]] = members
+        return found
+
+    def averaged(self, members: Sequence[Result]) -> metrics.Predictions | None:
+        """The mean of the members' predictions; None if those of a member are missing or damaged.
+
+        Raises:
+            UserError: the members were tested on different examples.
+        """
         signatures = [member["signature"] for member in members]
         predictions = [self.predictions(signature) for signature in signatures]
         try:
             whole = [each for each in predictions if each is not None]
-            return metrics.measure(metrics.ensemble(whole)) if len(whole) == len(members) else {}
+            return metrics.ensemble(whole) if len(whole) == len(members) else None
         except ValueError as error:
             raise UserError(f"{' and '.join(signatures)} cannot be averaged: {error}.") from error
 

@@ -14,6 +14,8 @@ from scipy.special import stdtr, stdtrit  # pyright: ignore[reportMissingTypeStu
 
 LEVEL = 0.05
 """Of significance. Intervals hold 1 − LEVEL."""
+MOST_NEEDED = 10_000
+"""Clusters that `Interval.needed` names at most."""
 Streams = AbstractSet[Hashable]
 """Names of all that a training draws its random numbers from, its teachers' included."""
 
@@ -67,6 +69,18 @@ class Interval:
         if not self.half_width or self.clusters < 3:
             return None
         return math.hypot(self.half_width, _quantile(self.clusters) * self.spread)
+
+    def needed(self, half_width: float) -> int | None:
+        """The clusters whose mean would have so narrow an interval, at the spread so far.
+
+        None if nothing is known of the spread, or more than `MOST_NEEDED` would be needed.
+        """
+        if not self.half_width:
+            return None
+        deviation = self.half_width / _quantile(self.clusters) * math.sqrt(self.clusters)
+        counts = np.arange(2, MOST_NEEDED + 1)
+        enough = stdtrit(counts - 1, 1 - LEVEL / 2) * deviation / np.sqrt(counts) <= half_width
+        return int(counts[enough.argmax()]) if enough.any() else None
 
     def predicts(self, value: float) -> bool | None:
         """Whether `value` is inside the prediction interval; None if there is none."""

@@ -8,6 +8,8 @@ from ban.wording import plural
 
 BETTER, WORSE, UNRESOLVED = "better than the teacher", "worse than the teacher", "not resolved"
 EQUAL, ALONE, ONE = "all pairs equal, so no interval", "one cluster only", "one pair only"
+NARROW = {"error_percent": (0.3, " points"), "perplexity": (1.0, "")}
+"""Metric → half the width of an interval that tells apart what papers compare, and its unit."""
 ADJUSTED = "at the 5 % level, adjusted for all differences of this table (Holm); the intervals are not adjusted"
 
 
@@ -59,6 +61,14 @@ def verdict_of(difference: Interval, is_resolved: bool) -> str:
     if difference.half_width is None:
         return ALONE if difference.count > 1 else ONE
     return UNRESOLVED if difference.half_width else EQUAL
+
+
+def needed(table: Table) -> str:
+    """How many pairs would give each difference a narrow interval; empty if nothing is known of the spread."""
+    width, unit = NARROW[table.metric]
+    counts = [(row, row.gain.needed(width)) for row in table.rows if row.gain]
+    named = [f"{row.heading} {count} (now {pairs(row.gain)})" for row, count in counts if row.gain and count]
+    return f"Pairs for an interval of ± {width}{unit}, at the spread so far: {', '.join(named)}." if named else ""
 
 
 def about(metric: str, own_splits: bool) -> str:

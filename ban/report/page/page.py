@@ -9,14 +9,31 @@ import vl_convert
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from ban import metrics
 from ban.report import verdicts
-from ban.report.page.figures import Figure, figures_of, timeline
+from ban.report.page import outcomes, predictions, trainings
+from ban.report.page.chart import SEEDS, Figure
+from ban.report.page.lineage import graph
+from ban.report.quality import qualities
 from ban.report.render import size, texts
 from ban.report.results import Results
 from ban.report.tables import Table
 from ban.store.result import Result, outcome
 from ban.wording import duration, plural
 
+FIGURES = (
+    outcomes.generations,
+    outcomes.gains,
+    trainings.curves,
+    trainings.gradients,
+    predictions.calibration,
+    predictions.agreements,
+    predictions.classes,
+    predictions.words,
+    graph,
+    trainings.costs,
+)
+"""Of each network in one regime; a figure without data is left out."""
 SETTINGS = 300
 """Stages of which all settings are in the page; of more it would become too large."""
 
@@ -36,7 +53,7 @@ def page(tables: Sequence[Table], results: Results, title: str) -> tuple[str, li
         return places
 
     sections = [
-        {**_section(table, number), "figures": placed(table, figures_of(table, results))}
+        {**_section(table, number, results), "figures": placed(table, _figures(table, results))}
         for number, table in enumerate(tables)
     ]
     everything = [*results.by_signature.values()]
@@ -45,7 +62,7 @@ def page(tables: Sequence[Table], results: Results, title: str) -> tuple[str, li
         title=title,
         about=_about(everything),
         sections=sections,
-        figures=placed(None, [each for each in [timeline(everything)] if each]),
+        figures=placed(None, [each for each in [trainings.timeline(everything)] if each]),
         stages=_stages(everything, results),
         damaged=results.damaged,
         library=Markup(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed").replace("</script", "<\\/script")),
@@ -54,13 +71,17 @@ def page(tables: Sequence[Table], results: Results, title: str) -> tuple[str, li
     return text, figures
 
 
+def _figures(table: Table, results: Results) -> list[Figure]:
+    return [figure for make in FIGURES if (figure := make(table, results)) is not None]
+
+
 def _about(results: Sequence[Result]) -> str:
     seconds = sum(result["seconds"] for result in results)
     devices = ", ".join(sorted({result["device_name"] for result in results}))
     return f"{plural(len(results), 'stage')}, {duration(seconds)} of training on {devices}."
 
 
-def _section(table: Table, number: int) -> dict[str, Any]:
+def _section(table: Table, number: int, results: Results) -> dict[str, Any]:
     rows = texts(table)
     anchors = [f"s{row.families[-1]}" if row.families else "" for row in table.rows]
     return {
@@ -68,10 +89,31 @@ def _section(table: Table, number: int) -> dict[str, Any]:
         "name": f"{table.network}{size(table)}",
         "title": table.title,
         "verdict": verdicts.headline(table),
-        "headings": [*rows[0]],
-        "rows": [{"cells": [*row.values()], "anchor": anchor} for row, anchor in zip(rows, anchors, strict=True)],
-        "notes": [*verdicts.notes([table])[0], verdicts.about(table.metric, table.own_splits)],
+        "tables": [_table("", rows, anchors), *_beyond(table, results)],
+        "notes": [
+            *verdicts.notes([table])[0],
+            verdicts.about(table.metric, table.own_splits),
+            *filter(None, [verdicts.needed(table)]),
+        ],
     }
+
+
+def _table(title: str, rows: Sequence[Mapping[str, str]], anchors: Sequence[str]) -> dict[str, Any]:
+    cells = [{"cells": [*row.values()], "anchor": anchor} for row, anchor in zip(rows, anchors, strict=True)]
+    return {"title": title, "headings": [heading or "stage" for heading in rows[0]], "rows": cells}
+
+
+def _beyond(table: Table, results: Results) -> list[dict[str, Any]]:
+    """What predictions say beyond the metric of the table, if any are stored."""
+    found = {row.heading: qualities(row.families, results, SEEDS) for row in table.rows}
+    names = [*dict.fromkeys(name for each in found.values() for name in each)]
+    rows = [
+        {"": heading} | {name: each[name].text() if name in each else "" for name in names}
+        for heading, each in found.items()
+        if each
+    ]
+    title = f"What the test predictions say beyond the {metrics.LABELS[table.metric].removesuffix(' in %')}"
+    return [_table(title, rows, [""] * len(rows))] if rows else []
 
 
 def _stages(everything: Sequence[Result], results: Results) -> list[dict[str, Any]]:
