@@ -3,7 +3,7 @@
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -23,6 +23,14 @@ from ban.training.signals import Signals
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
 
 LONG = ("method=labels", "recipe.epochs=5000")
+
+
+@pytest.fixture(autouse=True)
+def open_terminal() -> Iterator[None]:
+    """SIGHUP is not ignored, also where the tests themselves run under `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def pool_of(folder: Path, stages: list[Stage], report: Callable[[Event], None], **options: float) -> Pool:
