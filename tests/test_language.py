@@ -20,6 +20,7 @@ from ban.interfaces import Batch, Progress, Step
 from ban.losses import cross_entropy
 from ban.models import LSTM, CharacterLSTM
 from ban.report.render import record
+from ban.report.results import Results
 from ban.report.tables import everything
 from ban.schedules import Plateau
 from ban.settings.compose import compose_settings
@@ -184,7 +185,7 @@ def test_a_perplexity_carries_the_share_of_unknown_words(train: Train, tmp_path:
         assert result[f"{split}_unknown_percent"] == pytest.approx(expected) and expected > 10
     share = f"{result['test_unknown_percent']:.1f} %"
     assert outcome(result).endswith(f"({share} of the words unknown)")
-    (table,) = everything(Store(tmp_path))
+    (table,) = everything(Results(Store(tmp_path)))
     assert table.title.endswith(f"test {share}")
     assert record(table, table.rows[0])["test_unknown_percent"] == result["test_unknown_percent"]
 

@@ -158,7 +158,7 @@ def test_shared_teachers_and_seeds_are_named(design: str, text: str, tmp_path: P
         for stage in lineage(replace(settings, seed=seed, teacher=replace(settings.teacher, seed=root))):
             if not store.has(stage.signature):
                 publish(store, stage, test_error_percent=20 + random.standard_normal())
-    (table,) = everything(store)
+    (table,) = everything(Results(store))
     (row,) = (row for row in table.rows if row.heading == "BAN-1")
     assert count(row) == text
 

@@ -26,6 +26,7 @@ from ban.errors import Interrupted, UserError
 from ban.launch.execute import InProcess, execute
 from ban.launch.journal import Journal
 from ban.plan.lineage import lineage
+from ban.report.results import Results
 from ban.report.tables import everything
 from ban.settings.compose import compose_settings
 from ban.settings.schema import Settings
@@ -133,7 +134,7 @@ def refusal(outputs: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., 
     """What a command says when it refuses: a sentence; empty if it does not refuse."""
     commands: dict[str, Callable[..., object]] = {
         "stages": lambda *words: stages(words, within(outputs)),
-        "table": lambda: everything(Store(outputs)),
+        "table": lambda: everything(Results(Store(outputs))),
         "status": lambda: status(Journal(Store(outputs))),
         "train": lambda: execute([within(outputs)], InProcess),
     }

@@ -20,6 +20,7 @@ from ban.plan.lineage import lineage, union
 from ban.plan.stage import Stage
 from ban.report.markup import Section, latex, markdown
 from ban.report.paper import paper_numbers
+from ban.report.results import Results
 from ban.report.tables import Row, compare, everything
 from ban.report.verdicts import notes
 from ban.settings.compose import CONF, compose_settings
@@ -51,7 +52,7 @@ def test_an_ensemble_of_language_models_averages_the_words_probabilities() -> No
 
 
 def found(store: Store, *lineages: list[Stage], layout: TableLayout | None = None) -> dict[str, Row]:
-    (table,) = compare(union(lineages), store, layout)
+    (table,) = compare(union(lineages), Results(store), layout)
     return {row.heading: row for row in table.rows}
 
 
@@ -66,7 +67,7 @@ def test_verdicts_stand_in_a_fixed_order_and_one_pair_gives_none(tmp_path: Path)
             publish(store, lineages[method, seed][1], test_error_percent=error)
     cell, control = ([Cell(method=method, generation=1)] for method in ("dkpp", "ban"))
     layout = TableLayout(compare=[Comparison(cell=cell, control=control)])
-    verdicts, compared = notes(compare(union(lineages.values()), store, layout))[0]
+    verdicts, compared = notes(compare(union(lineages.values()), Results(store), layout))[0]
     assert verdicts.endswith(
         "better than the teacher: BAN-1; worse than the teacher: BAN+L-1; not resolved: CWTM-1; one pair only: DKPP-1."
     )
@@ -242,13 +243,13 @@ def test_a_bad_stage_is_named_and_the_others_are_shown(say: Say, tmp_path: Path)
 
 def test_a_title_shows_one_network_of_a_cohort(train: Train, tmp_path: Path) -> None:
     train("method=deep_mutual_learning", "recipe.epochs=1")
-    (table,) = everything(Store(tmp_path))
+    (table,) = everything(Results(Store(tmp_path)))
     assert table.parameters == 1442
 
 
 def test_networks_of_one_name_have_tables_of_their_own(tmp_path: Path) -> None:
     lineages = [plan(f"model.width={width}") for width in (8, 16)]
-    assert len(compare(union(lineages), Store(tmp_path))) == 2
+    assert len(compare(union(lineages), Results(Store(tmp_path)))) == 2
 
 
 def test_a_teacher_that_is_gone_is_missing_and_no_more(tmp_path: Path) -> None:
@@ -256,7 +257,7 @@ def test_a_teacher_that_is_gone_is_missing_and_no_more(tmp_path: Path) -> None:
     _, first, second = plan("generations=2")
     publish_predictions(store, first, 3)
     publish_predictions(store, second, 2)
-    (table,) = everything(store)
+    (table,) = everything(Results(store))
     assert [row.heading for row in table.rows] == ["BAN-1", "BAN-2"]
 
 
@@ -368,7 +369,7 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 def test_every_cell_of_an_experiment_is_planned_by_its_sweep(experiment: str, tmp_path: Path) -> None:
     jobs = planned_jobs(experiment, [])
     layout = jobs[0].table or TableLayout()
-    tables = compare(union(lineage(job) for job in jobs), Store(tmp_path), layout)
+    tables = compare(union(lineage(job) for job in jobs), Results(Store(tmp_path)), layout)
     shown = [table for table in tables if table.model in (layout.rows or [table.model])]
     unplanned = {(table.model, row.heading) for table in shown for row in table.rows if not row.families}
     assert unplanned == ({("pre_resnet_1001", "BAN")} if experiment == "table5" else set())

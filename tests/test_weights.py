@@ -224,7 +224,7 @@ def test_students_of_one_file_are_one_cluster(file: Path, tmp_path: Path) -> Non
         for stage in stages:
             if not store.has(stage.signature):
                 publish(store, stage, test_error_percent=20.0 + seed - stage.generation)
-    (table,) = compare(planned, store)
+    (table,) = compare(planned, Results(store))
     assert [count(row) for row in table.rows[:3]] == ["1", "3 students, 1 teacher", "3 students, 1 teacher"]
     assert table.rows[0].heading == "Teacher from teacher.safetensors"
     assert table.rows[1].gain == Interval(mean=0.0, half_width=None, clusters=1, count=3)
@@ -238,7 +238,7 @@ def test_one_file_on_several_splits_is_one_network(file: Path, tmp_path: Path) -
         planned += plan(f"teacher.weights={file}", f"seed={seed}")
         for stage in planned[-2:]:
             publish(store, stage, test_error_percent=20.0 + seed - stage.generation)
-    (table,) = compare(planned, store)
+    (table,) = compare(planned, Results(store))
     assert [count(row) for row in table.rows] == ["1 network, 3 splits", "3 students, 1 teacher"]
     assert table.rows[1].gain == Interval(mean=-1.0, half_width=None, clusters=1, count=3)
 
@@ -248,10 +248,10 @@ def test_a_cell_of_an_experiment_says_that_its_teacher_is_from_a_file(file: Path
     for stage in stages:
         publish(store, stage)
     layout = TableLayout(cells={"Teacher": [Cell(method="labels")], "BAN": [Cell(method="ban", generation=1)]})
-    (table,) = compare(stages, store, layout)
+    (table,) = compare(stages, Results(store), layout)
     assert [row.from_file for row in table.rows] == [True, False]
     assert notes([table])[0][0] == "Weights from a file, not trained here: Teacher."
-    (mixed,) = compare([*plan(), *stages], store)
+    (mixed,) = compare([*plan(), *stages], Results(store))
     assert "BAN-1 (teacher's weights teacher.safetensors" in " ".join(row.heading for row in mixed.rows)
 
 

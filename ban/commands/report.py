@@ -36,10 +36,11 @@ def report(name: str, overrides: Sequence[str], figures: Path | None, folder: Pa
     if name:
         jobs = planned_jobs(name, overrides, folder)
         stages = union(lineage(job) for job in jobs)
-        tables = compare(stages, store, jobs[0].table)
         results = Results(store, {stage.family for stage in stages})
+        tables = compare(stages, results, jobs[0].table)
     else:
-        tables, results = everything(store), Results(store)
+        results = Results(store)
+        tables = everything(results)
     if not results.by_signature:
         raise UserError(f"nothing is stored in {outputs}{f' of {name}' if name else ''}: train something first.")
     text, made = page(tables, results, f"Results of {name}" if name else "Results")

@@ -7,6 +7,7 @@ from ban.plan.lineage import lineage, union
 from ban.report.gradients import show_gradients
 from ban.report.paper import is_as_published, show_paper_table
 from ban.report.render import show
+from ban.report.results import Results
 from ban.report.systems import show_systems
 from ban.report.tables import compare, everything
 from ban.settings.compose import compose_settings
@@ -16,7 +17,7 @@ from ban.store.store import Store
 
 
 def _show_everything(store: Store, outputs: Path) -> None:
-    show(everything(store), outputs, "all")
+    show(everything(Results(store)), outputs, "all")
 
 
 OF_THE_STORE = {"": _show_everything, "methods": show_systems, "diagnostics": show_gradients}
@@ -36,7 +37,7 @@ def table(name: str, overrides: Sequence[str], folder: Path | None = None) -> No
     jobs = planned_jobs(experiment, overrides, folder)
     outputs, layout = jobs[0].machine.outputs, jobs[0].table
     stages = union(lineage(job) for job in jobs)
-    tables = compare(stages, Store(outputs), layout)
+    tables = compare(stages, Results(Store(outputs)), layout)
     if layout is None or layout.number is None:
         show(tables, outputs, experiment)
         return

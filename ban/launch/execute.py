@@ -18,6 +18,7 @@ from ban.launch.pool import Failures, Pool, by_longest_path
 from ban.plan.lineage import lineage, union
 from ban.plan.stage import Stage
 from ban.report.render import show
+from ban.report.results import Results
 from ban.report.tables import compare
 from ban.settings.schema import LocalLauncherSettings, Settings
 from ban.store.store import Store
@@ -112,7 +113,7 @@ def _execute(jobs: Sequence[Settings], make_executor: Callable[[Settings], Execu
         failures = executor.train(missing, journal, display)
     if failures is None:
         return {}
-    show(compare(stages, store, first.table), store.root)
+    show(compare(stages, Results(store), first.table), store.root)
     return {signature: f"{display.rows[signature].name}: {reason}" for signature, reason in failures.items()}
 
 

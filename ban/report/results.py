@@ -16,6 +16,8 @@ from ban.store.store import Store
 Families = Sequence[str]
 """What a row of a table is made of: one family, or the members of an ensemble, the latest last."""
 
+KEPT = 128
+"""Predictions that are kept in memory: half a gigabyte for ten thousand images of a hundred classes."""
 Read = TypeVar("Read")
 
 
@@ -53,7 +55,8 @@ class Results:
         """What is wrong with the stages that were left out."""
         self.by_signature: dict[str, Result] = {}
         self.families: dict[str, list[Result]] = {}
-        self.predictions = functools.cache(self._load)
+        self.predictions = functools.lru_cache(KEPT)(self._load)
+        self._tested = functools.cache(self._measure)
         for signature in store.finished():
             result = self._read(functools.partial(store.result, signature))
             if result and (families is None or result["family"] in families):
@@ -138,6 +141,9 @@ class Results:
         Raises:
             UserError: the members of an ensemble were tested on different examples.
         """
+        return self._tested(tuple(families), metric)
+
+    def _measure(self, families: tuple[str, ...], metric: str) -> dict[str, Tested]:
         tested: dict[str, Tested] = {}
         for signature, members in self.repetitions(families).items():
             value = measured(members[-1], "test", metric)

@@ -17,7 +17,6 @@ from ban.report.results import Families, Results
 from ban.report.statistics import Interval
 from ban.settings.schema import Cell, TableLayout
 from ban.store.result import coverage, parameters_of, unknown_percent
-from ban.store.store import Store
 
 
 class Row(NamedTuple):
@@ -69,7 +68,7 @@ class Table(NamedTuple):
     """Split → the share of a text's words that are not in the vocabulary."""
 
 
-def compare(stages: Iterable[Stage], store: Store, layout: TableLayout | None = None) -> list[Table]:
+def compare(stages: Iterable[Stage], results: Results, layout: TableLayout | None = None) -> list[Table]:
     """A table for each network and regime among the stages of a plan, with all stored seeds of their families.
 
     `layout` selects the rows.
@@ -77,12 +76,11 @@ def compare(stages: Iterable[Stage], store: Store, layout: TableLayout | None = 
     planned = {stage.family: stage for stage in stages}
     lines = {family: line_of(stage) for family, stage in planned.items()}
     identities = [identity_of(stage) for stage in planned.values()]
-    return _tables(identities, Results(store), layout or TableLayout(), lines.__getitem__)
+    return _tables(identities, results, layout or TableLayout(), lines.__getitem__)
 
 
-def everything(store: Store) -> list[Table]:
+def everything(results: Results) -> list[Table]:
     """A table for each network and regime in the store."""
-    results = Results(store)
     return _tables([*results.by_signature.values()], results, TableLayout(), functools.cache(results.line))
 
 

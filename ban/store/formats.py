@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NoReturn, cast
 
@@ -30,6 +30,8 @@ FILE = re.compile(
 )
 """The names of a stage's files."""
 SIGNATURE = re.compile(r"[0-9a-f]{16}")
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""An escape in JSON that stands for half of a character, unless another one follows."""
 DEPTH = 32
 """The deepest nesting of a JSON file. That of settings is below ten."""
 
@@ -86,41 +88,47 @@ def read_json(content: bytes) -> dict[str, Any]:
         BadFile: it is none, it is nested too deeply, or a number is not finite.
     """
     try:
-        value = json.loads(content.decode("utf-8"), parse_constant=_refuse)
+        value = json.loads(content.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise BadFile(f"is not JSON ({str(error).splitlines()[0]})") from error
     if not isinstance(value, dict):
         raise BadFile("is not a JSON object")
-    for item in values_in(cast("object", value)):
-        if isinstance(item, float) and not math.isfinite(item):
-            raise BadFile("has a number that is not finite")
-        if isinstance(item, str) and not _encodable(item):
-            raise BadFile("has a text with half of a character")
-    return cast("dict[str, Any]", value)
+    found = cast("dict[str, Any]", value)
+    _check_depth(found)
+    if SURROGATE.search(content):  # rare, so other files are spared the look at every text
+        for item in values_in(found):
+            if isinstance(item, str) and any("\ud800" <= character <= "\udfff" for character in item):
+                raise BadFile("has a text with half of a character")
+    return found
 
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
-def values_in(value: object, depth: int = 0) -> Iterator[object]:
-    """Every text and number of JSON data, keys included.
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise BadFile("has a number that is not finite")
+    return value
 
-    Raises:
-        BadFile: it is nested too deeply.
-    """
+
+def _check_depth(items: Collection[object], depth: int = 0) -> None:
+    if depth == DEPTH:
+        raise BadFile(f"is nested more than {DEPTH} deep")
+    for item in cast("dict[str, object]", items).values() if isinstance(items, dict) else items:
+        if isinstance(item, dict | list):
+            _check_depth(cast("Collection[object]", item), depth + 1)
+
+
+def values_in(value: object) -> Iterator[object]:
+    """Every text and number of JSON data, keys included."""
     if not isinstance(value, dict | list):
         yield value
         return
-    if depth == DEPTH:
-        raise BadFile(f"is nested more than {DEPTH} deep")
     items = cast("dict[str, object] | list[object]", value)
     for item in (*items, *items.values()) if isinstance(items, dict) else items:
-        yield from values_in(item, depth + 1)
-
-
-def _encodable(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+        yield from values_in(item)
 
 
 # Files

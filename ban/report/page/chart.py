@@ -17,6 +17,10 @@ COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6
 """Of Okabe and Ito (2008): colour-blind readers can tell them apart, and most of them in grey."""
 SEEDS = 8
 """Repetitions of which curves and predictions are drawn, so that the page stays small."""
+ROWS = 24
+"""Single networks of which curves and predictions are drawn."""
+VALUES = 2_000
+"""That a figure draws at most."""
 WIDTH, HEIGHT = 320, 200
 """Of the area of a figure, in pixels; 240 points, a column of a paper."""
 
@@ -39,8 +43,8 @@ def figure(name: str, title: str, caption: str, chart: Any, data: pd.DataFrame) 
 
 
 def single(table: Table) -> list[Row]:
-    """The rows of single networks."""
-    return [row for row in table.rows if len(row.families) == 1 and row.measured]
+    """The rows of single networks, as many as are drawn."""
+    return [row for row in table.rows if len(row.families) == 1 and row.measured][:ROWS]
 
 
 def predictions_of(row: Row, results: Results, count: int = SEEDS) -> list[Predictions]:

@@ -3,24 +3,29 @@
 # pyright: basic, reportMissingTypeStubs=false, reportAttributeAccessIssue=false, reportArgumentType=false
 # Altair's methods and pandas have no complete types.
 
+from itertools import islice
+
 import altair as alt
 import pandas as pd
 
 from ban import metrics
-from ban.report.page.chart import COLOURS, HEIGHT, WIDTH, Figure, figure, interval_record
+from ban.report.page.chart import COLOURS, HEIGHT, VALUES, WIDTH, Figure, figure, interval_record
 from ban.report.results import Results
 from ban.report.tables import Table
+
+DRAWN = 60
+"""Rows that are drawn; the table has all of them."""
 
 
 def generations(table: Table, results: Results) -> Figure | None:
     """Each row's test metric: single trainings as dots, mean and interval in bold."""
-    rows = [row for row in table.rows if "test" in row.measured]
+    rows = [row for row in table.rows if "test" in row.measured][:DRAWN]
     if not rows:
         return None
     dots = [
         {"row": row.heading, "value": tested.value, "stage": signature, "seed": results.by_signature[signature]["seed"]}
         for row in rows
-        for signature, tested in results.tested(row.families, table.metric).items()
+        for signature, tested in islice(results.tested(row.families, table.metric).items(), VALUES // len(rows))
     ]
     means = [interval_record(row.heading, row.measured["test"]) for row in rows]
     order, unit = [row.heading for row in rows], metrics.LABELS[table.metric]
@@ -47,7 +52,7 @@ def generations(table: Table, results: Results) -> Figure | None:
 
 def gains(table: Table, results: Results) -> Figure | None:
     """Each row's paired difference to the teacher."""
-    rows = [(row, row.gain) for row in table.rows if row.gain]
+    rows = [(row, row.gain) for row in table.rows if row.gain][:DRAWN]
     if not rows:
         return None
     data = pd.DataFrame([interval_record(row.heading, gain, sign=True) for row, gain in rows])

@@ -36,26 +36,28 @@ FIGURES = (
 """Of each network in one regime; a figure without data is left out."""
 SETTINGS = 300
 """Stages of which all settings are in the page; of more it would become too large."""
+MOST = 1_000_000
+"""Characters of figures. When they are reached, later tables get none, so that the page stays small."""
 
 
 def page(tables: Sequence[Table], results: Results, title: str) -> tuple[str, list[tuple[Table | None, Figure]]]:
     """The report as HTML, and its figures with the table that each belongs to."""
-    specs: dict[str, Any] = {}
+    specs: list[str] = []
     figures: list[tuple[Table | None, Figure]] = []
 
     def placed(table: Table | None, found: Sequence[Figure]) -> list[dict[str, str]]:
         places: list[dict[str, str]] = []
         for figure in found:
-            name = f"figure{len(specs)}"
-            specs[name] = figure.chart.to_dict()
+            places.append({"spec": f"{len(specs)}", "title": figure.title, "caption": figure.caption})
+            specs.append(json.dumps(figure.chart.to_dict()))
             figures.append((table, figure))
-            places.append({"id": name, "title": figure.title, "caption": figure.caption})
         return places
 
-    sections = [
-        {**_section(table, number, results), "figures": placed(table, _figures(table, results))}
-        for number, table in enumerate(tables)
-    ]
+    sections: list[dict[str, Any]] = []
+    for number, table in enumerate(tables):
+        room = sum(map(len, specs)) < MOST
+        made = [figure for make in FIGURES if room and (figure := make(table, results)) is not None]
+        sections.append({**_section(table, number, results), "figures": placed(table, made), "whole": room})
     everything = [*results.by_signature.values()]
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     text = environment.get_template("page.html.j2").render(
@@ -66,13 +68,9 @@ def page(tables: Sequence[Table], results: Results, title: str) -> tuple[str, li
         stages=_stages(everything, results),
         damaged=results.damaged,
         library=Markup(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed").replace("</script", "<\\/script")),
-        specs=Markup(json.dumps(specs).replace("<", "\\u003c")),
+        specs=Markup(f"[{','.join(specs)}]".replace("<", "\\u003c")),
     )
     return text, figures
-
-
-def _figures(table: Table, results: Results) -> list[Figure]:
-    return [figure for make in FIGURES if (figure := make(table, results)) is not None]
 
 
 def _about(results: Sequence[Result]) -> str:
@@ -126,12 +124,11 @@ def _stages(everything: Sequence[Result], results: Results) -> list[dict[str, An
     return [
         {
             "signature": result["signature"],
-            "family": result["family"],
             "name": f"{result['label']}, {result['model_title']}, {result['dataset']}, seed {result['seed']}",
             "outcome": outcome(result),
             "teachers": [_link(name, names) for name in result["teachers"] if name in names],
             "students": [_link(name, names) for name in students.get(result["signature"], [])],
-            "facts": _facts(result),
+            "facts": _facts(result) if with_settings else "",
             "settings": _settings(results, result["signature"]) if with_settings else "",
         }
         for result in sorted(everything, key=lambda result: (result["generation"], result["label"], result["seed"]))

@@ -11,16 +11,17 @@ import pandas as pd
 
 from ban import metrics
 from ban.report.gradients import HEADINGS
-from ban.report.page.chart import SEEDS, WIDTH, Figure, figure, single
+from ban.report.page.chart import SEEDS, VALUES, WIDTH, Figure, figure, single
 from ban.report.results import Results
 from ban.report.tables import Table
 from ban.store.formats import Record
 from ban.store.result import Result
+from ban.wording import plural
 
 PANEL = 230
 """Width of one of several panels, in pixels."""
-POINTS = 200
-"""Epochs of a curve; of longer ones every k-th is drawn."""
+FEWEST, MOST = 50, 200
+"""Epochs of a curve that are drawn; of longer ones every k-th. Rather fewer repetitions than fewer epochs."""
 DIAGNOSIS = "diagnosis."
 """What begins the names of the records of `recipe.diagnosed_steps`."""
 
@@ -58,15 +59,22 @@ def _panels(
     name: str, title: str, caption: str, table: Table, results: Results, title_of: Callable[[str], str | None]
 ) -> Figure | None:
     """A panel for each curve: repetitions thin, their mean bold."""
-    points = [
+    rows = single(table)
+    names = [
+        key for row in rows[-1:] for key in results.last_epoch(results.stored(row.families[0])[0]) if title_of(key)
+    ]
+    stored = max((len(results.stored(row.families[0])) for row in rows), default=0)
+    seeds = max(1, min(SEEDS, stored, VALUES // max(1, FEWEST * len(rows) * len(names))))
+    points = min(MOST, VALUES // max(1, seeds * len(rows) * len(names)))
+    drawn = [
         {"row": row.heading, "stage": result["signature"], "curve": panel, "epoch": record["epoch"], "value": value}
-        for row in single(table)
-        for result in results.stored(row.families[0])[:SEEDS]
-        for record in _thinned(results.curves(result))
+        for row in rows
+        for result in results.stored(row.families[0])[:seeds]
+        for record in _thinned(results.curves(result), points)
         for key, value in record.items()
         if value is not None and (panel := title_of(key))
     ]
-    data = pd.DataFrame(points, columns=["row", "stage", "curve", "epoch", "value"])
+    data = pd.DataFrame(drawn, columns=["row", "stage", "curve", "epoch", "value"])
     data = data[data.groupby("curve")["epoch"].transform("nunique").to_numpy() > 1]
     if data.empty:
         return None
@@ -81,12 +89,12 @@ def _panels(
     chart = alt.layer(thin, bold.add_params(choice), data=data).properties(width=PANEL, height=0.55 * PANEL)
     panels = alt.Facet("curve:N", title=None, sort=[*HEADINGS.values(), *sorted(data["curve"].unique())])
     chart = chart.facet(panels, columns=3).resolve_scale(y="independent")
-    thinned = f" At most {POINTS} epochs and {SEEDS} repetitions are drawn."
+    thinned = f" Drawn: at most {points} epochs of {plural(seeds, 'repetition')}."
     return figure(name, title, f"{caption}{thinned}", chart, data)
 
 
-def _thinned(records: Sequence[Record]) -> Sequence[Record]:
-    step = max(1, -(-len(records) // POINTS))
+def _thinned(records: Sequence[Record], most: int) -> Sequence[Record]:
+    step = max(1, -(-len(records) // most))
     return records[step - 1 :: step]
 
 
