@@ -2,18 +2,20 @@
 
 import gc
 import signal
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from ban.cpus import cpus
-from ban.display import Display, console
+from ban.display import busy, console, ready
 from ban.errors import Interrupted, UserError
 from ban.events import Report
 from ban.launch import overview
 from ban.launch.devices import slots
 from ban.launch.estimate import operations
 from ban.launch.journal import Journal, JournalReport, report_failures
+from ban.launch.live import Display
 from ban.launch.pool import Failures, Pool, by_longest_path
 from ban.plan.lineage import lineage, union
 from ban.plan.stage import Stage
@@ -88,6 +90,7 @@ def _execute(jobs: Sequence[Settings], make_executor: Callable[[Settings], Execu
     common = ("machine", "dry_run", "yes", "table")
     if any(getattr(job, part) != getattr(first, part) for job in jobs for part in common):
         raise UserError("a sweep runs on one machine: machine, dry_run, yes and table cannot be swept over.")
+    busy("checking the plan")
     for job in jobs:
         check_arguments(job)
     lineages = [lineage(job) for job in jobs]
@@ -96,23 +99,30 @@ def _execute(jobs: Sequence[Settings], make_executor: Callable[[Settings], Execu
     if first.dry_run:
         device = Device.of(first.machine)
         _check_precision(missing, device)
+        for stage in stages:
+            rehearse(stage, device.torch_device.type)
+        ready()
         overview.show(lineages, store, device)
         return {}
     executor = make_executor(first)
     for stage in missing:
         rehearse(stage, executor.device_type)
     costs = {stage.signature: operations(stage) for stage in missing}
+    ready()
     executor.check(missing)
     console.print(f"{overview.counts(stages, missing)} on {executor.description}. Results: {store.root}")
     overview.regimes(stages)
     overview.tell_weights(stages, store)
     overview.tell_unrecorded(stages, store)
     missing = by_longest_path(missing, lambda stage: costs[stage.signature])
-    with Display(missing, costs, first.machine.log_seconds) as display:
+    started = time.monotonic()
+    with Display(stages, costs, store, first.machine.log_seconds) as display:
         failures = executor.train(missing, journal, display)
     if failures is None:
         return {}
     show(compare(stages, store, first.table), store.root)
+    if missing and not failures:
+        console.print(overview.end(stages, missing, store, time.monotonic() - started))
     return {signature: f"{display.rows[signature].name}: {reason}" for signature, reason in failures.items()}
 
 
@@ -145,8 +155,11 @@ class InProcess:
         with Signals().caught() as signals, journal.queued(missing):
             for stage in missing:
                 noted = JournalReport(journal, stage, self.device.name, host.machine.log_seconds, report)
-                with report_failures(noted, stage):
-                    run(stage, host, noted, signals)
+                try:
+                    with report_failures(noted, stage):
+                        run(stage, host, noted, signals)
+                except UserError as error:
+                    return {stage.signature: str(error)}
         return {}
 
 
