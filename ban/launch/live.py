@@ -51,6 +51,8 @@ class _Family:
 
     name: str
     rows: list[_Row] = field(default_factory=list)
+    text: str | None = ""
+    """Of the mean; None: a stage has finished since."""
 
     def count(self, *states: str) -> int:
         return sum(row.state in states for row in self.rows)
@@ -58,8 +60,10 @@ class _Family:
     @property
     def mean(self) -> str:
         """Of the finished ones, with its interval as in the tables."""
-        found = [(row.result, row.stage.streams) for row in self.rows if row.result is not None]
-        return Interval.of(*zip(*found, strict=True)).text() if found else ""
+        if self.text is None:
+            found = [(row.result, row.stage.streams) for row in self.rows if row.result is not None]
+            self.text = Interval.of(*zip(*found, strict=True)).text() if found else ""
+        return self.text
 
 
 class Display:
@@ -112,7 +116,7 @@ class Display:
                 self._update(row, event)
 
     def _finish(self, row: _Row) -> None:
-        row.state, row.fraction = "done", 1.0
+        row.state, row.fraction, self.families[row.stage.family].text = "done", 1.0, None
         with suppress(StageError):
             result = self.store.result(row.stage.signature)
             row.result = measured(result, "test", result["metric"])
