@@ -44,6 +44,8 @@ def stages(words: Sequence[str], settings: Settings) -> None:
 def _list(store: Store, words: Sequence[str]) -> None:
     whole, unreadable = _readable(store)
     found, students = [result for result in whole if _matches(result, words)], _students(whole)
+    if words and not found and (meant := close(words[0], [*ACTIONS, "remove"])):
+        raise UserError(f"no stage matches; did you mean `ban stages {' '.join([meant, *words[1:]])}`?")
     sizes = {result["signature"]: _size(store.folder(result["signature"])) for result in found}
     shortest = _shortened([*(result["signature"] for result in whole), *unreadable])
     settings = details(found, functools.partial(_line, store, {result["signature"]: result for result in whole}))
@@ -68,8 +70,6 @@ def _list(store: Store, words: Sequence[str]) -> None:
     total = decimal(sum(sizes.values()))
     console.print(f"{plural(len(found), 'stage')}{' matching' if words else ''}, {total}, in {store.root}")
     if words and not found:
-        if meant := close(words[0], [*ACTIONS, "remove"]):
-            raise UserError(f"no stage matches; did you mean `ban stages {' '.join([meant, *words[1:]])}`?")
         console.print("`ban stages --help` lists the actions.")
     if unreadable:
         all_damaged = all(isinstance(error, DamagedStage) for error in unreadable.values())

@@ -120,7 +120,8 @@ def _execute(jobs: Sequence[Settings], make_executor: Callable[[Settings], Execu
         failures = executor.train(missing, journal, display)
     if failures is None:
         return {}
-    show(compare(stages, store, first.table), store.root)
+    if not failures or any(store.has(stage.signature) for stage in stages):
+        show(compare(stages, store, first.table), store.root)
     if missing and not failures:
         console.print(overview.end(stages, missing, store, time.monotonic() - started))
     return {signature: f"{display.rows[signature].name}: {reason}" for signature, reason in failures.items()}
