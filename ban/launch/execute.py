@@ -99,16 +99,12 @@ def _execute(jobs: Sequence[Settings], make_executor: Callable[[Settings], Execu
     if first.dry_run:
         device = Device.of(first.machine)
         _check_precision(missing, device)
-        for stage in stages:
-            rehearse(stage, device.torch_device.type)
-        ready()
+        _rehearse(stages, device.torch_device.type)
         overview.show(lineages, store, device)
         return {}
     executor = make_executor(first)
-    for stage in missing:
-        rehearse(stage, executor.device_type)
+    _rehearse(missing, executor.device_type)
     costs = {stage.signature: operations(stage) for stage in missing}
-    ready()
     executor.check(missing)
     console.print(f"{overview.counts(stages, missing)} on {executor.description}. Results: {store.root}")
     overview.regimes(stages)
@@ -121,10 +117,17 @@ def _execute(jobs: Sequence[Settings], make_executor: Callable[[Settings], Execu
     if failures is None:
         return {}
     if not failures or any(store.has(stage.signature) for stage in stages):
-        show(compare(stages, store, first.table), store.root)
-    if missing and not failures:
-        console.print(overview.end(stages, missing, store, time.monotonic() - started))
+        tables = compare(stages, store, first.table)
+        show(tables, store.root)
+        if missing and not failures:
+            console.print(overview.end(tables, len(missing), time.monotonic() - started))
     return {signature: f"{display.rows[signature].name}: {reason}" for signature, reason in failures.items()}
+
+
+def _rehearse(stages: Sequence[Stage], device_type: str) -> None:
+    for stage in stages:
+        rehearse(stage, device_type)
+    ready()
 
 
 class InProcess:

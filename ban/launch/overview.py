@@ -14,6 +14,7 @@ from ban.launch.estimate import Estimate, estimate, free_disk, operations
 from ban.plan.contrast import describe, details_of, differences, line_of, named, names_of
 from ban.plan.lineage import union
 from ban.plan.stage import Stage
+from ban.report.tables import Table
 from ban.settings.weights import content
 from ban.store.result import doubt, outcome
 from ban.store.store import Store
@@ -206,10 +207,10 @@ def _cheaper(stages: Sequence[Stage]) -> str:
     return ", ".join([*found, "fewer seeds or recipe.epochs=N"])
 
 
-def end(stages: Sequence[Stage], missing: Sequence[Stage], store: Store, seconds: float) -> str:
+def end(tables: Sequence[Table], trainings: int, seconds: float) -> str:
     """What a command says when all is trained: the time it took, and what to do next."""
-    took = f"{plural(len(missing), 'training')} in {duration(seconds)}."
-    if len({stage.seed for stage in stages}) < 2:
-        again = "`ban -m … seed=0,1,2` repeats the command for intervals"
-        return f"{took} One seed has no interval: {again}. Next: `ban table`, `ban stages`, `ban report`"
+    took = f"{plural(trainings, 'training')} in {duration(seconds)}."
+    intervals = [interval for table in tables for row in table.rows for interval in row.measured.values()]
+    if all(interval.half_width is None for interval in intervals):
+        return f"{took} One seed has no interval: `ban -m … seed=0,1,2` repeats the command with others."
     return f"{took} Next: `ban report` (figures), `ban table diagnostics`, `ban stages`, `ban compare`"
