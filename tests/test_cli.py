@@ -16,6 +16,7 @@ from ban import __version__
 from ban.display import console
 from ban.errors import UserError
 from ban.launch import overview
+from ban.launch.estimate import Estimate
 from ban.plan.lineage import lineage
 from ban.settings.compose import CONF, compose_config, compose_settings
 from ban.settings.sweeps import expand
@@ -178,12 +179,22 @@ def test_a_refusal_is_one_line_and_a_status(tmp_path: Path) -> None:
     assert not done.stdout and not files(tmp_path)
 
 
-def test_without_a_gpu_the_papers_experiment_says_its_cost_and_trains_nothing(say: Say, tmp_path: Path) -> None:
+def test_without_a_gpu_the_papers_experiment_says_its_cost_and_trains_nothing(
+    say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cost is what a dry run estimates, whose measurement takes a minute on slow cores."""
+    monkeypatch.setattr(overview, "estimate", lambda *_: Estimate(4e7, 4e7, 0, 0, 2))
     arguments = ["model=densenet_80_80", "method=dkpp", "generations=3", "machine.device=cpu"]
-    with pytest.raises(SystemExit, match=r"training 4 stages would take about \d+ (days|years) on this CPU") as refusal:
+    with pytest.raises(SystemExit, match=r"training 4 stages would take about 463 days on this CPU") as refusal:
         say(*arguments)
     assert "yes=true" in str(refusal.value) and "scale=smoke" in str(refusal.value)
     assert not files(tmp_path)
+
+
+@pytest.mark.parametrize(("scale", "cheaper"), [("paper", ["budget", "smoke"]), ("budget", ["smoke"]), ("smoke", [])])
+def test_only_cheaper_scales_are_advised(scale: str, cheaper: list[str]) -> None:
+    advice = overview._cheaper(lineage(compose_settings(["model=wrn_16_1", f"scale={scale}"])))
+    assert re.findall(r"scale=(\w+)", advice) == cheaper and "fewer seeds" in advice
 
 
 def test_questions_about_the_command_are_answered(say: Say, tmp_path: Path) -> None:
