@@ -14,6 +14,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from ban import __version__
+from ban.commands import help as help_
+from ban.display import busy, ready
 from ban.errors import UserError
 from ban.output import tolerate_failures
 from ban.settings.checks import validated
@@ -23,6 +25,7 @@ from ban.settings.messages import explain, is_composition_error
 from ban.settings.schema import LocalLauncherSettings, Settings, SlurmLauncherSettings
 from ban.settings.types import Part, keys_of
 from ban.settings.words import read
+from ban.wording import close
 
 
 def main() -> None:
@@ -43,24 +46,70 @@ def main() -> None:
         if not is_composition_error(error):
             raise
         raise SystemExit(f"ban: {explain(error, CONF)}") from None
+    finally:
+        ready()
 
 
 def _run(words: Sequence[str]) -> None:
-    if not words:
-        sys.argv.append("--help")
     folder, rest = _config_folder(words)
     first = rest[0] if rest else ""
     if first in COMMANDS:
         _command(first, rest[1:], folder)
+    elif not words or {"-h", "--help"} & {*rest}:
+        help_.screen()
     elif words == ["--version"]:
         print(f"ban {__version__}")
     elif first and not first.startswith(("-", "~")) and "=" not in first:
-        raise UserError(f"'{first}' is neither a sub-command ({', '.join(COMMANDS)}) nor KEY=VALUE; see ban --help.")
+        raise UserError(f"'{first}' is neither a sub-command nor KEY=VALUE: {_meant(first, folder)}")
     else:
+        _check_options(rest)
+        if first in ("-sc", "--shell-completion") and _complete():
+            return
         sys.argv[1:] = read(sys.argv[1:])
         _sweep_experiments()
         register_teachers(folder)
         _train()
+
+
+def _meant(word: str, folder: Path | None) -> str:
+    """What a word that means nothing may stand for."""
+    if meant := close(word, COMMANDS):
+        return f"did you mean `ban {meant}`?"
+    for group in help_.GROUPS:
+        if word in help_.files_of(group, folder):
+            return f"did you mean `ban {group}={word}`?"
+    return f"see `ban --help`. Sub-commands are {', '.join(COMMANDS)}; without one, ban trains."
+
+
+HYDRA_OPTIONS = (
+    *("--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r", "--multirun", "-m"),
+    *("--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
+    *("--experimental-rerun", "--info", "-i"),
+)
+
+
+def _check_options(words: Sequence[str]) -> None:
+    """Refuses a setting that is written as an option.
+
+    Raises:
+        UserError: Hydra has no such option.
+    """
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        name, _, value = word.partition("=")
+        if name.startswith("-") and not any(option.startswith(name) for option in HYDRA_OPTIONS):
+            value = value or ("VALUE" if not after or after.startswith("-") or "=" in after else after)
+            key = name.lstrip("-").replace("-", "_")
+            raise UserError(f"there is no option {name}: settings have no dashes, as in {key}={value}.")
+
+
+def _complete() -> bool:
+    """Prints the sub-commands that complete the line of the shell, and whether no setting may stand there."""
+    line, point = os.environ.get("COMP_LINE", ""), os.environ.get("COMP_POINT", "")
+    line = line[: int(point)] if point.isdigit() else line
+    words = {**dict.fromkeys(COMMANDS, ()), **FOLLOWING}
+    for found in help_.completions(line, words):
+        print(found)
+    return " " in line.strip() and line.split()[1] in words
 
 
 def _sweep_experiments() -> None:
@@ -80,6 +129,7 @@ def _train(config: DictConfig) -> None:
         _check_launcher()
     except UserError as error:  # Hydra would print a line of its own
         raise SystemExit(f"ban: {error}") from None
+    busy("loading torch")
     from ban.launch.execute import InProcess, execute  # imports torch, which only trainings need
 
     execute([job], InProcess)
@@ -132,6 +182,8 @@ def _command(name: str, arguments: Sequence[str], folder: Path | None) -> None:
     words = [word for word in arguments if word not in settings]
     if any(word.startswith("-") for word in words):
         raise UserError(f"ban {name} has no option but --config-dir; `ban {name} --help` shows its use.")
+    if name not in ("doctor", "predict", "export"):  # those import torch
+        ready()
     act(words, settings, folder)
 
 
@@ -152,13 +204,28 @@ def _table(words: Sequence[str], overrides: Sequence[str], folder: Path | None) 
 
 
 def _status(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:
-    from ban.commands.status import status
+    from ban.commands.status import follow, status
     from ban.launch.journal import Journal
     from ban.store.store import Store
 
+    modes = {"follow=true": follow, "follow=false": status}
     if words:
         raise UserError(COMMANDS["status"].use)
-    status(Journal(Store(compose_settings(overrides, folder).machine.outputs)))
+    show = [modes[word] for word in overrides if word in modes]
+    settings = compose_settings([word for word in overrides if word not in modes], folder)
+    ready()
+    (show or [status])[-1](Journal(Store(settings.machine.outputs)))
+
+
+def _help(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:
+    if overrides or len(words) > 1:
+        raise UserError(COMMANDS["help"].use)
+    if words and words[0] in COMMANDS:
+        print(COMMANDS[words[0]].use)
+    elif words:
+        help_.choices(words[0], folder)
+    else:
+        help_.screen()
 
 
 def _stages(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:
@@ -221,7 +288,9 @@ COMMANDS = {
     "table": Command(
         _table, "use: ban table [NAME] [KEY=VALUE …], where NAME is 1 to 6, an experiment, methods or diagnostics."
     ),
-    "status": Command(_status, "use: ban status [machine.outputs=DIR]."),
+    "status": Command(
+        _status, "use: ban status [follow=true] [machine.outputs=DIR]; follow=true shows it until all is done."
+    ),
     "stages": Command(
         _stages,
         """use: ban stages [list] [WORD …]        list the finished stages whose description contains all words
@@ -261,4 +330,13 @@ machine.outputs=DIR selects another store.""",
     "doctor": Command(
         _doctor, "use: ban doctor [KEY=VALUE …], with the settings of a command that you want to run here."
     ),
+    "help": Command(_help, "use: ban help [KEY], where KEY is a setting that chooses a file, or a sub-command."),
 }
+
+FOLLOWING: dict[str, Sequence[str]] = {
+    "table": ("methods", "diagnostics", *help_.files_of("experiment")),
+    "stages": ("list", "show", "verify", "remove", "export", "import"),
+    "report": (*help_.files_of("experiment"),),
+    "help": (*help_.GROUPS,),
+}
+"""Sub-command → words that may follow it, for completion."""

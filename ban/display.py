@@ -1,31 +1,23 @@
-"""Shows running stages: a live table on a terminal, plain lines elsewhere."""
+"""The console of all commands: tables, facts, and a word about what takes time. Imports nothing but rich."""
 
 import re
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 from rich.cells import cell_len
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
+from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from ban.events import Event, Failed, Finished, Running, Started, Stopped, Waiting
-from ban.plan.contrast import names_of
-from ban.plan.stage import Stage
-from ban.wording import duration
-
 
 class _Console(Console):
-    """Wraps tables but not sentences, so that a path or a name in them stays in one piece."""
+    """Wraps tables. Sentences are wrapped on terminals only, and between words: a path or a name stays in one piece."""
 
     def print(self, *objects: Any, **options: Any) -> None:
         """See `rich.console.Console`."""
-        options.setdefault("soft_wrap", all(isinstance(each, str) for each in objects))
+        if all(isinstance(each, str) for each in objects):
+            options = ({"overflow": "ignore", "crop": False} if self.is_terminal else {"soft_wrap": True}) | options
         super().print(*objects, **options)
 
 
@@ -33,122 +25,35 @@ console = _Console(highlight=False, markup=False)  # paths and messages may cont
 if not console.is_terminal:
     console.width = 140  # of a log file; a terminal knows its own width
 
-STATES = ("waiting", "running", "done", "stopped", "failed")
-"""The states of a stage in a command, as the live table counts them."""
+STYLES = {"running": "green", "failed": "bold red", "stopped": "yellow", "waiting": "dim"}
+"""State of a stage → its colour."""
 
 
-@dataclass
-class _Row:
-    """The latest state of one stage."""
-
-    name: str
-    cost: float
-    state: str = "waiting"
-    fraction: float = 0.0
-    first_fraction: float = 0.0
-    """The fraction that an earlier command finished."""
-    device: str = ""
-    detail: str = ""
+def is_live() -> bool:
+    """Whether the console is a terminal that can replace what it shows."""
+    return console.is_terminal and not console.is_dumb_terminal
 
 
-class Display:
-    """Shows the events of stages. It is a context manager, and a `Report`."""
+# What takes time before there is anything to show
 
-    def __init__(self, stages: Sequence[Stage], costs: Mapping[str, float], log_seconds: float) -> None:
-        """`costs` maps signatures to costs in any unit; the remaining time is computed from them."""
-        self.rows = {signature: _Row(name, costs[signature]) for signature, name in names_of(stages).items()}
-        self.log_seconds, self.started = log_seconds, time.monotonic()
-        self.quiet_until: dict[str, float] = {}
-        self.live = Live(console=console, get_renderable=self._render, refresh_per_second=2, transient=True)
+_busy: list[Status] = []
 
-    def __enter__(self) -> "Display":
-        if console.is_terminal:
-            self.live.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.live.stop()
+def busy(text: str) -> None:
+    """Says on a terminal what the command is doing: in its last line, until `ready` or the next call, where it can."""
+    if _busy:
+        _busy[0].update(text)
+    elif is_live():
+        _busy.append(console.status(text, spinner="line", refresh_per_second=4))
+        _busy[0].start()
+    elif console.is_terminal:
+        console.print(f"{text} …")
 
-    def __call__(self, event: Event) -> None:
-        """Shows one event."""
-        row = self.rows[event.signature]
-        match event:
-            case Finished(_, outcome):
-                row.state, row.fraction = "done", 1.0
-                console.print(f"{row.name}: {outcome}")
-            case Failed(_, reason):
-                row.state, row.detail = "failed", reason
-                console.print(f"{row.name}: failed")  # the command ends with the reason
-            case Stopped():
-                row.state = "stopped"
-            case Waiting(signature):
-                row.device = "another command"
-                self.quiet_until.setdefault(signature, 0.0)  # prints the first line at once
-                self._log(signature, "waiting for another process that trains it")
-            case Started() | Running():
-                self._update(row, event)
 
-    def _update(self, row: _Row, event: Started | Running) -> None:
-        row.state, row.fraction, row.device = "running", event.fraction, event.device or row.device
-        if isinstance(event, Started):
-            row.first_fraction = event.fraction
-            if event.warning:
-                console.print(f"{row.name}: {event.warning}")
-            return
-        row.detail = event.detail
-        if not console.is_terminal:
-            self._log(event.signature, f"{event.fraction:4.0%} {event.detail}")
-
-    def _log(self, signature: str, text: str) -> None:
-        """Prints a line, at most one every `log_seconds` for each stage."""
-        now = time.monotonic()
-        if now >= self.quiet_until.setdefault(signature, now + self.log_seconds):
-            self.quiet_until[signature] = now + self.log_seconds
-            console.print(f"{self.rows[signature].name}: {text}")
-
-    # The live table
-
-    def _render(self) -> RenderableType:
-        table = Table(box=None, padding=(0, 1), expand=True)
-        for heading, ratio in (("stage", None), ("state", None), ("", None), ("", 1)):
-            table.add_column(heading, ratio=ratio, no_wrap=True, overflow="ellipsis")
-        for row in self._visible():
-            bar = ProgressBar(total=1.0, completed=row.fraction, width=12) if row.state == "running" else ""
-            state = row.device if row.device and row.state in ("running", "waiting") else row.state
-            table.add_row(Text(row.name), Text(state), bar, Text(row.detail))
-        return Group(table, self._summary())
-
-    def _visible(self) -> list[_Row]:
-        """The rows that the terminal has room for: running and failed stages first."""
-        order = ("running", "failed", "stopped", "waiting", "done")
-        ranked = sorted(self.rows.values(), key=lambda row: order.index(row.state))
-        room = {id(row) for row in ranked[: max(1, console.height - 4)]}
-        return [row for row in self.rows.values() if id(row) in room]
-
-    def _summary(self) -> RenderableType:
-        states = [row.state for row in self.rows.values()]
-        counts = ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
-        line = Table.grid(padding=(0, 1), expand=True)
-        for ratio in (5, 2, 5):
-            line.add_column(ratio=ratio)
-        elapsed, left = time.monotonic() - self.started, self.seconds_left()
-        times = f"{duration(elapsed)} elapsed" + (f", about {duration(left)} left" if left is not None else "")
-        total = sum(row.cost for row in self.rows.values()) or 1.0
-        done = sum(row.cost * row.fraction for row in self.rows.values() if row.state != "failed")
-        line.add_row(Text(counts), ProgressBar(total=total, completed=done), Text(times))
-        return line
-
-    def seconds_left(self) -> float | None:
-        """The remaining seconds at the speed so far; None until there is enough to extrapolate from."""
-        unfinished = [row for row in self.rows.values() if row.state in ("waiting", "running")]
-        left = sum(row.cost * (1 - row.fraction) for row in unfinished)
-        done = sum(
-            row.cost * (row.fraction - row.first_fraction) for row in self.rows.values() if row.state != "failed"
-        )
-        elapsed = time.monotonic() - self.started
-        return left / done * elapsed if done > 0.01 * (done + left) and elapsed > 5 else None
+def ready() -> None:
+    """Ends what `busy` shows: the terminal is needed for a question, a live table or the end."""
+    while _busy:
+        _busy.pop().stop()
 
 
 # Tables
@@ -158,14 +63,15 @@ PART = re.compile(rf"{NUMBER}(?: ± {NUMBER})?(?: (?:%|[A-Za-z]{{1,10}})[^\w\s]*
 """What stays on one line: a word, or a number with its uncertainty and a short word behind it, perhaps its unit."""
 
 
-def show_table(rows: Sequence[Mapping[str, str]], title: str = "", caption: str = "") -> None:
+def show_table(
+    rows: Sequence[Mapping[str, str]], title: str = "", caption: str = "", spare: Sequence[str] = ()
+) -> None:
     """Prints a table. One too wide for the console is transposed or, if that does not help, printed line by line.
 
     Texts are wrapped between words, but not between a number and its unit, and cells of numbers never. Columns without
-    content are left out.
+    content are left out, and on a terminal those in `spare`, one after the other, until nothing needs to be wrapped.
     """
-    every = dict.fromkeys(heading for row in rows for heading in row)
-    headings = [heading for heading in every if any(row.get(heading) for row in rows)]
+    headings = _headings(rows, spare if console.is_terminal else ())
     lines = [headings, *([row.get(heading, "") for heading in headings] for row in rows)]
     transposed = [[*line] for line in zip(*lines, strict=True)]
     transposed[0][0] = ""
@@ -196,6 +102,23 @@ def show_facts(facts: Sequence[tuple[str, str]]) -> None:
     console.print(table)
 
 
+def _headings(rows: Sequence[Mapping[str, str]], spare: Sequence[str]) -> list[str]:
+    """Of the columns that are shown."""
+    every = dict.fromkeys(heading for row in rows for heading in row)
+    headings = [heading for heading in every if any(row.get(heading) for row in rows)]
+    for heading in spare:
+        if heading in headings and _width(headings, rows) > console.width:
+            headings.remove(heading)
+    return headings
+
+
+def _width(headings: Sequence[str], rows: Sequence[Mapping[str, str]]) -> int:
+    """Of a table without wrapped cells."""
+    return 1 + sum(
+        3 + max(cell_len(text) for text in (name, *(row.get(name, "") for row in rows))) for name in headings
+    )
+
+
 def _fitting(lines: Sequence[Sequence[str]]) -> Table | None:
     """The table, if its longest words and numbers have room on the console."""
     table, columns = Table(), [*zip(*lines, strict=True)]
@@ -214,7 +137,9 @@ def _fitting(lines: Sequence[Sequence[str]]) -> Table | None:
         heading = _wrapped(cells[0], widths[index])
         table.add_column(heading, justify="right" if numbers[index] else "left", width=widths[index])
     for line in lines[1:]:
-        table.add_row(*map(_wrapped, line, widths))
+        table.add_row(
+            *(Text(_wrapped(cell, width), STYLES.get(cell, "")) for cell, width in zip(line, widths, strict=True))
+        )
     return table if spare >= 0 else None
 
 

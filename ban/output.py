@@ -7,6 +7,7 @@ import sys
 from typing import TextIO
 
 SPELLING = {"−": "-", "–": "-", "—": "-", "±": "+-", "×": "x", "·": "*", "→": "->", "…": "...", "≤": "<=", "≥": ">="}
+SPELLING |= dict(zip("▁▂▃▄▅▆▇█┤", "_..--==#|", strict=True))
 SPELLING |= {"Π": "Pi", "ω": "omega", "σ": "sigma", "✓": "yes", "✗": "no", "•": "*", "━": "-", "╸": "-", "╺": "-"}
 """Character → ASCII, where the encoding lacks it. A minus sign is part of a number, so it must not be lost."""
 

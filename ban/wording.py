@@ -1,5 +1,6 @@
-"""Counts and durations in English, and lists as on the command line."""
+"""Counts and durations in English, lists as on the command line, and what a misspelt name may mean."""
 
+import difflib
 import re
 from collections.abc import Iterable
 
@@ -20,3 +21,10 @@ def as_list(names: Iterable[str]) -> str:
     """Names as the value of a setting: `[a,'b c']`."""
     quoted = (name if re.fullmatch(r"[\w.-]+", name) else "'{}'".format(name.replace("'", r"\'")) for name in names)
     return f"[{','.join(quoted)}]"
+
+
+def close(name: str, names: Iterable[str]) -> str | None:
+    """The name that a misspelt one is nearest to, whatever its case; None: there is none like it."""
+    lower = {each.lower(): each for each in names}
+    found = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.7)
+    return lower[found[0]] if found else None

@@ -1,5 +1,6 @@
 """What a person types, and what comes back."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from ban import __version__
 from ban.display import console
 from ban.errors import UserError
 from ban.launch import overview
+from ban.launch.estimate import Estimate
 from ban.plan.lineage import lineage
 from ban.settings.compose import CONF, compose_config, compose_settings
 from ban.settings.sweeps import expand
@@ -26,7 +28,7 @@ QUICK = (*DIGITS, "recipe.epochs=10")
     ("override", "message"),
     [
         ("modle=wrn_28_10", "there is no setting 'modle': did you mean 'model'?"),
-        ("model=wrn_28_11", "there is no model 'wrn_28_11': choose one of ban_pre"),
+        ("model=wrn_28_11", "there is no model 'wrn_28_11': did you mean model=wrn_28_1? `ban help model` lists all."),
         ("recipe.epoch=3", "there is no setting 'recipe.epoch': did you mean 'recipe.epochs'?"),
         ("recipe.epochs=many", "recipe.epochs is the text 'many'; it must be an integer."),
         ("recipe.epochs=0", "recipe.epochs is 0; it must be greater than or equal to 1."),
@@ -102,9 +104,25 @@ def test_a_method_without_teacher_has_no_generations() -> None:
     ("arguments", "message"),
     [
         (["modle=x"], "did you mean 'model'?"),
-        (["model=wrn_28_11"], "choose one of"),
+        (["model=wrn_28_11"], "did you mean model=wrn_28_1?"),
+        (["model=WRN_28_10"], "did you mean model=wrn_28_10?"),
+        (["model=resnet18"], "networks of a library: model=torchvision or model=timm, and model.architecture=NAME"),
+        (["experiment=dmeo"], "did you mean experiment=demo?"),
+        (["lr=0.01"], "did you mean 'recipe.optimizer.lr'?"),
+        (["temperature=3"], "did you mean 'method.terms.teacher.temperature'?"),
+        (["statsu"], "did you mean `ban status`?"),
+        (["demo"], "did you mean `ban experiment=demo`?"),
+        (["wrn_28_2"], "did you mean `ban model=wrn_28_2`?"),
+        (["train"], "without one, ban trains"),
+        (["table", "methdos"], "did you mean `ban table methods`?"),
+        (["stages", "shwo", "1234"], "did you mean `ban stages show 1234`?"),
+        (["help", "modle"], "did you mean model?"),
+        (["help", "seed"], "choose one of model, dataset"),
+        (["--generations", "3"], "settings have no dashes, as in generations=3"),
+        (["--dry-run"], "settings have no dashes, as in dry_run=VALUE"),
+        (["-m", "--seed=1"], "settings have no dashes, as in seed=1"),
         (["generations=-1"], "greater than or equal to 0"),
-        (["tabel"], "neither a sub-command (table, status, stages, report, "),
+        (["tabel"], "neither a sub-command nor KEY=VALUE: did you mean `ban table`?"),
         (["table", "7"], "there is no experiment 'table7'"),
         (["table", "1", "2"], "takes one name"),
         ([*DIGITS, "method=dkpp", "dataset.classes=2"], "2 classes"),
@@ -161,12 +179,22 @@ def test_a_refusal_is_one_line_and_a_status(tmp_path: Path) -> None:
     assert not done.stdout and not files(tmp_path)
 
 
-def test_without_a_gpu_the_papers_experiment_says_its_cost_and_trains_nothing(say: Say, tmp_path: Path) -> None:
+def test_without_a_gpu_the_papers_experiment_says_its_cost_and_trains_nothing(
+    say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cost is what a dry run estimates, whose measurement takes a minute on slow cores."""
+    monkeypatch.setattr(overview, "estimate", lambda *_: Estimate(4e7, 4e7, 0, 0, 2))
     arguments = ["model=densenet_80_80", "method=dkpp", "generations=3", "machine.device=cpu"]
-    with pytest.raises(SystemExit, match=r"training 4 stages would take at least \d+ days on this CPU") as refusal:
+    with pytest.raises(SystemExit, match=r"training 4 stages would take about 463 days on this CPU") as refusal:
         say(*arguments)
     assert "yes=true" in str(refusal.value) and "scale=smoke" in str(refusal.value)
     assert not files(tmp_path)
+
+
+@pytest.mark.parametrize(("scale", "cheaper"), [("paper", ["budget", "smoke"]), ("budget", ["smoke"]), ("smoke", [])])
+def test_only_cheaper_scales_are_advised(scale: str, cheaper: list[str]) -> None:
+    advice = overview._cheaper(lineage(compose_settings(["model=wrn_16_1", f"scale={scale}"])))
+    assert re.findall(r"scale=(\w+)", advice) == cheaper and "fewer seeds" in advice
 
 
 def test_questions_about_the_command_are_answered(say: Say, tmp_path: Path) -> None:
@@ -182,7 +210,7 @@ def test_questions_about_the_command_are_answered(say: Say, tmp_path: Path) -> N
 def test_alone_it_explains_itself(tmp_path: Path) -> None:
     alone = ban(cwd=tmp_path).stdout
     assert alone == ban("--help", cwd=tmp_path).stdout
-    for word in ("experiment=demo", "ban table", "method: ban, ban_l, cwtm,", "teacher: ban_pre", "ban -m"):
+    for word in ("experiment=demo", "table [NAME]", "ban, ban_l, cwtm,", "ban help KEY", "ban -m"):
         assert word in alone
     assert not files(tmp_path)
 
@@ -214,10 +242,12 @@ def test_a_dry_run_prints_the_plan_and_trains_nothing(say: Say, tmp_path: Path) 
 def test_a_lineage_then_a_sweep_that_shares_it_then_its_table(say: Say, tmp_path: Path) -> None:
     first = say(*QUICK, "generations=2")
     assert "3 stages, 0 in the store, 3 to train" in first and "Ens*2" in first
+    assert re.search(r"3 trainings in 0:\d\d:\d\d. One seed has no interval: `ban -m … seed=0,1,2`", first)
     sweep = say("-m", *QUICK, "method=ban,cwtm", "seed=0,1")
     assert "6 stages, 2 in the store, 4 to train" in sweep
+    assert re.search(r"4 trainings in 0:\d\d:\d\d. Next: `ban report`", sweep)
     again = say("-m", *QUICK, "method=ban,cwtm", "seed=0,1")
-    assert "6 stages, 6 in the store, 0 to train" in again
+    assert "6 stages, 6 in the store, 0 to train" in again and "trainings in" not in again
     table = say("table")
     for word in ("Teacher", "BAN-1", "BAN-2", "CWTM-1", "Ens*2", "100 training", "not resolved"):
         assert word in table
@@ -359,7 +389,7 @@ def own(tmp_path: Path) -> Path:
 
 def test_a_users_own_network_can_be_a_teacher(own: Path) -> None:
     assert compose_settings([*DIGITS, "teacher=own_conv"], own).teacher.model.name == "own_conv"
-    with pytest.raises(UserError, match=r"there is no teacher 'own_conv': choose one of .*, same, "):
+    with pytest.raises(UserError, match=r"there is no teacher 'own_conv': `ban help teacher` lists all \d+"):
         compose_settings([*DIGITS, "teacher=own_conv"])
 
 

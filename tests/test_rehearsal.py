@@ -1,5 +1,7 @@
 """The training step of every method on fake tensors, on a CPU and on a GPU that is not there."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from helpers import plan
@@ -77,3 +79,19 @@ def test_a_term_that_reads_the_label_of_unlabelled_examples_is_refused(monkeypat
     monkeypatch.setattr("ban.terms.labels.Label.forward", reads)
     with pytest.raises(UserError, match="term label cannot be used with unlabelled examples"):
         rehearse(plan("method=labels", "+method.data.unlabelled=true", "dataset.labelled=50")[-1])
+
+
+@pytest.mark.parametrize(
+    "loss", ["output.logits[output.logits > 0].mean()", "output.logits.mean() * batch.targets.max().item()"]
+)
+def test_a_term_that_needs_values_is_refused_with_what_to_use(
+    loss: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = f"needs_values_{len(loss)}"
+    code = "from ban.interfaces import Term\n\n\nclass Own(Term):\n    def forward(self, output, teacher, batch):\n"
+    code += f"        return {loss}\n"
+    (tmp_path / f"{module}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    stage = plan(f"+method.terms.own={{_target_: {module}.Own, weight: 1.0}}")[-1]
+    with pytest.raises(UserError, match=r"line 6, in forward: .* needs values, and ban tries a step on shapes alone"):
+        rehearse(stage)

@@ -2,7 +2,9 @@
 
 import json
 import pickle
+import time
 import zipfile
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 from helpers import DIGITS, Say, files, flip_a_bit, host, plan, quiet
 from safetensors.numpy import save
 
+from ban.commands.curves import HEIGHT, plot
+from ban.display import console
 from ban.errors import UserError
 from ban.launch.journal import Journal, Note
 from ban.plan.identity import description_of
@@ -258,3 +262,35 @@ def test_a_description_gives_its_signature(trained: Path) -> None:
     for signature in (TEACHER, STUDENT):
         description = json.loads((trained / "stages" / signature / "stage.json").read_text())
         assert signature_of(description) == signature
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_list_fits_a_terminal_with_short_signatures(width: int, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_force_terminal", True)
+    monkeypatch.setattr(console, "_width", width)
+    lines = say().splitlines()
+    assert all(len(line) <= width for line in lines[:-1])
+    (teacher,) = (line for line in lines if TEACHER[:8] in line)
+    assert TEACHER not in teacher and "test error" in teacher
+    assert ("kB" in teacher) == (width == 120)
+
+
+def test_times_are_local(say: Say, monkeypatch: pytest.MonkeyPatch, outputs: Path) -> None:
+    path = outputs / "stages" / TEACHER / "result.json"
+    finished = datetime.fromisoformat(json.loads(path.read_text())["finished"])
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert f"{finished + timedelta(hours=9):%Y-%m-%d %H:%M}" in say()
+        assert "+0900" in say("show", TEACHER[:6])
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_curves_are_plotted(say: Say) -> None:
+    shown = say("show", TEACHER[:6])
+    assert "train_error_percent, epochs 1 to 5" in shown and "█" in shown
+    assert plot([1.0], 40)[-1].endswith("┤▁") and len(plot([3.0] * 9, 40)) == HEIGHT
+    falling = plot([float(value) for value in range(1000, 0, -1)], 40)
+    assert all(len(line) <= 51 for line in falling) and falling[0].strip().startswith("9")

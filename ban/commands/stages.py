@@ -4,6 +4,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import cast
 
@@ -11,6 +12,7 @@ from rich.filesize import decimal
 from rich.progress import track
 from rich.prompt import Confirm
 
+from ban.commands.curves import show_curves
 from ban.display import console, show_facts, show_table
 from ban.errors import DamagedStage, StageError, UserError
 from ban.launch.journal import Journal
@@ -22,7 +24,7 @@ from ban.store.files import BadFile, read
 from ban.store.formats import DESCRIPTION, read_description
 from ban.store.result import Result, outcome
 from ban.store.store import Store
-from ban.wording import duration, plural
+from ban.wording import close, duration, plural
 
 
 def stages(words: Sequence[str], settings: Settings) -> None:
@@ -42,11 +44,14 @@ def stages(words: Sequence[str], settings: Settings) -> None:
 def _list(store: Store, words: Sequence[str]) -> None:
     whole, unreadable = _readable(store)
     found, students = [result for result in whole if _matches(result, words)], _students(whole)
+    if words and not found and (meant := close(words[0], [*ACTIONS, "remove"])):
+        raise UserError(f"no stage matches; did you mean `ban stages {' '.join([meant, *words[1:]])}`?")
     sizes = {result["signature"]: _size(store.folder(result["signature"])) for result in found}
+    shortest = _shortened([*(result["signature"] for result in whole), *unreadable])
     settings = details(found, functools.partial(_line, store, {result["signature"]: result for result in whole}))
     rows = [
         {
-            "signature": result["signature"],
+            "signature": shortest[result["signature"]],
             "stage": result["label"],
             "network": result["model_title"],
             "data": result["dataset"],
@@ -55,12 +60,13 @@ def _list(store: Store, words: Sequence[str]) -> None:
             "result": outcome(result),
             "students": f"{len(students.get(result['signature'], [])) or ''}",
             "size": decimal(sizes[result["signature"]]),
-            "finished": result["finished"][:16].replace("T", " "),
+            "finished": f"{_finished(result):%Y-%m-%d %H:%M}",
         }
-        for result in found
+        for result in sorted(found, key=_order)
     ]
     if rows:
-        show_table(rows)
+        alike = [name for name in ("data", "network", "differs in") if len({row[name] for row in rows}) == 1]
+        show_table(rows, spare=(*alike, "size", "students", "finished", "data"))
     total = decimal(sum(sizes.values()))
     console.print(f"{plural(len(found), 'stage')}{' matching' if words else ''}, {total}, in {store.root}")
     if words and not found:
@@ -69,6 +75,24 @@ def _list(store: Store, words: Sequence[str]) -> None:
         all_damaged = all(isinstance(error, DamagedStage) for error in unreadable.values())
         kind = "Damaged" if all_damaged else "Damaged or unreadable"
         console.print(f"{kind}: {', '.join(unreadable)}. `ban stages verify` shows the details.")
+
+
+def _finished(result: Result) -> datetime:
+    """In local time."""
+    return datetime.fromisoformat(result["finished"]).astimezone()
+
+
+def _order(result: Result) -> tuple[str, str, int, int, str, int]:
+    """Of a list: by data and network, teachers before students, and repetitions together."""
+    return (*(result[name] for name in ("dataset", "model", "generation", "replica", "label", "seed")),)  # pyright: ignore
+
+
+def _shortened(signatures: Sequence[str]) -> dict[str, str]:
+    """Signature → on a terminal, its first eight characters, or as many as tell it from the others."""
+    if not console.is_terminal:
+        return {name: name for name in signatures}
+    length = next(n for n in range(8, 65) if len({name[:n] for name in signatures}) == len({*signatures}))
+    return {name: name[:length] for name in signatures}
 
 
 def _line(store: Store, stored: Mapping[str, Result], result: Identity) -> Line:
@@ -91,7 +115,7 @@ def _show(store: Store, words: Sequence[str]) -> None:
         "parameters": f"{result['parameters']:,}",
         "training time": f"{duration(result['seconds'])} on {result['device_name']}, {threads}",
         "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
-        "finished": result["finished"],
+        "finished": f"{_finished(result):%Y-%m-%d %H:%M:%S %z}",
     }
     if "weights" in result:
         facts["training time"] = "none, its weights are those of a file"
@@ -108,6 +132,8 @@ def _show(store: Store, words: Sequence[str]) -> None:
         *((name, decimal((store.folder(signature) / name).stat().st_size)) for name in names),
     ]
     show_facts(shown)
+    with suppress(StageError):
+        show_curves(store.curves(signature), result["metric"])
 
 
 def _verify(store: Store, words: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ban.errors import UserError
 from ban.plan.lineage import lineage, union
 from ban.report.gradients import show_gradients
 from ban.report.paper import is_as_published, show_paper_table
@@ -14,6 +15,7 @@ from ban.settings.compose import compose_settings
 from ban.settings.schema import Settings
 from ban.settings.sweeps import jobs_of
 from ban.store.store import Store
+from ban.wording import close
 
 
 def _show_everything(store: Store, outputs: Path) -> None:
@@ -34,7 +36,12 @@ def table(name: str, overrides: Sequence[str], folder: Path | None = None) -> No
         OF_THE_STORE[name](Store(outputs), outputs)
         return
     experiment = f"table{name}" if name.isdigit() else name
-    jobs = planned_jobs(experiment, overrides, folder)
+    try:
+        jobs = planned_jobs(experiment, overrides, folder)
+    except UserError:
+        if meant := close(name, filter(None, OF_THE_STORE)):
+            raise UserError(f"there is no table '{name}': did you mean `ban table {meant}`?") from None
+        raise
     outputs, layout = jobs[0].machine.outputs, jobs[0].table
     stages = union(lineage(job) for job in jobs)
     tables = compare(stages, Results(Store(outputs)), layout)

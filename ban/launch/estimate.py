@@ -138,17 +138,3 @@ def free_disk(store: Store) -> int:
 def operations(stage: Stage) -> float:
     """The floating-point operations of a training."""
     return rehearse(stage).training_flops * stage.examples_seen
-
-
-def operations_per_second(threads: int) -> float:
-    """The rate of a 3×3 convolution of usual size on this CPU. Whole networks are slower."""
-    torch.set_num_threads(threads)
-    convolution, images = nn.Conv2d(64, 64, 3, padding=1), torch.rand(16, 64, 32, 32)
-    with torch.no_grad():
-        convolution(images)
-        rounds, started = 0, time.perf_counter()
-        while time.perf_counter() - started < 0.3:
-            convolution(images)
-            rounds += 1
-        seconds = time.perf_counter() - started
-    return rounds * 2 * images.numel() * 64 * 9 / seconds

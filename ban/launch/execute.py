@@ -2,18 +2,20 @@
 
 import gc
 import signal
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from ban.cpus import cpus
-from ban.display import Display, console
+from ban.display import busy, console, ready
 from ban.errors import Interrupted, UserError
 from ban.events import Report
 from ban.launch import overview
 from ban.launch.devices import slots
 from ban.launch.estimate import operations
 from ban.launch.journal import Journal, JournalReport, report_failures
+from ban.launch.live import Display
 from ban.launch.pool import Failures, Pool, by_longest_path
 from ban.plan.lineage import lineage, union
 from ban.plan.stage import Stage
@@ -89,6 +91,7 @@ def _execute(jobs: Sequence[Settings], make_executor: Callable[[Settings], Execu
     common = ("machine", "dry_run", "yes", "table")
     if any(getattr(job, part) != getattr(first, part) for job in jobs for part in common):
         raise UserError("a sweep runs on one machine: machine, dry_run, yes and table cannot be swept over.")
+    busy("checking the plan")
     for job in jobs:
         check_arguments(job)
     lineages = [lineage(job) for job in jobs]
@@ -97,11 +100,11 @@ def _execute(jobs: Sequence[Settings], make_executor: Callable[[Settings], Execu
     if first.dry_run:
         device = Device.of(first.machine)
         _check_precision(missing, device)
+        _rehearse(stages, device.torch_device.type)
         overview.show(lineages, store, device)
         return {}
     executor = make_executor(first)
-    for stage in missing:
-        rehearse(stage, executor.device_type)
+    _rehearse(missing, executor.device_type)
     costs = {stage.signature: operations(stage) for stage in missing}
     executor.check(missing)
     console.print(f"{overview.counts(stages, missing)} on {executor.description}. Results: {store.root}")
@@ -109,12 +112,23 @@ def _execute(jobs: Sequence[Settings], make_executor: Callable[[Settings], Execu
     overview.tell_weights(stages, store)
     overview.tell_unrecorded(stages, store)
     missing = by_longest_path(missing, lambda stage: costs[stage.signature])
-    with Display(missing, costs, first.machine.log_seconds) as display:
+    started = time.monotonic()
+    with Display(stages, costs, store, first.machine.log_seconds) as display:
         failures = executor.train(missing, journal, display)
     if failures is None:
         return {}
-    show(compare(stages, Results(store), first.table), store.root)
+    if not failures or any(store.has(stage.signature) for stage in stages):
+        tables = compare(stages, Results(store), first.table)
+        show(tables, store.root)
+        if missing and not failures:
+            console.print(overview.end(tables, len(missing), time.monotonic() - started))
     return {signature: f"{display.rows[signature].name}: {reason}" for signature, reason in failures.items()}
+
+
+def _rehearse(stages: Sequence[Stage], device_type: str) -> None:
+    for stage in stages:
+        rehearse(stage, device_type)
+    ready()
 
 
 class InProcess:
@@ -146,8 +160,11 @@ class InProcess:
         with Signals().caught() as signals, journal.queued(missing):
             for stage in missing:
                 noted = JournalReport(journal, stage, self.device.name, host.machine.log_seconds, report)
-                with report_failures(noted, stage):
-                    run(stage, host, noted, signals)
+                try:
+                    with report_failures(noted, stage):
+                        run(stage, host, noted, signals)
+                except UserError as error:
+                    return {stage.signature: str(error)}
         return {}
 
 

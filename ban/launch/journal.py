@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from ban.errors import Interrupted, UserError
 from ban.events import Event, Failed, Finished, Report, Running, Started, Stopped, Waiting
-from ban.plan.contrast import name_of
+from ban.plan.contrast import name_in_line, name_of
 from ban.plan.stage import Stage
 from ban.store.files import BadFile, append, read
 from ban.store.formats import read_json
@@ -48,10 +48,16 @@ class Note:
     at: float = 0.0
     """The finished fraction of the training."""
     detail: str = ""
+    family: str = ""
+    """The name without a seed; empty in notes of version 0.2.0."""
+    place: Sequence[int] = (0, 0, 0)
+    """Generation, replica and seed."""
 
     @classmethod
     def by_this_process(cls, stage: Stage, state: State, **fields: Any) -> "Note":
         """A note about a stage that this process trains or will train."""
+        fields |= {"family": name_in_line(stage.label, stage.model.title, None)}
+        fields |= {"place": (stage.generation, stage.replica, stage.seed)}
         return cls(stage.signature, name_of(stage), state, socket.gethostname(), os.getpid(), time.time(), **fields)
 
 
@@ -146,7 +152,7 @@ class JournalReport:
                 self._note("stopped", fraction)
             case Failed(_, reason):
                 self.log(f"failed: {reason}")
-                self.detail = reason.splitlines()[-1]
+                self.detail = _cause(reason)
                 self._note("failed", 0.0)
             case Waiting():
                 pass  # the process that trains the stage keeps the note
@@ -168,6 +174,12 @@ class JournalReport:
         fields = {"job": self.job, "where": self.device, "at": fraction, "detail": self.detail}
         self.journal.write(Note.by_this_process(self.stage, state, **fields))
         self.noted = time.monotonic()
+
+
+def _cause(reason: str) -> str:
+    """The line of a failure's reason that says most: the first, or the last of a traceback."""
+    lines = reason.strip().splitlines() or [""]
+    return lines[-1 if lines[0].startswith("Traceback") else 0]
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from ban.display import busy
 from ban.settings.checks import validated
 from ban.settings.schema import LocalLauncherSettings, Settings, SlurmLauncherSettings
 from ban.settings.sweeps import settings_of
@@ -37,6 +38,7 @@ class _BatchLauncher(Launcher, Generic[LauncherSettings]):
         Raises:
             SystemExit: a stage failed. All stages that do not depend on it were trained.
         """
+        busy("loading torch")
         from ban.launch.execute import execute  # imports torch: not before there is work
 
         execute(settings_of(self.loader, self.config, job_overrides), self._make_executor())

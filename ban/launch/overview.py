@@ -8,18 +8,19 @@ from rich.progress import track
 from rich.prompt import Confirm
 from rich.tree import Tree
 
-from ban.display import console, show_table
+from ban.display import console, is_live, show_table
 from ban.errors import StageError, UserError
-from ban.launch.estimate import estimate, free_disk, operations, operations_per_second
+from ban.launch.estimate import Estimate, estimate, free_disk, operations
 from ban.plan.contrast import describe, details_of, differences, line_of, named, names_of
 from ban.plan.lineage import union
 from ban.plan.stage import Stage
+from ban.report.tables import Table
 from ban.settings.weights import content
 from ban.store.result import doubt, outcome
 from ban.store.store import Store
 from ban.training.device import Device
 from ban.training.rehearsal import rehearse
-from ban.wording import plural
+from ban.wording import duration, plural
 
 COSTLY_HOURS = 2.0
 """A plan that takes longer than this on a CPU must be confirmed."""
@@ -30,7 +31,8 @@ def show(lineages: Sequence[Sequence[Stage]], store: Store, device: Device) -> N
     stages = union(lineages)
     settings = details_of(stages)
     kind = device.torch_device.type
-    show_table([_row(stage, settings[stage.signature], store, kind) for stage in stages])
+    rows = [_row(stage, settings[stage.signature], store, kind) for stage in stages]
+    show_table(rows, spare=("signature", "gen.", "parameters"))
     if len(lineages) > 1:
         console.print(_families(stages, store))
         asked = sum(len(each) for each in lineages)
@@ -84,15 +86,11 @@ def _line(stage: Stage) -> tuple[str, ...]:
 
 def _show_cost(missing: Sequence[Stage], store: Store, device: Device) -> None:
     """Prints the time and the disk space that the missing stages would take, and the basis of the estimate."""
-    note = "timing a few steps of each kind of training"
-    found = estimate(
-        missing,
-        device,
-        lambda kinds: track(kinds, note, console=console, transient=True, disable=not console.is_terminal),
-    )
+    found = _estimate(missing, device)
+    chain = f"; the longest chain of teachers and students takes {_hours(found.longest)} on any number of devices"
+    shorter = found.longest < 0.9 * found.seconds
     console.print(
-        f"Time: about {_hours(found.seconds)} on {device} for all stages, one after another; the longest chain of "
-        f"teachers and students takes {_hours(found.longest)} on any number of devices.\n"
+        f"Time: about {_hours(found.seconds)} on {device} for all stages, one after another{chain * shorter}.\n"
         f"Disk: {decimal(found.kept)} for results, and {decimal(found.temporary)} for the checkpoints of each running "
         f"training; {decimal(free_disk(store))} free.\n"
         f"Basis: the parameters of the networks, and a few timed steps of {plural(found.kinds, 'kind')} of training, "
@@ -100,7 +98,16 @@ def _show_cost(missing: Sequence[Stage], store: Store, device: Device) -> None:
     )
 
 
+def _estimate(missing: Sequence[Stage], device: Device) -> Estimate:
+    note = "timing a few steps of each kind of training"
+    return estimate(
+        missing, device, lambda kinds: track(kinds, note, console=console, transient=True, disable=not is_live())
+    )
+
+
 def _hours(seconds: float) -> str:
+    if seconds > 2 * 365 * 86400:
+        return f"{seconds / 86400 / 365:.0f} years"
     if seconds > 48 * 3600:
         return f"{seconds / 86400:.0f} days"
     if seconds > 5400:
@@ -181,16 +188,29 @@ def confirm(missing: Sequence[Stage], device: Device, yes: bool, parallel: int) 
     total = sum(operations(stage) for stage in missing)
     if total < 1e9 * 3600 * COSTLY_HOURS:
         return  # every CPU computes a GFLOP/s, so nothing needs to be measured
-    rate = operations_per_second(device.threads) * parallel
-    hours = total / rate / 3600
-    if hours < COSTLY_HOURS:
+    found = _estimate(missing, device)
+    seconds = max(found.seconds / parallel, found.longest)
+    if seconds < 3600 * COSTLY_HOURS:
         return
-    cost = f"{hours / 24:.0f} days" if hours > 48 else f"{hours:.0f} hours"
-    reason = (
-        f"training {plural(len(missing), 'stage')} would take at least {cost} on this CPU ({total:.1e} floating-point "
-        f"operations at the {rate / 1e9:.0f} GFLOP/s of its convolutions)"
-    )
-    cheaper = "scale=budget takes minutes to hours, scale=smoke takes seconds"
+    reason = f"training {plural(len(missing), 'stage')} would take about {_hours(seconds)} on this CPU"
+    cheaper = _cheaper(missing)
     if console.is_terminal and Confirm.ask(f"{reason}; {cheaper}. Train?", default=False, console=console):
         return
-    raise UserError(f"{reason}. Add yes=true to train anyway, or choose a smaller scale: {cheaper}.")
+    raise UserError(f"{reason}. Add yes=true to train anyway, or choose less: {cheaper}.")
+
+
+def _cheaper(stages: Sequence[Stage]) -> str:
+    """What takes less time than these trainings."""
+    scales = {"budget": "scale=budget takes minutes to hours", "smoke": "scale=smoke takes seconds"}
+    chosen = {stage.recipe.name.partition("_")[0] for stage in stages}
+    found = [text for scale, text in scales.items() if not chosen & {scale, "smoke"}]
+    return ", ".join([*found, "fewer seeds or recipe.epochs=N"])
+
+
+def end(tables: Sequence[Table], trainings: int, seconds: float) -> str:
+    """What a command says when all is trained: the time it took, and what to do next."""
+    took = f"{plural(trainings, 'training')} in {duration(seconds)}."
+    intervals = [interval for table in tables for row in table.rows for interval in row.measured.values()]
+    if all(interval.half_width is None for interval in intervals):
+        return f"{took} One seed has no interval: `ban -m … seed=0,1,2` repeats the command with others."
+    return f"{took} Next: `ban report` (figures), `ban table diagnostics`, `ban stages`, `ban compare`"

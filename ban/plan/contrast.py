@@ -5,7 +5,7 @@ Only parts of one name are compared: the names of two recipes already say that t
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import takewhile
+from itertools import compress, takewhile
 from typing import Any, cast
 
 from ban.plan.identity import Identity, identity_of
@@ -150,6 +150,18 @@ def details_of(stages: Sequence[Stage]) -> dict[str, str]:
     """The same for stages of a plan."""
     families = {stage.family: stage for stage in stages}
     return details([*map(identity_of, stages)], lambda identity: line_of(families[identity["family"]]))
+
+
+def family_names(stages: Sequence[Stage]) -> dict[str, str]:
+    """Family → the name of its trainings beside those of the other families, without a seed."""
+    families = {stage.family: stage for stage in stages}
+    settings = map(describe, differences([*map(line_of, families.values())]))
+    parts = [(stage.model.title, stage.dataset.title, stage.recipe.name) for stage in families.values()]
+    varying = [len({*values}) > 1 for values in zip(*parts, strict=True)]
+    return {
+        family: ", ".join(filter(None, [stage.label, *compress(own, varying), more]))
+        for (family, stage), own, more in zip(families.items(), parts, settings, strict=True)
+    }
 
 
 def names_of(stages: Sequence[Stage]) -> dict[str, str]:

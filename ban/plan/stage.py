@@ -3,6 +3,7 @@
 It holds all that can change the weights, and nothing else.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -134,6 +135,13 @@ class Stage:
         """The parents as plain data, by signature or by family."""
         parents = {"teachers": [[getattr(parent.stage, name), parent.network] for parent in self.teachers]}
         return parents | ({"inherits": [each.described(name) for each in self.inherits]} if self.inherits else {})
+
+    @cached_property
+    def streams(self) -> frozenset[Hashable]:
+        """What its random numbers come from, and those of its teachers. Stages that share one are not independent."""
+        if self.weights:
+            return frozenset([self.weights.sha256])
+        return frozenset([self.stream_key]).union(*(parent.stage.streams for parent in self.taught_by))
 
     # Relations
 

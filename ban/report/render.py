@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.text import Text
 
 from ban import metrics
 from ban.display import console, show_table
@@ -86,8 +87,16 @@ def publish(
     for title, section in shown:
         show_table(section.rows, title, section.caption)
         for note in section.notes:
-            console.print(note)
+            console.print(_coloured(note) if console.is_terminal else note)
     console.print(outcome)
+
+
+def _coloured(note: str) -> Text:
+    """A note with its verdicts in colour."""
+    text = Text(note)
+    for verdict, colour in ((verdicts.BETTER, "green"), (verdicts.WORSE, "red")):
+        text.highlight_regex(rf"{verdict}: [^;.]*", colour)
+    return text
 
 
 def _write(records: Sequence[Mapping[str, Any]], sections: Sequence[Section], target: Path) -> str:

@@ -20,6 +20,7 @@ from ban.settings.files import keys_in
 from ban.settings.hydra_versions import VERSION_BASE
 from ban.settings.refusals import KNOWN, below, elsewhere, keys_of_files, shown
 from ban.settings.types import RENAMED
+from ban.wording import close
 
 ANSWERS = {
     r"Ambiguous value for argument '([^']+)'": r"\1 names several values: sweep over them with `ban -m \1`.",
@@ -43,6 +44,10 @@ REWORDED = {
 """Pattern of what only programmers understand in a message of OmegaConf → what stands there instead."""
 
 
+FEW = 12
+"""More choices than this are not listed in a sentence."""
+
+
 def is_composition_error(error: Exception) -> bool:
     """Whether Hydra, OmegaConf or PyYAML refuse a setting, so that the error is not one of this program."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
@@ -60,11 +65,23 @@ def explain(error: Exception, conf: Path) -> str:
             return f"a file is not YAML: {' '.join(text.split())}."
         case MissingConfigException() if error.options:
             group, _, name = (error.missing_cfg_file or "").rpartition("/")
-            return f"there is no {group} '{name}': choose one of {', '.join(sorted(error.options))}."
+            return f"there is no {group} '{name}': {_choose(group, name, error.options)}"
         case OverrideParseException():
             return _explain_syntax(error.override or "", text)
         case _:
             return _explain_text(error, text, conf)
+
+
+def _choose(group: str, name: str, options: Sequence[str]) -> str:
+    """What may be meant by a name of a file that there is not."""
+    if meant := close(name, options):
+        return f"did you mean {group}={meant}? `ban help {group}` lists all."
+    if len(options) <= FEW:
+        return f"choose one of {', '.join(sorted(options))}."
+    library = "; networks of a library: model=torchvision or model=timm, and model.architecture=NAME" * (
+        group == "model"
+    )
+    return f"`ban help {group}` lists all {len(options)}{library}."
 
 
 def _explain_text(error: Exception, text: str, conf: Path) -> str:

@@ -55,16 +55,17 @@ def examples_per_second(state: TrainingState, data: Data) -> float:
 
 
 def describe(speed: str, record: Mapping[str, float]) -> str:
-    """Speed, loss terms and metrics of an epoch's record in one line."""
-    parts = [speed, f"epoch {record['epoch']:.0f}"]
+    """Metrics, loss terms and speed of an epoch in one line, whose end has no room on a narrow terminal."""
+    tested: list[str] = []
+    losses: list[str] = []
     for name, value in record.items():
         if name.endswith("_error_percent"):
-            parts.append(f"{name.removesuffix('_error_percent')} error {value:.1f} %")
+            tested.append(f"{name.removesuffix('_error_percent')} error {value:.1f} %")
         elif name.endswith("_perplexity"):
-            parts.append(f"{name.removesuffix('_perplexity')} perplexity {value:.1f}")
+            tested.append(f"{name.removesuffix('_perplexity')} perplexity {value:.1f}")
         elif name not in HIDDEN and "." not in name:  # no diagnostics, and nothing of a cohort's other networks
-            parts.append(f"{name} {value:.3f}")
-    return ", ".join(parts)
+            losses.append(f"{name} {value:.3f}")
+    return ", ".join([*tested, *losses, f"epoch {record['epoch']:.0f}", speed])
 
 
 class ScalarLog:

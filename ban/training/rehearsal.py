@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -54,10 +54,17 @@ def rehearse(stage: Stage, device_type: str = "cpu") -> StageCost:
                 raise
             reason = " ".join(str(error).split()).rstrip(".")
             reason = f"{where}: {type(error).__name__}: {reason}" if where else reason
+            if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
+                reason = f"{where}: {error} needs values, and {ON_SHAPES}"
             raise UserError(f"{stage.label} ({stage.model.title} on {stage.dataset.title}): {reason}.") from error
     return _REHEARSED[stage.step_kind]
 
 
+ON_SHAPES = (
+    "ban tries a step on shapes alone before it trains: use torch.where or a mask as a factor, not boolean indexing, "
+    "nonzero() or item()"
+)
+"""What code that needs values in a rehearsal can do instead."""
 _REHEARSED: dict[str, StageCost] = {}
 
 
