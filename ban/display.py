@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ban.events import Event, Failed, Finished, Running, Started, Stopped, Waiting
+from ban.events import Event, Failed, Finished, Running, Started, Stopped, Waiting, Warned
 from ban.plan.contrast import names_of
 from ban.plan.stage import Stage
 from ban.wording import duration
@@ -87,6 +87,8 @@ class Display:
                 row.device = "another command"
                 self.quiet_until.setdefault(signature, 0.0)  # prints the first line at once
                 self._log(signature, "waiting for another process that trains it")
+            case Warned(_, text):
+                console.print(f"{row.name}: warning: {text}")
             case Started() | Running():
                 self._update(row, event)
 

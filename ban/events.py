@@ -20,6 +20,13 @@ class Started(NamedTuple):
     warning: str = ""
 
 
+class Warned(NamedTuple):
+    """Something beside a training failed; the training goes on."""
+
+    signature: str
+    text: str
+
+
 class Running(NamedTuple):
     """A training made progress."""
 
@@ -51,5 +58,5 @@ class Failed(NamedTuple):
     reason: str
 
 
-Event = Waiting | Started | Running | Stopped | Finished | Failed
+Event = Waiting | Started | Warned | Running | Stopped | Finished | Failed
 Report = Callable[[Event], None]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ban.errors import Interrupted, UserError
-from ban.events import Event, Failed, Finished, Report, Running, Started, Stopped, Waiting
+from ban.events import Event, Failed, Finished, Report, Running, Started, Stopped, Waiting, Warned
 from ban.plan.contrast import name_of
 from ban.plan.stage import Stage
 from ban.store.files import BadFile, append, read
@@ -136,6 +136,8 @@ class JournalReport:
                     self.log(warning)
                 self._note("running", fraction)
                 event = event._replace(device=self.device)
+            case Warned(_, text):
+                self.log(f"warning: {text}")
             case Running(_, fraction, detail):
                 self._progress(fraction, detail)
             case Finished(signature, outcome):
