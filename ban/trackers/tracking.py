@@ -119,7 +119,7 @@ class Tracking:
         except Exception as error:
             self.runs.pop(name, None)
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            self.warn(f"{name} failed, so this stage goes on without it ({reason})")
+            self.warn(f"{name} failed ({reason})")
 
 
 def _finite(record: Mapping[str, float | None]) -> dict[str, float]:

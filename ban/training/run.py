@@ -125,7 +125,7 @@ class _StageTraining:
             self._train_and_publish()
 
     def _warn(self, text: str) -> None:
-        self.report(Warned(self.stage.signature, text))
+        self.report(Warned(self.stage.signature, f"{text}; the training goes on without it"))
 
     def _train_and_publish(self) -> None:
         signature, state = self.stage.signature, self.training.state
