@@ -27,7 +27,7 @@ from ban.trackers.run import Outcome, Run
 from ban.training.run import run
 from ban.training.signals import Signals
 
-EPOCHS = 500
+EPOCHS = 250
 LINEAGE = (*DIGITS, f"recipe.epochs={EPOCHS}", "machine.trackers=[tensorboard,mlflow,wandb]")
 SHORT = (*DIGITS, "recipe.epochs=3")
 
@@ -131,8 +131,8 @@ def test_a_lineage_killed_twice_has_one_run_each_without_gap_or_double(tmp_path:
         time.sleep(0.01)
     kill(process)
     assert not list(outputs.glob("work/*/checkpoint-*"))
-    process = start(tmp_path, *LINEAGE, "machine.checkpoint_seconds=0")
-    wait_for(tmp_path, f"outputs/work/{student.signature}.*/curves.jsonl", lines=20)  # more than was logged
+    process = start(tmp_path, *LINEAGE, "machine.checkpoint_seconds=0.2")
+    wait_for(tmp_path, f"outputs/work/{student.signature}.*/curves.jsonl", lines=5)  # more than was logged
     kill(process)
     done = ban(*LINEAGE, cwd=tmp_path)
     assert "warning" not in done.stdout + done.stderr
@@ -156,3 +156,190 @@ def test_a_lineage_killed_twice_has_one_run_each_without_gap_or_double(tmp_path:
             assert [(step, value) for step, value in mine["metrics"][name]] == values
             assert [(step, history[step][name]) for step, _ in values] == values
             assert scalars[name] == [(step, pytest.approx(value)) for step, value in values]
+
+
+@pytest.mark.slow
+def test_a_sweep_logs_from_several_processes_at_once(tmp_path: Path) -> None:
+    words = (*SHORT, "method=labels", "seed=0,1,2,3", "machine.trackers=[mlflow]")
+    done = ban("-m", *words, "hydra.launcher.devices=1", "hydra.launcher.stages_per_device=4", cwd=tmp_path)
+    assert "warning" not in done.stdout + done.stderr
+    runs = [each for name, each in mlflow_runs(tmp_path / "outputs").items() if not name.startswith("lineage")]
+    assert sorted(each["tags"]["ban.seed"] for each in runs) == ["0", "1", "2", "3"]
+    assert all([step for step, _ in each["metrics"]["rate"]] == [1, 2, 3] for each in runs)
+
+
+@pytest.mark.slow
+def test_stages_are_imported_once_and_hostile_names_are_text(train: Train, tmp_path: Path) -> None:
+    title = "../../é $(rm) 'x' \"y\" ; %20"
+    term = "a/b?..%"
+    words = ("generations=0", f"method.title='{title}'", f"+method.terms.{term}=${{method.terms.label}}")
+    words = ("method=labels", 'method.title="../../é $(rm) %20 #;"')
+    [result] = train(*words, "recipe.epochs=3", f"machine.outputs={tmp_path / 'outputs'}")
+    before = {path.name for path in tmp_path.iterdir()}
+    for _ in range(2):
+        done = ban("track", "import", "trackers=tensorboard,mlflow,wandb", "machine.track_weights=true", cwd=tmp_path)
+        assert "1 stage of outputs is in tensorboard, mlflow, wandb." in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == before  # nothing beside the folder of outputs
+    outputs, signature = tmp_path / "outputs", result["signature"]
+    runs = mlflow_runs(outputs)
+    runs.pop(f"lineage {signature}")
+    [(name, mine)] = runs.items()
+    assert name.startswith(result["label"]) and "../../é $(rm) %20 #;" in result["label"]
+    assert "weights.safetensors" in mine["artifacts"]
+    assert [step for step, _ in mine["metrics"]["test_error_percent"]] == [3]
+    assert [*wandb_run(outputs, signature)[1]] == [1, 2, 3]
+    assert [step for step, _ in tensorboard_scalars(outputs, signature)["label"]] == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_answer_costs_one_warning(tmp_path: Path) -> None:
+    words = command(*SHORT, "method=labels", "machine.trackers=[mlflow]")
+    nowhere = environment(MLFLOW_TRACKING_URI="http://127.0.0.1:9", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=nowhere, check=True)
+    assert (done.stdout + done.stderr).count("warning: mlflow failed") == 1
+    assert "the training goes on without it" in done.stdout
+    assert len(Store(tmp_path / "outputs").finished()) == 1
+
+
+# Trackers of the test's own
+
+
+class Fake:
+    """A tracker that remembers, across processes' lives as it were, and fails where it is told to."""
+
+    kept: dict[str, list[int]] = {}
+    outcomes: list[Outcome] = []
+    fails_in: str = ""
+
+    def __init__(self, run: Run, outputs: Path) -> None:
+        self.fail("open")
+        self.steps = self.kept.setdefault(run.signature, [])
+        self.logged = self.steps[-1] if self.steps else -1
+
+    def fail(self, where: str) -> None:
+        if where == self.fails_in:
+            raise ConnectionError("no\nroute")
+
+    def log(self, records: Sequence[Mapping[str, float]]) -> None:
+        self.fail("log")
+        self.steps += [int(record["epoch"]) for record in records]
+
+    def add_files(self, paths: Sequence[Path]) -> None:
+        self.fail("add_files")
+        assert all(path.is_file() for path in paths)
+
+    def close(self, outcome: Outcome) -> None:
+        self.fail("close")
+        self.outcomes.append(outcome)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> type[Fake]:
+    kind = type("Remembering", (Fake,), {"kept": {}, "outcomes": []})
+    monkeypatch.setitem(tracking.TRACKERS, "mlflow", (f"{__name__}.Remembering", ()))
+    monkeypatch.setattr(sys.modules[__name__], "Remembering", kind, raising=False)
+    monkeypatch.setattr(tracking, "INTERVAL", 0.0)
+    return kind
+
+
+@pytest.mark.parametrize("where", ["open", "log", "add_files", "close"])
+def test_a_tracker_that_fails_does_not_end_the_training(fake: type[Fake], where: str, tmp_path: Path) -> None:
+    fake.fails_in = where
+    settings = compose_settings([*SHORT, "method=labels", "machine.trackers=[mlflow]", f"machine.outputs={tmp_path}"])
+    events: list[Event] = []
+    result = run(lineage(settings)[0], host(settings), events.append, Signals())
+    assert result["epochs"] == 3
+    [warning] = [event.text for event in events if isinstance(event, Warned)]
+    assert warning == "mlflow failed (ConnectionError: no route); the training goes on without it"
+
+
+def test_a_stopped_stage_goes_on_in_its_run(fake: type[Fake], tmp_path: Path) -> None:
+    words = [*DIGITS, "method=labels", "recipe.epochs=20", "machine.trackers=[mlflow]", f"machine.outputs={tmp_path}"]
+    settings, signals = compose_settings(words), Signals()
+    [stage] = lineage(settings)
+
+    def stop(event: Event) -> None:
+        if len(fake.kept.get(stage.signature, [])) >= 5:
+            signals.number = signal.SIGTERM
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr("ban.training.progress.INTERVAL", 0.0)
+        run(stage, host(settings), stop, signals)
+    steps = fake.kept[stage.signature]
+    assert steps == [*range(1, len(steps) + 1)] and 5 <= len(steps) < 20
+    run(stage, host(settings), lambda event: None, Signals())
+    assert fake.kept[stage.signature] == [*range(1, 21)]
+    assert fake.outcomes == ["stopped", "finished"]
+
+
+def test_weights_from_a_file_have_results_and_no_epochs(fake: type[Fake], train: Train, tmp_path: Path) -> None:
+    [teacher] = train("method=labels", "recipe.epochs=3")
+    file = tmp_path / "stages" / teacher["signature"] / "weights.safetensors"
+    results = train("recipe.epochs=3", f"teacher.weights={file}", "machine.trackers=[mlflow]")
+    assert [fake.kept[each["signature"]] for each in results] == [[0], [1, 2, 3]]
+
+
+# Settings
+
+
+def test_trackers_change_no_signature() -> None:
+    without = [stage.signature for stage in plan("method=fitnets", "generations=2")]
+    tracked = ("machine.trackers=[tensorboard,mlflow,wandb]", "machine.track_weights=true")
+    assert [stage.signature for stage in plan("method=fitnets", "generations=2", *tracked)] == without
+
+
+def test_every_stage_of_a_lineage_has_the_same_origin() -> None:
+    stages = plan("method=fitnets", "generations=2")
+    assert {stage.origin.signature for stage in stages} == {stages[0].signature}
+
+
+def test_settings_are_flat() -> None:
+    [stage] = plan("method=labels")
+    parameters = Run.of(description_of(stage), stage.signature).parameters
+    assert parameters["models.channels"] == "[8, 16]" or "models.name" in parameters
+    assert parameters["recipe.optimizer._target_"] == "torch.optim.SGD"
+    assert parameters["dataset.train_size"] == 100
+
+
+@pytest.mark.parametrize("name", tracking.TRACKERS)
+def test_a_missing_package_is_refused_before_anything_is_written(
+    name: str, say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_package_that_is_missing").mkdir()  # a folder in the working folder is no package
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(tracking.TRACKERS, name, ("", ("a_package_that_is_missing",)))
+    for words in ((*SHORT,), (*SHORT, "dry_run=true"), ("track", "import")):
+        with pytest.raises(SystemExit) as refused:
+            say(*words, f"machine.trackers=[{name}]")
+        needed = f"machine.trackers={name} needs the package a_package_that_is_missing"
+        assert str(refused.value) == f"ban: {needed}: pip install 'born-again[{name}]'."
+    assert not files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ([*SHORT, "machine.trackers=[foo]"], "machine.trackers.0 is foo; it must be tensorboard, mlflow or wandb."),
+        ([*SHORT, "machine.trackers=mlflow"], "machine.trackers is mlflow; it must be a list."),
+        ([*SHORT, "machine.tensorboard=true"], "there is no setting 'machine.tensorboard': did you mean 'machine.trackers'"),
+        (["track"], "use: ban track import"),
+        (["track", "import"], "ban track import needs the name of a tracker: trackers=tensorboard, mlflow or wandb."),
+        (["track", "import", "trackers=foo"], "machine.trackers.0 is foo; it must be tensorboard, mlflow or wandb."),
+        (["track", "import", "x", "trackers=wandb"], "no finished stage in outputs matches: `ban stages` lists them."),
+    ],
+)
+def test_bad_input_is_one_sentence(words: Sequence[str], answer: str, say: Say, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as refused:
+        say(*words)
+    assert answer in str(refused.value)
+    assert not files(tmp_path)
+
+
+def test_a_plain_training_imports_no_tracker(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.argv[0] = 'ban'; from ban.cli import main; main();"
+        "assert not {'mlflow', 'wandb', 'tensorboard', 'sqlalchemy', 'torch.utils.tensorboard'} & {*sys.modules}"
+    )
+    words = [sys.executable, "-c", script, *SHORT, "method=labels"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment(), check=False)
+    assert not done.returncode, done.stderr
