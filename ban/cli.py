@@ -127,7 +127,9 @@ def _command(name: str, arguments: Sequence[str], folder: Path | None) -> None:
     if {"-h", "--help"} & set(arguments):
         print(use)
         return
-    with_file = name in ("predict", "export", "report", "track") or (name == "stages" and {"export", "import"} & set(arguments))
+    with_file = name in ("predict", "export", "report", "track") or (
+        name == "stages" and {"export", "import"} & set(arguments)
+    )
     settings = [word for word in arguments if _is_setting(word, bool(with_file))]
     words = [word for word in arguments if word not in settings]
     if any(word.startswith("-") for word in words):

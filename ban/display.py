@@ -88,7 +88,7 @@ class Display:
                 self.quiet_until.setdefault(signature, 0.0)  # prints the first line at once
                 self._log(signature, "waiting for another process that trains it")
             case Warned(_, text):
-                console.print(f"{row.name}: warning: {text}")
+                console.print(f"{row.name}: {text}")
             case Started() | Running():
                 self._update(row, event)
 
@@ -96,8 +96,6 @@ class Display:
         row.state, row.fraction, row.device = "running", event.fraction, event.device or row.device
         if isinstance(event, Started):
             row.first_fraction = event.fraction
-            if event.warning:
-                console.print(f"{row.name}: {event.warning}")
             return
         row.detail = event.detail
         if not console.is_terminal:

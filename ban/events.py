@@ -17,11 +17,10 @@ class Started(NamedTuple):
     fraction: float
     """The finished fraction of the training, in [0, 1]."""
     device: str = ""
-    warning: str = ""
 
 
 class Warned(NamedTuple):
-    """Something beside a training failed; the training goes on."""
+    """Something failed that the training goes on without: a tracker, or a damaged checkpoint."""
 
     signature: str
     text: str

@@ -1,7 +1,6 @@
 """Trackers: each stage has one run in each, read back through the tracker's own reader, also after `kill -9`."""
 
 import json
-import os
 import signal
 import sqlite3
 import struct
@@ -14,15 +13,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import DIGITS, Say, Train, ban, command, curves, environment, files, host, plan, start, wait_for
+import yaml
+from helpers import (
+    DIGITS,
+    Say,
+    Train,
+    ban,
+    command,
+    curves,
+    environment,
+    files,
+    host,
+    plan,
+    quiet,
+    start,
+    wait_for,
+    with_bases,
+)
 
-from ban.errors import Interrupted, UserError
+from ban.errors import Interrupted
 from ban.events import Event, Warned
 from ban.plan.identity import description_of
 from ban.plan.lineage import lineage
-from ban.settings.compose import compose_settings
+from ban.settings.compose import CONF, compose_settings
 from ban.store.store import Store
 from ban.trackers import tracking
+from ban.trackers.mlflow import _local
 from ban.trackers.run import Outcome, Run
 from ban.training.run import run
 from ban.training.signals import Signals
@@ -168,27 +184,43 @@ def test_a_sweep_logs_from_several_processes_at_once(tmp_path: Path) -> None:
     assert all([step for step, _ in each["metrics"]["rate"]] == [1, 2, 3] for each in runs)
 
 
+HOSTILE = "../../é $(rm) %20 #; ' a/b?"
+TERM = HOSTILE.replace(".", "")
+"""torch has no names with dots."""
+
+
 @pytest.mark.slow
-def test_stages_are_imported_once_and_hostile_names_are_text(train: Train, tmp_path: Path) -> None:
-    title = "../../é $(rm) 'x' \"y\" ; %20"
-    term = "a/b?..%"
-    words = ("generations=0", f"method.title='{title}'", f"+method.terms.{term}=${{method.terms.label}}")
-    words = ("method=labels", 'method.title="../../é $(rm) %20 #;"')
-    [result] = train(*words, "recipe.epochs=3", f"machine.outputs={tmp_path / 'outputs'}")
+def test_stages_are_imported_once_and_hostile_names_are_text(tmp_path: Path) -> None:
+    method = with_bases(CONF / "method" / "labels.yaml")
+    method |= {
+        "name": "hostile",
+        "title": HOSTILE,
+        "terms": {TERM: method["terms"]["label"]},
+    }
+    (tmp_path / "own" / "method").mkdir(parents=True)
+    (tmp_path / "own" / "method" / "hostile.yaml").write_text(yaml.safe_dump(method))
+    outputs = tmp_path / "outputs $x é"
+    settings = compose_settings([*SHORT, "method=hostile", f"machine.outputs='{outputs}'"], tmp_path / "own")
+    [stage] = lineage(settings)
+    run(stage, host(settings), quiet, Signals())
     before = {path.name for path in tmp_path.iterdir()}
     for _ in range(2):
-        done = ban("track", "import", "trackers=tensorboard,mlflow,wandb", "machine.track_weights=true", cwd=tmp_path)
-        assert "1 stage of outputs is in tensorboard, mlflow, wandb." in done.stdout
+        words = ("trackers=tensorboard,mlflow,wandb", "machine.track_weights=true", f"machine.outputs='{outputs}'")
+        done = ban("track", "import", *words, cwd=tmp_path)
+        assert f"1 stage of {outputs} is in tensorboard, mlflow, wandb." in done.stdout
     assert {path.name for path in tmp_path.iterdir()} == before  # nothing beside the folder of outputs
-    outputs, signature = tmp_path / "outputs", result["signature"]
-    runs = mlflow_runs(outputs)
+    runs, signature = mlflow_runs(outputs), stage.signature
     runs.pop(f"lineage {signature}")
     [(name, mine)] = runs.items()
-    assert name.startswith(result["label"]) and "../../é $(rm) %20 #;" in result["label"]
+    assert name.startswith(HOSTILE) and mine["tags"]["ban.label"] == HOSTILE
     assert "weights.safetensors" in mine["artifacts"]
     assert [step for step, _ in mine["metrics"]["test_error_percent"]] == [3]
-    assert [*wandb_run(outputs, signature)[1]] == [1, 2, 3]
-    assert [step for step, _ in tensorboard_scalars(outputs, signature)["label"]] == [1, 2, 3]
+    head, history = wandb_run(outputs, signature)
+    assert head.display_name.startswith(HOSTILE)
+    for names in (mine["metrics"], history[3], tensorboard_scalars(outputs, signature)):
+        assert len(names) > 5
+    assert [step for step, _ in mine["metrics"]["__é __rm_ _20 __ _ a_b_"]] == [*history] == [1, 2, 3]
+    assert [step for step, _ in tensorboard_scalars(outputs, signature)[TERM]] == [1, 2, 3]
 
 
 @pytest.mark.slow
@@ -250,7 +282,7 @@ def test_a_tracker_that_fails_does_not_end_the_training(fake: type[Fake], where:
     result = run(lineage(settings)[0], host(settings), events.append, Signals())
     assert result["epochs"] == 3
     [warning] = [event.text for event in events if isinstance(event, Warned)]
-    assert warning == "mlflow failed (ConnectionError: no route); the training goes on without it"
+    assert warning == "warning: mlflow failed (ConnectionError: no route); the training goes on without it"
 
 
 def test_a_stopped_stage_goes_on_in_its_run(fake: type[Fake], tmp_path: Path) -> None:
@@ -279,6 +311,18 @@ def test_weights_from_a_file_have_results_and_no_epochs(fake: type[Fake], train:
     assert [fake.kept[each["signature"]] for each in results] == [[0], [1, 2, 3]]
 
 
+@pytest.mark.parametrize("name", ["a?b", "a#b", "a%20b"])
+def test_mlflow_writes_to_no_path_but_its_own(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="MLflow cannot use a path with"):
+        _local(tmp_path / name)
+    assert not files(tmp_path)
+
+
+def test_mlflow_does_not_wait_for_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(sqlite3.Error):
+        _local(tmp_path / "missing")
+
+
 # Settings
 
 
@@ -296,7 +340,7 @@ def test_every_stage_of_a_lineage_has_the_same_origin() -> None:
 def test_settings_are_flat() -> None:
     [stage] = plan("method=labels")
     parameters = Run.of(description_of(stage), stage.signature).parameters
-    assert parameters["models.channels"] == "[8, 16]" or "models.name" in parameters
+    assert parameters["models.name"] == "small_conv"
     assert parameters["recipe.optimizer._target_"] == "torch.optim.SGD"
     assert parameters["dataset.train_size"] == 100
 
@@ -321,7 +365,10 @@ def test_a_missing_package_is_refused_before_anything_is_written(
     [
         ([*SHORT, "machine.trackers=[foo]"], "machine.trackers.0 is foo; it must be tensorboard, mlflow or wandb."),
         ([*SHORT, "machine.trackers=mlflow"], "machine.trackers is mlflow; it must be a list."),
-        ([*SHORT, "machine.tensorboard=true"], "there is no setting 'machine.tensorboard': did you mean 'machine.trackers'"),
+        (
+            [*SHORT, "machine.tensorboard=true"],
+            "there is no setting 'machine.tensorboard': did you mean 'machine.trackers'",
+        ),
         (["track"], "use: ban track import"),
         (["track", "import"], "ban track import needs the name of a tracker: trackers=tensorboard, mlflow or wandb."),
         (["track", "import", "trackers=foo"], "machine.trackers.0 is foo; it must be tensorboard, mlflow or wandb."),

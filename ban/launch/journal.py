@@ -129,15 +129,13 @@ class JournalReport:
     def __call__(self, event: Event) -> None:
         """Records one event."""
         match event:
-            case Started(_, fraction, _, warning):
+            case Started(_, fraction):
                 resumed = f", resumed at {fraction:.0%}" if fraction else ""
                 self.log(f"started on {self.device} of {socket.gethostname()}, process {os.getpid()}{resumed}")
-                if warning:
-                    self.log(warning)
                 self._note("running", fraction)
                 event = event._replace(device=self.device)
             case Warned(_, text):
-                self.log(f"warning: {text}")
+                self.log(text)
             case Running(_, fraction, detail):
                 self._progress(fraction, detail)
             case Finished(signature, outcome):

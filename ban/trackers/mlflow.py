@@ -3,9 +3,10 @@
 import logging
 import os
 import re
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -96,15 +97,23 @@ class MlflowRun:
 
 
 def _local(outputs: Path) -> str:
+    """The address of the store in the folder of outputs.
+
+    Raises:
+        ValueError: the path means another one in an address.
+        sqlite3.Error: it cannot be written. MLflow would try for minutes.
+    """
     path = str((outputs / "mlflow.db").resolve())
-    if "?" in path:  # MLflow would take the rest of it for options, and write to another place
-        raise ValueError(f"MLflow cannot use a path with a question mark, {path}: set MLFLOW_TRACKING_URI")
+    if re.search("[?#%]", path):
+        raise ValueError(f"MLflow cannot use a path with ?, # or %, {path}: set MLFLOW_TRACKING_URI")
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("begin immediate")
     return f"sqlite:///{path}"
 
 
 def _name(text: str) -> str:
     """A name that MLflow accepts for parameters and metrics."""
-    return re.sub(r"[^\w\-.: ]|^\.+$", "_", text)[:250]
+    return re.sub(r"[^\w\-.: ]", "_", text)[:250]
 
 
 def _batches(records: Sequence[Mapping[str, float]]) -> Iterator[list[Mapping[str, float]]]:

@@ -1,8 +1,8 @@
 """Sends the epochs of one stage to the trackers that `machine.trackers` names.
 
-A tracker never ends a training: one that fails is left out for the rest of this process, with one warning. Each gets the
-epochs that it lacks from the curves, which a checkpoint restores. So no epoch is missing after an interruption, and one
-that is trained again is not logged again.
+A tracker never ends a training: one that fails is left out for the rest of the process, with one warning. Each gets the
+epochs that it lacks from the curves, which a checkpoint restores. So no epoch is missing after an interruption, and
+one that is trained again is not logged again.
 """
 
 import importlib
@@ -29,7 +29,7 @@ TRACKERS = {
 }
 """Name → class, and the packages that it needs, which the extra of this name installs."""
 INTERVAL = 2.0
-"""Seconds between two calls of a tracker: an epoch of a small network takes milliseconds, a call to a server does not."""
+"""Seconds between two calls of a tracker: epochs of small networks take milliseconds, a call to a server does not."""
 
 
 def check_installed(trackers: Sequence[str]) -> None:

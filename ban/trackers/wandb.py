@@ -24,7 +24,9 @@ class WandbRun:
         mode = None if os.environ.get("WANDB_MODE") else "offline"
         if mode and wandb.login(prompt=False, verify=False):
             mode = "online"
-        options = wandb.Settings(console="off", disable_git=True, disable_code=True, init_timeout=60, finish_timeout=120)
+        options = wandb.Settings(
+            console="off", disable_git=True, disable_code=True, init_timeout=60, finish_timeout=120
+        )
         outputs.mkdir(parents=True, exist_ok=True)
         self._run: Any = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "ban"),

@@ -117,15 +117,19 @@ class _StageTraining:
         description = description_of(self.stage)
         self.work.write_json("stage.json", description)
         damaged = self._begin()
-        warning = f"ignored damaged checkpoints: {', '.join(damaged)}" if damaged else ""
-        self.report(Started(signature, state.progress.fraction, warning=warning))
+        self.report(Started(signature, state.progress.fraction))
+        if damaged:
+            self._warn(f"ignored damaged checkpoints: {', '.join(damaged)}")
         run = Run.of(description, self.stage.origin.signature)
-        with Tracking(self.host.machine, run, state.curves, self._warn) as self.tracking:
+        with Tracking(self.host.machine, run, state.curves, self._warn_of_a_tracker) as self.tracking:
             self.checkpointed = time.monotonic()
             self._train_and_publish()
 
     def _warn(self, text: str) -> None:
-        self.report(Warned(self.stage.signature, f"{text}; the training goes on without it"))
+        self.report(Warned(self.stage.signature, text))
+
+    def _warn_of_a_tracker(self, text: str) -> None:
+        self._warn(f"warning: {text}; the training goes on without it")
 
     def _train_and_publish(self) -> None:
         signature, state = self.stage.signature, self.training.state
