@@ -177,7 +177,9 @@ def _command(name: str, arguments: Sequence[str], folder: Path | None) -> None:
     if {"-h", "--help"} & set(arguments):
         print(use)
         return
-    with_file = name in ("predict", "export", "report") or (name == "stages" and {"export", "import"} & set(arguments))
+    with_file = name in ("predict", "export", "report", "track") or (
+        name == "stages" and {"export", "import"} & set(arguments)
+    )
     settings = [word for word in arguments if _is_setting(word, bool(with_file))]
     words = [word for word in arguments if word not in settings]
     if any(word.startswith("-") for word in words):
@@ -267,6 +269,17 @@ def _export(words: Sequence[str], overrides: Sequence[str], folder: Path | None)
     export(words[0], Path(words[1]).expanduser(), compose_settings(overrides, folder))
 
 
+def _track(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:
+    from ban.commands.track import import_stages
+
+    chosen = [word.partition("=")[2].strip("[]") for word in words if word.startswith("trackers=")]
+    names = [word for word in words if not word.startswith("trackers=")]
+    if names[:1] != ["import"]:
+        raise UserError(COMMANDS["track"].use)
+    settings = [f"machine.trackers=[{each}]" for each in chosen]
+    import_stages(names[1:], compose_settings([*overrides, *settings], folder))
+
+
 def _doctor(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:
     from ban.commands.doctor import doctor
     from ban.settings.sweeps import jobs_of
@@ -327,6 +340,13 @@ Writes a folder that can be used without ban: weights, a torch program, an ONNX 
 installed, preprocessing and classes, a script that predicts, and a description.
 machine.outputs=DIR selects another store.""",
     ),
+    "track": Command(
+        _track,
+        """use: ban track import [WORD …] trackers=TRACKER[,TRACKER …]
+Brings finished stages whose description contains all words, or all stages, into trackers: tensorboard, mlflow, wandb.
+A stage that is there already is not added again.
+machine.outputs=DIR selects another store, machine.track_weights=true adds the weights.""",
+    ),
     "doctor": Command(
         _doctor, "use: ban doctor [KEY=VALUE …], with the settings of a command that you want to run here."
     ),
@@ -337,6 +357,7 @@ FOLLOWING: dict[str, Sequence[str]] = {
     "table": ("methods", "diagnostics", *help_.files_of("experiment")),
     "stages": ("list", "show", "verify", "remove", "export", "import"),
     "report": (*help_.files_of("experiment"),),
+    "track": ("import",),
     "help": (*help_.GROUPS,),
 }
 """Sub-command → words that may follow it, for completion."""

@@ -17,7 +17,13 @@ class Started(NamedTuple):
     fraction: float
     """The finished fraction of the training, in [0, 1]."""
     device: str = ""
-    warning: str = ""
+
+
+class Warned(NamedTuple):
+    """Something failed that the training goes on without: a tracker, or a damaged checkpoint."""
+
+    signature: str
+    text: str
 
 
 class Running(NamedTuple):
@@ -51,5 +57,5 @@ class Failed(NamedTuple):
     reason: str
 
 
-Event = Waiting | Started | Running | Stopped | Finished | Failed
+Event = Waiting | Started | Warned | Running | Stopped | Finished | Failed
 Report = Callable[[Event], None]

@@ -42,8 +42,8 @@ def stages(words: Sequence[str], settings: Settings) -> None:
 
 
 def _list(store: Store, words: Sequence[str]) -> None:
-    whole, unreadable = _readable(store)
-    found, students = [result for result in whole if _matches(result, words)], _students(whole)
+    whole, unreadable = readable(store)
+    found, students = [result for result in whole if matches(result, words)], _students(whole)
     if words and not found and (meant := close(words[0], [*ACTIONS, "remove"])):
         raise UserError(f"no stage matches; did you mean `ban stages {' '.join([meant, *words[1:]])}`?")
     sizes = {result["signature"]: _size(store.folder(result["signature"])) for result in found}
@@ -105,7 +105,7 @@ def _show(store: Store, words: Sequence[str]) -> None:
     result = _by_prefix(store, words, "ban stages show SIGNATURE")
     signature = result["signature"]
     description, names = store.description(signature), store.check(signature)
-    students = _students(_readable(store)[0]).get(signature, [])
+    students = _students(readable(store)[0]).get(signature, [])
     console.print(f"{_name(result)}: {store.folder(signature)}")
     console.print(f"  {result['regime_title']}")
     threads = plural(result["threads"], "thread")
@@ -142,8 +142,8 @@ def _verify(store: Store, words: Sequence[str]) -> None:
     Raises:
         UserError: a stage is damaged.
     """
-    whole, unreadable = _readable(store)
-    chosen = [*unreadable] + [result["signature"] for result in whole if _matches(result, words)]
+    whole, unreadable = readable(store)
+    chosen = [*unreadable] + [result["signature"] for result in whole if matches(result, words)]
     shown = track(chosen, "verifying", console=console, transient=True, disable=not console.is_terminal)
     errors = [error for signature in shown if (error := _error(store, signature))]
     if errors:
@@ -190,8 +190,8 @@ def _removable(store: Store, words: Sequence[str]) -> dict[str, str]:
 
     Damaged stages are included in any case: commands that need them train them again.
     """
-    whole, unreadable = _readable(store)
-    chosen = {result["signature"]: _name(result) for result in whole if _matches(result, words)}
+    whole, unreadable = readable(store)
+    chosen = {result["signature"]: _name(result) for result in whole if matches(result, words)}
     damaged = {name: f"{chosen[name]}, damaged" for name in chosen if isinstance(_error(store, name), DamagedStage)}
     students = _students([*whole, *_begun(store)])
     while kept := [name for name in chosen if name not in damaged and {*students.get(name, [])} - {*chosen}]:
@@ -247,7 +247,7 @@ def _import(store: Store, words: Sequence[str]) -> None:
 # Selection of stages
 
 
-def _readable(store: Store) -> tuple[list[Result], dict[str, StageError]]:
+def readable(store: Store) -> tuple[list[Result], dict[str, StageError]]:
     """The readable results, and signature → error of stages whose results cannot be read."""
     whole, unreadable = list[Result](), dict[str, StageError]()
     for signature in store.finished():
@@ -258,7 +258,7 @@ def _readable(store: Store) -> tuple[list[Result], dict[str, StageError]]:
     return whole, unreadable
 
 
-def _matches(result: Result, words: Sequence[str]) -> bool:
+def matches(result: Result, words: Sequence[str]) -> bool:
     """Whether each word is the beginning of the signature, or occurs in the description."""
     text = " ".join(str(result[name]) for name in ("label", "method", "model", "model_title", "dataset", "recipe"))
     return all(result["signature"].startswith(word) or word.lower() in text.lower() for word in words)

@@ -24,6 +24,7 @@ from ban.report.results import Results
 from ban.report.tables import compare
 from ban.settings.schema import LocalLauncherSettings, Settings
 from ban.store.store import Store
+from ban.trackers.tracking import check_installed
 from ban.training import build
 from ban.training.arguments import check_arguments
 from ban.training.device import Device
@@ -91,6 +92,7 @@ def _execute(jobs: Sequence[Settings], make_executor: Callable[[Settings], Execu
     common = ("machine", "dry_run", "yes", "table")
     if any(getattr(job, part) != getattr(first, part) for job in jobs for part in common):
         raise UserError("a sweep runs on one machine: machine, dry_run, yes and table cannot be swept over.")
+    check_installed(first.machine.trackers)
     busy("checking the plan")
     for job in jobs:
         check_arguments(job)

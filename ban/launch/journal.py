@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ban.errors import Interrupted, UserError
-from ban.events import Event, Failed, Finished, Report, Running, Started, Stopped, Waiting
+from ban.events import Event, Failed, Finished, Report, Running, Started, Stopped, Waiting, Warned
 from ban.plan.contrast import name_in_line, name_of
 from ban.plan.stage import Stage
 from ban.store.files import BadFile, append, read
@@ -135,13 +135,13 @@ class JournalReport:
     def __call__(self, event: Event) -> None:
         """Records one event."""
         match event:
-            case Started(_, fraction, _, warning):
+            case Started(_, fraction):
                 resumed = f", resumed at {fraction:.0%}" if fraction else ""
                 self.log(f"started on {self.device} of {socket.gethostname()}, process {os.getpid()}{resumed}")
-                if warning:
-                    self.log(warning)
                 self._note("running", fraction)
                 event = event._replace(device=self.device)
+            case Warned(_, text):
+                self.log(text)
             case Running(_, fraction, detail):
                 self._progress(fraction, detail)
             case Finished(signature, outcome):

@@ -15,7 +15,7 @@ from rich.text import Text
 from ban import metrics
 from ban.display import STYLES, console, is_live, ready
 from ban.errors import StageError
-from ban.events import Event, Failed, Finished, Running, Started, Stopped, Waiting
+from ban.events import Event, Failed, Finished, Running, Started, Stopped, Waiting, Warned
 from ban.plan.contrast import family_names, names_of
 from ban.plan.stage import Stage
 from ban.report.statistics import Interval
@@ -112,6 +112,8 @@ class Display:
                 row.device = "another command"
                 self.quiet_until.setdefault(signature, 0.0)  # prints the first line at once
                 self._log(signature, "waiting for another process that trains it")
+            case Warned(_, text):
+                console.print(f"{row.name}: {text}")
             case Started() | Running():
                 self._update(row, event)
 
@@ -125,8 +127,6 @@ class Display:
         row.state, row.fraction, row.device = "running", event.fraction, event.device or row.device
         if isinstance(event, Started):
             row.first_fraction = event.fraction
-            if event.warning:
-                console.print(f"{row.name}: {event.warning}")
             return
         row.detail = event.detail
         if not is_live():

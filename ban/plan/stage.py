@@ -161,6 +161,11 @@ class Stage:
         return self.teachers or next((each.parent.stage.teachers for each in self.inherits), ())
 
     @property
+    def origin(self) -> "Stage":
+        """The stage of generation 0 that it descends from through its first parents."""
+        return self.parents[0].origin if self.parents else self
+
+    @property
     def root_seed(self) -> int:
         """The seed of the first training that this stage descends from."""
         trained = [parent.stage for parent in self.taught_by if not parent.stage.weights]

@@ -284,7 +284,10 @@ class Machine(Part):
     log_seconds: Seconds
     """Between a stage's lines in a log."""
     compile: Flag
-    tensorboard: Flag
+    trackers: Sequence[Literal["tensorboard", "mlflow", "wandb"]]
+    """Where a stage's settings, epochs and results are sent, beside the store."""
+    track_weights: Flag
+    """Whether trackers get the weights too."""
 
 
 @dataclass(frozen=True, kw_only=True)

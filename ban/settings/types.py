@@ -114,6 +114,7 @@ RENAMED = {
     "begin": "pretrain",
     "shares": "frozen_from_teacher",
     "headline": "reported_network",
+    "tensorboard": "trackers",
 }
 """Settings of earlier versions → their names now. None of them was signed."""
 

@@ -1,11 +1,9 @@
-"""Reports the progress of one training: events for the display, and scalars for TensorBoard."""
+"""Reports the progress of one training as events for the display."""
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from ban.errors import UserError
 from ban.events import Report, Running
 from ban.interfaces import Data
 from ban.training.loop import TrainingState
@@ -66,25 +64,3 @@ def describe(speed: str, record: Mapping[str, float]) -> str:
         elif name not in HIDDEN and "." not in name:  # no diagnostics, and nothing of a cohort's other networks
             losses.append(f"{name} {value:.3f}")
     return ", ".join([*tested, *losses, f"epoch {record['epoch']:.0f}", speed])
-
-
-class ScalarLog:
-    """A TensorBoard log of the epochs' records.
-
-    Raises:
-        UserError: the package tensorboard is not installed.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UserError(
-                "machine.tensorboard=true needs the package tensorboard: pip install 'born-again[tensorboard]'."
-            ) from error
-        self._writer: Any = SummaryWriter(str(folder))
-
-    def add(self, record: Mapping[str, float]) -> None:
-        """Adds all values of an epoch."""
-        for name, value in record.items():
-            self._writer.add_scalar(name, value, int(record["epoch"]))

@@ -17,7 +17,7 @@ from torch import nn
 
 from ban import metrics
 from ban.errors import Interrupted, UserError
-from ban.events import Finished, Report, Started, Stopped, Waiting
+from ban.events import Finished, Report, Started, Stopped, Waiting, Warned
 from ban.interfaces import Progress
 from ban.plan.identity import description_of
 from ban.plan.stage import Parent, Stage
@@ -25,12 +25,14 @@ from ban.settings.schema import Machine
 from ban.store.formats import weights_file
 from ban.store.result import Result, doubt, outcome
 from ban.store.store import Store, Work
+from ban.trackers.run import Run
+from ban.trackers.tracking import Tracking
 from ban.training import build, checkpoint, evaluation
 from ban.training.device import Device, is_out_of_memory
 from ban.training.from_file import load_weights
 from ban.training.loop import Training, TrainingState
 from ban.training.measure import check_stored, last_epoch, measure, result
-from ban.training.progress import ProgressReporter, ScalarLog
+from ban.training.progress import ProgressReporter
 from ban.training.signals import Signals
 
 
@@ -104,8 +106,6 @@ class _StageTraining:
             for network in [*step.networks().values(), *self.loaded]:
                 host.device.compile(network)
         self.progress = ProgressReporter(stage.signature, self.training.state, self.data, report)
-        folder = host.store.root / "tensorboard" / f"{stage.label} {stage.signature}"
-        self.scalars = ScalarLog(folder) if host.machine.tensorboard and stage.epochs else None
 
     def train_and_publish(self) -> None:
         """Resumes or starts the training, and publishes its networks and result.
@@ -114,11 +114,25 @@ class _StageTraining:
             Interrupted: a signal arrived; the checkpoint is saved.
         """
         signature, state = self.stage.signature, self.training.state
-        self.work.write_json("stage.json", description_of(self.stage))
+        description = description_of(self.stage)
+        self.work.write_json("stage.json", description)
         damaged = self._begin()
-        warning = f"ignored damaged checkpoints: {', '.join(damaged)}" if damaged else ""
-        self.report(Started(signature, state.progress.fraction, warning=warning))
-        self.checkpointed = time.monotonic()
+        self.report(Started(signature, state.progress.fraction))
+        if damaged:
+            self._warn(f"ignored damaged checkpoints: {', '.join(damaged)}")
+        run = Run.of(description, self.stage.origin.signature)
+        with Tracking(self.host.machine, run, state.curves, self._warn_of_a_tracker) as self.tracking:
+            self.checkpointed = time.monotonic()
+            self._train_and_publish()
+
+    def _warn(self, text: str) -> None:
+        self.report(Warned(self.stage.signature, text))
+
+    def _warn_of_a_tracker(self, text: str) -> None:
+        self._warn(f"warning: {text}; the training goes on without it")
+
+    def _train_and_publish(self) -> None:
+        signature, state = self.stage.signature, self.training.state
         try:
             self.training.fit()
             networks = self._store_networks()
@@ -132,7 +146,9 @@ class _StageTraining:
         if self.data.vocabulary:  # line n is the word of row n of the weights
             text = "\n".join(self.data.vocabulary) + "\n"
             self.work.write("vocabulary.txt", lambda path: path.write_text(text, encoding="utf-8"))
-        self.work.publish(result(self.stage, self.training, self.host.device, measured))
+        published = result(self.stage, self.training, self.host.device, measured)
+        self.work.publish(published)
+        self.tracking.finish(self.host.store.folder(signature), published)
 
     def _begin(self) -> list[str]:
         """Resumes the training, or reads the weights. Returns the names of damaged checkpoints."""
@@ -151,8 +167,7 @@ class _StageTraining:
         self.progress.after_step()
 
     def _after_epoch(self, record: dict[str, float]) -> None:
-        if self.scalars:
-            self.scalars.add(record)
+        self.tracking.after_epoch()
         self.progress.after_epoch(record)
 
     def _between_evaluation_batches(self) -> None:

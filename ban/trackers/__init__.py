@@ -1,0 +1,1 @@
+"""Runs of stages in TensorBoard, MLflow and Weights & Biases."""
