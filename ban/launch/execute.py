@@ -166,7 +166,7 @@ class InProcess:
                     with report_failures(noted, stage):
                         run(stage, host, noted, signals)
                 except UserError as error:
-                    return {stage.signature: str(error)}
+                    raise UserError(f"{error} Log: {journal.log(stage.signature)}.") from error
         return {}
 
 
