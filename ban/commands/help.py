@@ -38,8 +38,7 @@ COMMANDS = {
     "stages": "list, show, verify, remove, export or import stored stages",
     "report, compare": "a page with figures; two stages or two stores side by side",
     "predict, export": "predictions for files; a folder for use without ban",
-    "track import": "bring finished stages into TensorBoard, MLflow or W&B",
-    "doctor": "whether this machine has what a command needs",
+    "doctor, track": "what this machine lacks; copies stages to a tracker",
     "help KEY": "all names of a setting, for example: ban help model",
 }
 """Sub-commands → what they show or do."""
