@@ -29,21 +29,23 @@ def generations(table: Table, results: Results) -> Figure | None:
     ]
     means = [interval_record(row.heading, row.measured["test"]) for row in rows]
     order, unit = [row.heading for row in rows], metrics.LABELS[table.metric]
-    axis = alt.X("row:N", sort=order, title=None, axis=alt.Axis(labelAngle=-35, labelLimit=140))
+    left, right = (
+        alt.X("row:N", sort=order, title=None, axis=alt.Axis(labelAngle=-35, labelLimit=140), bandPosition=position)
+        for position in (0.35, 0.65)
+    )
     scale = alt.Scale(zero=False)
     points = alt.Chart(pd.DataFrame(dots)).mark_point(size=18, opacity=0.55, color=COLOURS[6])
     points = points.encode(
-        axis,
+        left,
         alt.Y("value:Q", title=f"test {unit}", scale=scale),
         tooltip=["row", "seed", alt.Tooltip("value", format=".3f"), "stage"],
-        xOffset=alt.value(-6),
     )
-    base = alt.Chart(pd.DataFrame(means)).encode(axis)
+    base = alt.Chart(pd.DataFrame(means)).encode(right)
     mean = base.mark_point(filled=True, size=60, color=COLOURS[0]).encode(
-        y="mean:Q", xOffset=alt.value(6), tooltip=["row", alt.Tooltip("text", title="mean"), "n"]
+        y="mean:Q", tooltip=["row", alt.Tooltip("text", title="mean"), "n"]
     )
     bars = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2, color=COLOURS[0])
-    bars = bars.encode(alt.Y("low:Q", scale=scale), y2="high:Q", xOffset=alt.value(6))
+    bars = bars.encode(alt.Y("low:Q", scale=scale), y2="high:Q")
     layers = [points, *([bars] if any(row["low"] is not None for row in means) else []), mean]
     chart = alt.layer(*layers).properties(width=max(WIDTH, 36 * len(rows)), height=HEIGHT)
     caption = "Dots are single trainings, or ensembles of one lineage; the bold marks are means with 95 % intervals."
