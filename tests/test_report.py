@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import DIGITS, Say, cifar100, plan, publish, publish_predictions
+from helpers import DIGITS, Say, cifar100, plan, predictions_of, publish, publish_predictions
 from safetensors.numpy import save_file
 
 from ban.report.quality import agreement, disagreement, reliability
@@ -89,6 +89,20 @@ def test_figures_of_a_lineage_of_classifiers(store: Store, say: Say, tmp_path: P
     assert [*nodes] == ["Teacher", "BAN-1", "BAN-2"] and {row["stages"] for row in nodes.values()} == {"3"}
     assert nodes["BAN-2"]["test"] == "test error 30.00 %"
     assert {row["row"]: row["stages"] for row in figure(tmp_path / "figures", "costs")} == dict.fromkeys(nodes, "3")
+
+
+def test_agreement_is_that_of_one_lineage_also_where_seeds_have_splits_of_their_own(say: Say, tmp_path: Path) -> None:
+    """Students differ from their teachers in a fifth of the examples, and are tested on other ones for each seed."""
+    store = Store(tmp_path / "outputs")
+    for seed in range(4):
+        for generation, stage in enumerate(plan("method=ban", "generations=2", f"seed={seed}")):
+            tensors = predictions_of(stage, wrong=5 - 2 * generation) | {
+                "targets": np.full(stage.dataset.test_size, seed)
+            }
+            publish(store, stage, {"predictions.safetensors": partial(save_file, tensors)})
+    say("report", "figures=figures")
+    found = {(row["row"], row["column"]): float(row["agreement"]) for row in figure(tmp_path / "figures", "agreement")}
+    assert len(found) == 9 and found["Teacher", "BAN-1"] == pytest.approx(80, abs=0.1)
 
 
 def test_the_lineage_shows_what_prepared_a_student(say: Say, tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ LATEX = {
 }
 """Characters that mean something to LaTeX, or that pdfLaTeX's fonts lack. ✓ needs the package amssymb."""
 
+NUMERIC = re.compile("[^A-Za-z]*")
+"""A cell of a column of numbers."""
+
 
 class Section(NamedTuple):
     """A table of texts as people read it. A row maps headings to texts; a missing one is empty."""
@@ -62,9 +65,14 @@ def latex(sections: Sequence[Section]) -> str:
 
 def _tabular(section: Section) -> str:
     comments = "".join(f"% {' '.join(text.split())}\n" for text in (section.caption, *section.notes))
-    return comments + section.frame(in_latex).to_latex(index=False, escape=False)
+    frame = section.frame(in_latex)
+    headings = dict.fromkeys(heading for row in section.rows for heading in row)
+    numeric = [all(NUMERIC.fullmatch(row.get(heading, "")) for row in section.rows) for heading in headings]
+    columns = "".join("r" if each else "l" for each in numeric)
+    return comments + frame.to_latex(index=False, escape=False, column_format=columns)
 
 
 def in_latex(text: str) -> str:
     """The text for pdfLaTeX."""
+    text = re.sub(r"(?<![\w.-])-(?=\d)", "−", text)  # before a number, a hyphen is a minus sign
     return "".join(LATEX.get(sign, sign) for sign in " ".join(text.split()))

@@ -61,7 +61,11 @@ def calibration(table: Table, results: Results) -> Figure | None:
 def agreements(table: Table, results: Results) -> Figure | None:
     """How many test examples each two networks of one lineage classify alike."""
     rows = [row for row in single(table) if table.metric == "error_percent"][:12]
-    first = {row.heading: found[0] for row in rows if (found := predictions_of(row, results, 1))}
+    latest = max(rows, key=lambda row: row.generation, default=None)
+    chosen = results.stored(latest.families[0])[0] if latest else None
+    line = {row.heading: results.partner(chosen, row.families[0]) for row in rows if chosen}
+    found = {heading: results.predictions(each["signature"]) for heading, each in line.items() if each}
+    first = {heading: predictions for heading, predictions in found.items() if predictions}
     if len(first) < 2:
         return None
     data = pd.DataFrame(
@@ -85,7 +89,7 @@ def agreements(table: Table, results: Results) -> Figure | None:
     colour = alt.condition(f"datum.agreement > {middle}", alt.value("white"), alt.value("black"))
     text = base.mark_text(fontSize=10).encode(alt.Text("agreement:Q", format=".1f"), color=colour)
     side = 36 * len(order)
-    caption = "Test examples for which two networks of the first seed name the same class."
+    caption = "Test examples for which two networks of one seed name the same class."
     return figure("agreement", "Agreement", caption, (cells + text).properties(width=side, height=side), data)
 
 
