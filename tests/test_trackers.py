@@ -177,7 +177,7 @@ def test_a_lineage_killed_twice_has_one_run_each_without_gap_or_double(tmp_path:
 @pytest.mark.slow
 def test_a_sweep_logs_from_several_processes_at_once(tmp_path: Path) -> None:
     words = (*SHORT, "method=labels", "seed=0,1,2,3", "machine.trackers=[mlflow]")
-    done = ban("-m", *words, "hydra.launcher.devices=1", "hydra.launcher.stages_per_device=4", cwd=tmp_path)
+    done = ban("-m", *words, "hydra.launcher.stages_per_device=4", cwd=tmp_path)
     assert "warning" not in done.stdout + done.stderr
     runs = [each for name, each in mlflow_runs(tmp_path / "outputs").items() if not name.startswith("lineage")]
     assert sorted(each["tags"]["ban.seed"] for each in runs) == ["0", "1", "2", "3"]

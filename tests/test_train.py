@@ -432,7 +432,7 @@ def test_logits_are_fp32_under_autocast(model: str) -> None:
 
 
 def test_half_precision_and_tensorboard(train: Train, tmp_path: Path) -> None:
-    result = train("method=labels", "recipe.precision=bf16", "machine.tensorboard=true", *FIVE_STEPS)[0]
+    result = train("method=labels", "recipe.precision=bf16", "machine.trackers=[tensorboard]", *FIVE_STEPS)[0]
     assert result["precision"] == "bf16"
     assert list((tmp_path / "tensorboard").rglob("events.*"))
 

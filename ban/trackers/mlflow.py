@@ -38,7 +38,8 @@ class MlflowRun:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         address = os.environ.get("MLFLOW_TRACKING_URI")
-        lock = FileLock(outputs / "work" / "mlflow.lock", timeout=PATIENCE, fallback_to_soft=False)
+        path = outputs / "work" / "mlflow.lock"
+        lock = FileLock(path, timeout=PATIENCE, fallback_to_soft=False, preserve_lock_file=True)
         self._turn = nullcontext() if address else lock
         self._mlflow: Any = mlflow
         with lock:
