@@ -111,8 +111,7 @@ class Study:
             self._add("labels", seed, seed, 0, [])
             for method in ("ban", "dkpp"):
                 self._add(method, seed, root, 1, [f"labels {root} {root}"])
-        store = SimpleNamespace(finished=lambda: [*self.stages], result=self.stages.__getitem__)
-        self.results = Results(cast("Store", store))
+        self.store = cast("Store", SimpleNamespace(finished=lambda: [*self.stages], result=self.stages.__getitem__))
 
     def _add(self, family: str, seed: int, root: int, generation: int, teachers: list[str]) -> None:
         signature = f"{family} {seed} {root}"
@@ -128,6 +127,7 @@ class Study:
             noise = 0.3 * random.standard_normal() if stage["generation"] else 0.0
             own = effects.setdefault(key, random.standard_normal())
             stage["test_error_percent"] = 20 + own + inherited + noise
+        self.results = Results(self.store)
 
     def differences(self) -> list[Interval]:
         """To the teacher, to another method, and to the labels alone."""
