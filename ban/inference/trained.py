@@ -2,7 +2,7 @@
 
 import json
 import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -44,7 +44,7 @@ class TrainedStage:
     """None: the stage does not store what was fitted to its training data, such as whitening."""
 
     @property
-    def transform(self) -> Inputs:
+    def transform(self) -> Callable[[Any], Tensor]:
         """From an image (file, Pillow image or array), row or text to the tensor that the evaluation would make of it.
 
         Raises:

@@ -140,7 +140,7 @@ def costs(table: Table, results: Results) -> Figure | None:
     if not records:
         return None
     data = pd.DataFrame(records).groupby(["row", "device"], sort=False)["hours"].agg(["sum", "count"]).reset_index()
-    unit, scale = ("hours", 1) if data["sum"].max() >= 1 else ("minutes", 60)
+    unit, scale = ("hours", 1) if float(data["sum"].max()) >= 1 else ("minutes", 60)
     data = data.assign(time=data.pop("sum") * scale, stages=data.pop("count"))
     chart = (
         alt.Chart(data)
