@@ -344,8 +344,8 @@ machine.outputs=DIR selects another store.""",
         _track,
         """use: ban track import [WORD …] trackers=TRACKER[,TRACKER …]
 Brings finished stages whose description contains all words, or all stages, into trackers: tensorboard, mlflow, wandb.
-A stage that is there already is not added again.
-machine.outputs=DIR selects another store, machine.track_weights=true adds the weights.""",
+MLflow, and W&B with a server, do not get again what they have.
+machine.outputs=DIR selects another store. machine.track_weights=true adds weights to runs that are incomplete.""",
     ),
     "doctor": Command(
         _doctor, "use: ban doctor [KEY=VALUE …], with the settings of a command that you want to run here."

@@ -126,6 +126,7 @@ def test_a_method_without_teacher_has_no_generations() -> None:
         (["table", "7"], "there is no experiment 'table7'"),
         (["table", "1", "2"], "takes one name"),
         ([*DIGITS, "method=dkpp", "dataset.classes=2"], "2 classes"),
+        ([*DIGITS, "+method.terms.keys={_target_:ban.terms.Label,weight:1.0}"], "does not take 'keys' as a name"),
         ([*DIGITS, "+model.depth=3"], "there is no setting 'model.depth'"),
         ([*DIGITS, "model=wrn_10_1", "model.depth=11"], "6n + 4"),
         ([*DIGITS, "method.terms.teacher.weight=-1"], "it must be greater than or equal to 0"),

@@ -68,6 +68,8 @@ def test_the_page_needs_no_network_and_shows_every_stage(store: Store, say: Say,
     assert "http" not in markup and not re.search(r"<(link|script)[^>]+(src|href)=", page)
     assert all(f'id="s{signature}"' in markup for signature in store.finished())
     assert "Ens*2" in markup and "9 stages" in markup
+    assert len({*re.findall('href="#([^"]+)"', markup)}) > 9
+    assert {*re.findall('href="#([^"]+)"', markup)} <= {*re.findall('id="([^"]+)"', markup)}
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert {f"00 generations.{suffix}" for suffix in ("svg", "pdf", "png", "csv")} <= names
     assert (tmp_path / "figures" / "00 generations.pdf").read_bytes().startswith(b"%PDF")

@@ -206,6 +206,21 @@ def test_somebody_elses_result_is_refused(archive: Archive) -> None:
     refused(archive, "result.json belongs to another stage")
 
 
+@pytest.mark.parametrize("names", [["/tmp/elsewhere"], ["0" * 16]])
+def test_parents_that_the_signature_does_not_cover_are_refused(names: list[str], archive: Archive) -> None:
+    """They are followed, and name folders of trackers."""
+    for file in ("stage.json", "result.json"):
+        archive.edit(file, parents=names)
+    archive.rewrite()
+    refused(archive, "result.json names a parent that is not in the settings")
+
+
+def test_teachers_that_are_no_signatures_are_refused(archive: Archive) -> None:
+    archive.edit("result.json", teachers=["../../evil"])
+    archive.rewrite()
+    refused(archive, "result.json has no valid teachers")
+
+
 @pytest.mark.parametrize("settings", [{"dataset": []}, {"models": 5}, {"method": {"_target_": 5}}])
 def test_a_description_that_is_none_is_refused(settings: dict[str, object], archive: Archive) -> None:
     archive.edit("stage.json", **settings)

@@ -8,9 +8,10 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from helpers import DIGITS, publish
+from helpers import DIGITS, publish, result_of
 from scipy import stats
 
+from ban.plan.identity import description_of
 from ban.plan.lineage import lineage
 from ban.report.results import Results
 from ban.report.statistics import Interval, Streams, clusters, resolved
@@ -163,10 +164,26 @@ def test_shared_teachers_and_seeds_are_named(design: str, text: str, tmp_path: P
     assert count(row) == text
 
 
+def test_a_circle_of_teachers_ends(tmp_path: Path) -> None:
+    """`teachers` in `result.json` are not signed, but a teacher has an earlier generation, which is."""
+    store = Store(tmp_path)
+    stages = lineage(compose_settings([*DIGITS, "generations=2"]))
+    for stage in stages:
+        with store.claim(stage.signature) as work:
+            assert work is not None
+            work.write_json("stage.json", description_of(stage))
+            work.publish(result_of(stage) | {"teachers": [other.signature for other in stages]})  # pyright: ignore
+    results = Results(store)
+    lines = [[each["generation"] for each in results.lineage(results.by_signature[s.signature])] for s in stages]
+    assert lines == [[0], [1, 0], [2, 0]]
+    assert results.streams(results.by_signature[stages[2].signature])
+
+
 def test_a_removed_teacher_still_joins_its_students() -> None:
     """Whether the students name the same teacher, or only the seed of the same generation 0."""
     study = Study([(1, 9), (2, 9), (3, 3)])
     for signature in ("labels 9 9", "labels 3 3"):
-        del study.results.by_signature[signature]
+        del study.stages[signature]
+    study.results = Results(study.store)
     streams: list[Streams] = [study.results.streams(each) for each in study.results.stored("ban")]
     assert sorted(map(sorted, clusters(streams))) == [[0, 1], [2]]

@@ -35,7 +35,7 @@ def import_stages(words: Sequence[str], settings: Settings) -> None:
     failures: list[str] = []
     for result in track(chosen, "importing", console=console, transient=True, disable=not console.is_terminal):
         signature = result["signature"]
-        run = Run.of(store.description(signature), _origin(result, stored))
+        run = Run.of({**result, **store.description(signature)}, _origin(result, stored))
         with (
             store.claim(signature),  # its training, or another import, may be at work
             Tracking(machine, run, store.curves(signature), failures.append) as tracking,

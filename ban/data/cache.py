@@ -151,7 +151,7 @@ def cached(request: Request, data_dir: Path) -> Cached:
         return found
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock", fallback_to_soft=False):
+        with FileLock(f"{folder}.lock", fallback_to_soft=False, preserve_lock_file=True):
             return _found(folder) or _make(request, folder)
     except OSError as error:
         reason = error.strerror or error

@@ -282,11 +282,11 @@ def locked(path: Path, title: str) -> Iterator[None]:
     """
     with unwritable(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, fallback_to_soft=False)
+        lock = FileLock(path, fallback_to_soft=False, preserve_lock_file=True)
         try:
             lock.acquire(timeout=1)
         except Timeout:
-            say(f"{title}: another process fetches it; waiting for that")
+            say(f"{title}: another process is downloading it; waiting")
             lock.acquire()
     try:
         yield

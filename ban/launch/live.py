@@ -25,7 +25,7 @@ from ban.wording import duration
 
 STATES = ("done", "running", "waiting", "stopped", "failed")
 """The states of a stage in a command, as the live table counts them."""
-STARTING = "starting processes, which load torch"
+STARTING = "starting, or waiting in a queue"
 
 
 @dataclass
@@ -118,10 +118,10 @@ class Display:
                 self._update(row, event)
 
     def _finish(self, row: _Row) -> None:
-        row.state, row.fraction, self.families[row.stage.family].text = "done", 1.0, None
         with suppress(StageError):
             result = self.store.result(row.stage.signature)
             row.result = measured(result, "test", result["metric"])
+        row.state, row.fraction, self.families[row.stage.family].text = "done", 1.0, None  # last: a thread reads them
 
     def _update(self, row: _Row, event: Started | Running) -> None:
         row.state, row.fraction, row.device = "running", event.fraction, event.device or row.device

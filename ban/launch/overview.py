@@ -211,6 +211,6 @@ def end(tables: Sequence[Table], trainings: int, seconds: float) -> str:
     """What a command says when all is trained: the time it took, and what to do next."""
     took = f"{plural(trainings, 'training')} in {duration(seconds)}."
     intervals = [interval for table in tables for row in table.rows for interval in row.measured.values()]
-    if all(interval.half_width is None for interval in intervals):
+    if intervals and all(interval.count == 1 for interval in intervals):
         return f"{took} One seed has no interval: `ban -m … seed=0,1,2` repeats the command with others."
-    return f"{took} Next: `ban report` (figures), `ban table diagnostics`, `ban stages`, `ban compare`"
+    return f"{took} Next: `ban report` (figures), `ban table diagnostics`, `ban stages`, `ban compare`."

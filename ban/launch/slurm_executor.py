@@ -27,6 +27,7 @@ from ban.plan.stage import Stage
 from ban.settings.schema import Machine, Settings, SlurmLauncherSettings
 from ban.store.result import outcome
 from ban.store.store import Store
+from ban.training import build
 from ban.training.device import Device
 from ban.training.run import Host, run
 from ban.training.signals import Signals
@@ -76,6 +77,7 @@ class Slurm:
                 f"hydra.launcher.checkpoint_minutes is {self.options.checkpoint_minutes}; it must be below the "
                 f"{self._minutes()} minutes of a job."
             )
+        build.fetch(missing, self.machine)
 
     def train(self, missing: Sequence[Stage], journal: Journal, report: Report) -> Failures | None:
         """See `Executor`."""

@@ -25,7 +25,10 @@ class Reliability(NamedTuple):
 
     @property
     def error(self) -> float:
-        """The expected calibration error in points (Naeini et al. 2015), from bins of equal mass (Nguyen 2015)."""
+        """The expected calibration error in points (Naeini et al., AAAI 2015).
+
+        From bins of equal mass (Nguyen and O'Connor, EMNLP 2015).
+        """
         gaps = np.abs(self.confidence - self.accuracy)
         return 100 * float(gaps @ self.counts / self.counts.sum())
 

@@ -83,8 +83,9 @@ class Results:
         try:
             return read()
         except StageError as damage:
-            self.damaged.append(f"{damage}")
-            console.print(f"Left out of the table: {damage}")
+            if f"{damage}" not in self.damaged:
+                self.damaged.append(f"{damage}")
+                console.print(f"Left out of the table: {damage}")
             return None
 
     def stored(self, family: str) -> list[Result]:
@@ -102,9 +103,14 @@ class Results:
     def lineage(self, result: Result) -> list[Result]:
         """A result and its teachers', down to generation 0 or to the first that is no longer stored."""
         line = [result]
-        while (teachers := line[-1]["teachers"]) and teachers[0] in self.by_signature:
-            line.append(self.by_signature[teachers[0]])
+        while teachers := self._stored_teachers(line[-1]):
+            line.append(teachers[0])
         return line
+
+    def _stored_teachers(self, result: Result) -> list[Result]:
+        """They are of earlier generations, whatever `result.json` says: a circle would have no end."""
+        stored = [self.by_signature[each] for each in result["teachers"] if each in self.by_signature]
+        return [teacher for teacher in stored if teacher["generation"] < result["generation"]]
 
     def partner(self, result: Result, family: str) -> Result | None:
         """The member of `family` that a result descends from, or else the one with the same seeds."""
@@ -121,10 +127,10 @@ class Results:
         if "weights" in result:
             return {result["weights"]["sha256"]}
         names: set[Hashable] = {(result["seed"], result["generation"], result["replica"])}
+        for teacher in self._stored_teachers(result):
+            names |= self.streams(teacher)
         for teacher in result["teachers"]:
-            if teacher in self.by_signature:
-                names |= self.streams(self.by_signature[teacher])
-            else:  # removed from the store: its seed is known if it was a generation 0
+            if teacher not in self.by_signature:  # removed from the store: its seed is known if it was a generation 0
                 names |= {teacher, (result["root_seed"], 0, 0)}
         return names
 

@@ -24,7 +24,9 @@ def notes(tables: Sequence[Table]) -> list[list[str]]:
         written.append([*_from_files(table.rows), *_verdicts(table.rows, verdicts)])
         for ours, control, difference in table.compared:
             verdict = "resolved" if next(found) else verdict_of(difference, False)
-            written[-1].append(f"{ours} against {control}: {difference.text(sign=True)} points, {verdict}.")
+            written[-1].append(
+                f"{ours} against {control}: {difference.text(sign=True)}{NARROW[table.metric][1]}, {verdict}."
+            )
     return written
 
 
@@ -66,9 +68,10 @@ def verdict_of(difference: Interval, is_resolved: bool) -> str:
 def needed(table: Table) -> str:
     """How many pairs would give each difference a narrow interval; empty if nothing is known of the spread."""
     width, unit = NARROW[table.metric]
-    counts = [(row, row.gain.needed(width)) for row in table.rows if row.gain]
-    named = [f"{row.heading} {count} (now {pairs(row.gain)})" for row, count in counts if row.gain and count]
-    return f"Pairs for an interval of ± {width}{unit}, at the spread so far: {', '.join(named)}." if named else ""
+    wide = [(row.heading, row.gain) for row in table.rows if row.gain and (row.gain.half_width or 0.0) > width]
+    named = [f"{name} {count} (now {gain.clusters})" for name, gain in wide if (count := gain.needed(width))]
+    what = f"Independent pairs in all for an interval of ± {width}{unit}, at the spread so far"
+    return f"{what}: {', '.join(named)}." if named else ""
 
 
 def about(metric: str, own_splits: bool) -> str:

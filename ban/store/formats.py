@@ -13,7 +13,7 @@ from safetensors import SafetensorError, deserialize  # pyright: ignore[reportUn
 from safetensors.numpy import load  # pyright: ignore[reportUnknownVariableType]
 
 from ban.metrics import Predictions
-from ban.plan.signature import signature_of
+from ban.plan.signature import parents_of, signature_of
 from ban.store.files import BadFile
 from ban.store.result import Result
 
@@ -194,12 +194,21 @@ def read_result(content: bytes, description: Mapping[str, Any]) -> Result:
         raise BadFile(f"has no valid {error.errors()[0]['loc'][0]}") from None
     if result["metric"] not in ("error_percent", "perplexity"):
         raise BadFile("has no valid metric")
+    _check_parents(result, json.dumps(parents_of(description)))
     if not result["prepares"]:
         trained = () if "weights" in result else (f"train_{result['metric']}",)
         for name in (f"test_{result['metric']}", *trained, "networks"):
             if name not in result:
                 raise BadFile(f"has no valid {name}")
     return cast("Result", found)
+
+
+def _check_parents(result: Result, signed: str) -> None:
+    """Names of other stages become names of folders, and are followed from stage to stage."""
+    if not all(f'"{name}"' in signed for name in result["parents"]):
+        raise BadFile("names a parent that is not in the settings")
+    if not all(SIGNATURE.fullmatch(name) for name in result["teachers"]):
+        raise BadFile("has no valid teachers")
 
 
 def read_curves(content: bytes) -> list[Record]:

@@ -1,8 +1,8 @@
 """Sends the epochs of one stage to the trackers that `machine.trackers` names.
 
-A tracker never ends a training: one that fails is left out for the rest of the process, with one warning. Each gets the
-epochs that it lacks from the curves, which a checkpoint restores. So no epoch is missing after an interruption, and
-one that is trained again is not logged again.
+A tracker never ends a training: one that fails is left out for the rest of the stage in this process, with one
+warning. Each gets the epochs that it lacks from the curves, which a checkpoint restores. So no epoch is missing after
+an interruption, and one that is trained again is not logged again.
 """
 
 import importlib
@@ -10,7 +10,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -117,7 +117,10 @@ class Tracking:
                 warnings.simplefilter("ignore")  # of its libraries, which users cannot change
                 yield
         except Exception as error:
-            self.runs.pop(name, None)
+            failed = self.runs.pop(name, None)
+            with suppress(Exception):  # else a later stage of this process may continue this run
+                if failed is not None:
+                    failed.close("failed")
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             self.warn(f"{name} failed ({reason})")
 

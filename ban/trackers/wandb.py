@@ -38,6 +38,7 @@ class WandbRun:
             tags=[f"{name}:{run.tags[f'ban.{name}']}"[:64] for name in ("family", "generation", "seed")],
             mode=mode,  # pyright: ignore[reportArgumentType]
             resume="allow",
+            reinit="finish_previous",  # of a stage before, if its run could not be closed
             settings=options,
         )
         self.logged = self._run.starting_step - 1

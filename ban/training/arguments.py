@@ -90,6 +90,8 @@ def _check_method(path: str, method: Method | Pretraining) -> None:
     if method.teacher:
         _check(f"{path}.teacher", method.teacher, TEACHER)
     for name, term in method.terms.items():
+        if "." in name or hasattr(nn.ModuleDict, name):
+            raise UserError(f"{path}.terms.{name}: torch does not take {name!r} as a name of a part, choose another.")
         _check(f"{path}.terms.{name}", term.constructor, TERM)
         if isinstance(term.weight, Mapping):
             _check(f"{path}.terms.{name}.weight", term.weight, SCHEDULE)

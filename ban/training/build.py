@@ -1,6 +1,7 @@
 """Builds the objects that a stage's settings describe: data, networks, losses, teacher, training step."""
 
 import functools
+import importlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -67,15 +68,18 @@ def data(stage: Stage, machine: Machine, device: torch.device) -> Data:
 
 
 def fetch(stages: Iterable[Stage], machine: Machine) -> None:
-    """Downloads what the stages' data sets lack: of a data set `NAME` with mirrors, `fetch_NAME` beside it does that.
+    """Downloads what the stages' data sets lack; for a function `NAME`, `fetch_NAME` beside it does that, where it is.
 
     Raises:
         UserError: something cannot be downloaded.
     """
-    for dataset in {stage.dataset.function: stage.dataset for stage in stages if stage.dataset.mirrors}.values():
+    fetched: list[dict[str, Any]] = []
+    for dataset in (stage.dataset for stage in stages if stage.dataset.mirrors):
         module, _, name = dataset.function.rpartition(".")
-        arguments = dataset.constructor_arguments | {"_target_": f"{module}.fetch_{name}"}
-        build(arguments, data_dir=machine.data_dir, download=machine.download)
+        node = dataset.constructor_arguments | {"_target_": f"{module}.fetch_{name}"}
+        if hasattr(importlib.import_module(module), f"fetch_{name}") and node not in fetched:
+            build(node, data_dir=machine.data_dir, download=machine.download)
+            fetched.append(node)
 
 
 def munge(stage: Stage) -> Munge | None:

@@ -81,7 +81,8 @@ def _about(results: Sequence[Result]) -> str:
 
 def _section(table: Table, number: int, results: Results) -> dict[str, Any]:
     rows = texts(table)
-    anchors = [f"s{row.families[-1]}" if row.families else "" for row in table.rows]
+    stored = [results.stored(row.families[-1]) if row.families else [] for row in table.rows]
+    anchors = [f"s{each[0]['signature']}" if each else "" for each in stored]
     return {
         "anchor": f"network{number}",
         "name": f"{table.network}{size(table)}",
@@ -106,7 +107,9 @@ def _beyond(table: Table, results: Results) -> list[dict[str, Any]]:
     found = {row.heading: qualities(row.families, results, SEEDS) for row in table.rows}
     names = [*dict.fromkeys(name for each in found.values() for name in each)]
     rows = [
-        {"": heading} | {name: each[name].text() if name in each else "" for name in names}
+        {"": heading}
+        | {name: each[name].text() if name in each else "" for name in names}
+        | {"n": f"{next(iter(each.values())).count}"}
         for heading, each in found.items()
         if each
     ]

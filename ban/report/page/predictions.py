@@ -22,7 +22,7 @@ CHANGED = 6
 
 
 def calibration(table: Table, results: Results) -> Figure | None:
-    """Reliability diagrams of single networks, from all repetitions' test predictions."""
+    """Reliability diagrams of single networks, from the test predictions of the first repetitions."""
     records = list[dict[str, Any]]()
     for row in single(table) if table.metric == "error_percent" else ():
         for predictions in predictions_of(row, results):
@@ -53,7 +53,7 @@ def calibration(table: Table, results: Results) -> Figure | None:
     chart = (ideal.encode(x="confidence:Q", y="accuracy:Q") + lines).properties(width=240, height=240)
     caption = (
         "How often the predicted class is right, by its probability; test examples in bins of equal size, means over "
-        "repetitions. ECE: expected calibration error in points."
+        f"at most {SEEDS} repetitions. ECE: expected calibration error in points."
     )
     return figure("calibration", "Calibration", caption, chart, data)
 

@@ -65,7 +65,7 @@ def _panels(
     ]
     stored = max((len(results.stored(row.families[0])) for row in rows), default=0)
     seeds = max(1, min(SEEDS, stored, VALUES // max(1, FEWEST * len(rows) * len(names))))
-    points = min(MOST, VALUES // max(1, seeds * len(rows) * len(names)))
+    points = max(2, min(MOST, VALUES // max(1, seeds * len(rows) * len(names))))
     drawn = [
         {"row": row.heading, "stage": result["signature"], "curve": panel, "epoch": record["epoch"], "value": value}
         for row in rows
@@ -95,7 +95,7 @@ def _panels(
 
 def _thinned(records: Sequence[Record], most: int) -> Sequence[Record]:
     step = max(1, -(-len(records) // most))
-    return records[step - 1 :: step]
+    return [*records[-1::-step]][::-1]
 
 
 def timeline(results: Sequence[Result]) -> Figure | None:
@@ -126,7 +126,10 @@ def timeline(results: Sequence[Result]) -> Figure | None:
         )
     )
     chart = chart.properties(width=2 * WIDTH, height=min(600, 6 * len(data)))
-    caption = "Training time of each stage, the latest 500; evaluations and waiting are not in it."
+    caption = (
+        "The latest 500 stages. A bar ends when the stage was finished and is as long as its training took, without "
+        "evaluations and interruptions."
+    )
     return figure("timeline", "What ran when", caption, chart, data)
 
 
