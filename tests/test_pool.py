@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
 from pathlib import Path
@@ -65,6 +66,18 @@ def test_a_suspended_stage_does_not_keep_its_sweep(
     assert raised.value.signal_number == signal.SIGHUP
     assert ("did not stop" in pool.failures.get(stage.signature, "")) == (not wakes)
     assert len(list(tmp_path.glob("work/*/checkpoint-*"))) == wakes
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_stage_that_has_saved_has_not_failed_though_its_trackers_hang(saved: bool, tmp_path: Path) -> None:
+    (stage,) = plan(*LONG)
+    pool = pool_of(tmp_path, [], lambda event: None)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        child = launch._Child(stage, Slot("cpu"), process, None, reason=launch.STOPPED, saved=saved)  # pyright: ignore
+        pool.running, pool.stop_by = [child], 0.0
+        assert pool._stop()
+        assert process.wait(10) == -signal.SIGKILL
+    assert (child.reason == launch.STOPPED) == saved
 
 
 def test_a_temporary_folder_with_a_path_too_long_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

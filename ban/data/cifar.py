@@ -143,8 +143,11 @@ def _prepare(
     download: bool,
     **options: Any,
 ) -> None:
-    there = [(data.pickled.base_folder, data.pickled.train_list[0][0]), (data.folder, data.train[0].name)]
-    if not any((data_dir / folder / name).exists() for folder, name in there):
+    files = {
+        data.pickled.base_folder: [name for name, _ in (*data.pickled.train_list, *data.pickled.test_list)],
+        data.folder: [batch.name for batch in (*data.train, *data.test)],
+    }
+    if not any(all((data_dir / folder / name).exists() for name in names) for folder, names in files.items()):
         fetch(data, data_dir, mirrors, download, minimum_speed)
 
 

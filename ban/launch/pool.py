@@ -20,7 +20,7 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from ban.errors import Interrupted, UserError
-from ban.events import Event, Failed, Finished, Report, Waiting
+from ban.events import Event, Failed, Finished, Report, Stopped, Waiting
 from ban.launch.devices import Slot
 from ban.launch.journal import Journal, JournalReport, report_failures
 from ban.plan.stage import Stage
@@ -50,6 +50,8 @@ class _Child:
     finished: bool = False
     busy: bool = False
     """Whether another command began the stage first."""
+    saved: bool = False
+    """Whether it has stopped, and only trackers are left to be told."""
 
     def signal(self, number: signal.Signals) -> None:
         """Signals the process. `Process.kill` does nothing once the server that forked it is gone."""
@@ -176,7 +178,7 @@ class Pool:
                     case Waiting():
                         child.busy = True
                     case _:
-                        child.finished = isinstance(event, Finished)
+                        child.finished, child.saved = isinstance(event, Finished), isinstance(event, Stopped)
                         self.report(event)
 
     def _ended(self, child: _Child) -> None:
@@ -209,7 +211,8 @@ class Pool:
         late = time.monotonic() > self.stop_by
         for child in self.running:
             if late:
-                child.reason = f"it did not stop within {STOP_SECONDS:.0f} s; it resumes from its last checkpoint"
+                if not child.saved:
+                    child.reason = f"it did not stop within {STOP_SECONDS:.0f} s; it resumes from its last checkpoint"
                 child.signal(signal.SIGKILL)
             elif not child.reason:
                 child.reason = STOPPED
