@@ -31,6 +31,8 @@ from ban.data.pictures import UnreadableImage, decode
 from ban.errors import UserError
 
 PIXELS = 3 * 32 * 32
+LARGEST = 2**28
+"""Bytes of a file in an archive that is read; the training images of CIFAR-100 are 155 MB."""
 SPLITS = ("train", "test")
 
 
@@ -313,9 +315,10 @@ def _files(version: type[CIFAR10]) -> dict[str, str]:
 
 
 def _members(archive: Path, names: Set[str]) -> dict[str, bytes]:
-    """What an archive has of the files with these names, in whichever folder."""
+    """What an archive has of the files with these names, in whichever folder, as far as they have possible sizes."""
     with tarfile.open(archive) as tar:
-        found = ((member, member.name.rpartition("/")[2]) for member in tar if member.isfile())
+        usable = (member for member in tar if member.isfile() and member.size <= LARGEST)
+        found = ((member, member.name.rpartition("/")[2]) for member in usable)
         return {name: file.read() for member, name in found if name in names and (file := tar.extractfile(member))}
 
 
