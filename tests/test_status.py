@@ -1,5 +1,6 @@
 """`ban status`: what runs first, what only waits as numbers, and the cause of a failure."""
 
+import json
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
@@ -81,3 +82,11 @@ def test_following_on_a_terminal_shows_one_table_at_a_time(journal: Journal, mon
     monkeypatch.setattr(command.time, "sleep", after_two)
     command.follow(journal)
     assert len(screens) == 3 and all(screen.count("2 running") == 1 for screen in screens)
+
+
+@pytest.mark.parametrize("changes", [{"state": "asleep"}, {"place": "abc"}, {"at": "half"}, {"signature": "0" * 16}])
+def test_a_note_of_another_content_is_passed_over(changes: dict[str, object], journal: Journal) -> None:
+    path = min(journal.status.glob("*.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    assert journal.note(path.stem) is None
+    command.status(journal)

@@ -20,6 +20,8 @@ from ban.wording import duration, plural
 ORDER = ("running", "waiting", "stopped", "failed")
 FOLLOW_SECONDS = 2.0
 """Between two looks at the notes."""
+QUEUE_SECONDS = 10.0
+"""The same, if SLURM must be asked too."""
 
 Found = tuple[str, str, Note]
 """State, remark and note of a stage."""
@@ -42,14 +44,15 @@ def follow(journal: Journal) -> None:
                 live.update(Text.from_ansi(shown.get()), refresh=True)
             elif counts != (counts := _counts(found, journal)):
                 console.print(counts)
-            time.sleep(FOLLOW_SECONDS)
+            time.sleep(QUEUE_SECONDS if any(note.job for _, _, note in found) else FOLLOW_SECONDS)
             found = _found(journal)
     _show(found, journal)
 
 
 def _found(journal: Journal) -> list[Found]:
-    jobs = _jobs(journal)
-    found = [_actual_state(note, journal, jobs) for note in journal.notes()]
+    notes = journal.notes()
+    jobs = _jobs(notes)
+    found = [_actual_state(note, journal, jobs) for note in notes]
     return sorted(found, key=lambda row: (ORDER.index(row[0]), *row[2].place, row[2].name))
 
 
@@ -91,9 +94,9 @@ def _row(state: str, remark: str, note: Note) -> dict[str, str]:
     }
 
 
-def _jobs(journal: Journal) -> dict[str, str]:
+def _jobs(notes: Sequence[Note]) -> dict[str, str]:
     """Job → state in SLURM's queue, if a note names a job and this machine has SLURM."""
-    if any(note.job for note in journal.notes()):
+    if any(note.job for note in notes):
         with suppress(UserError):
             return queue()
     return {}

@@ -12,8 +12,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from ban.errors import Interrupted, UserError
 from ban.events import Event, Failed, Finished, Report, Running, Started, Stopped, Waiting, Warned
@@ -61,6 +64,11 @@ class Note:
         return cls(stage.signature, name_of(stage), state, socket.gethostname(), os.getpid(), time.time(), **fields)
 
 
+@cache
+def _notes() -> TypeAdapter[Note]:
+    return TypeAdapter(Note)
+
+
 class Journal:
     """The logs and notes beside a store. Failing to write them never fails a training."""
 
@@ -76,9 +84,10 @@ class Journal:
     def note(self, signature: str) -> Note | None:
         """The note of one stage; None if there is no readable one."""
         try:
-            return Note(**read_json(read(self.status / f"{signature}.json", 2**16)))
-        except (OSError, BadFile, TypeError):
+            note = _notes().validate_python(read_json(read(self.status / f"{signature}.json", 2**16)))
+        except (OSError, BadFile, ValidationError):
             return None
+        return note if note.signature == signature else None
 
     def write(self, note: Note) -> None:
         """Replaces the stage's note."""
