@@ -177,9 +177,9 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(words, cwd=folder, text=True, env=environment(), process_group=0, **pipes)
 
 
-def wait_for(folder: Path, pattern: str, lines: int = 0) -> None:
+def wait_for(folder: Path, pattern: str, lines: int = 0, seconds: float = 120) -> None:
     """Until there is such a file, with so many lines."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + seconds
     while not any(_lines(path) >= lines for path in folder.glob(pattern)):
         assert time.monotonic() < deadline, f"{pattern} did not appear in {folder}"
         time.sleep(0.005)

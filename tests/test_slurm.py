@@ -150,9 +150,12 @@ def test_a_job_that_reaches_its_time_limit_goes_on_in_the_next(slurm: dict[str, 
     (work,) = tmp_path.glob(f"outputs/work/{stage.signature}.*/")
     limited = losses(work / "curves.jsonl")
     undisturbed = start(tmp_path, *endless, "machine.outputs=undisturbed", "machine.checkpoint_seconds=1")
-    wait_for(tmp_path, f"undisturbed/work/{stage.signature}.*/curves.jsonl", lines=3 * len(limited) // 4)
-    undisturbed.kill()
-    undisturbed.communicate()
+    try:  # beside the tests of other workers it takes as long as both jobs together
+        curves_of_it = f"undisturbed/work/{stage.signature}.*/curves.jsonl"
+        wait_for(tmp_path, curves_of_it, lines=3 * len(limited) // 4, seconds=400)
+    finally:
+        undisturbed.kill()
+        undisturbed.communicate()
     (curves,) = tmp_path.glob("undisturbed/work/*/curves.jsonl")
     same = min(len(limited), len(losses(curves)))
     assert limited[:same] == losses(curves)[:same]  # bit for bit, beyond the first job's end
