@@ -149,7 +149,7 @@ def test_a_job_that_reaches_its_time_limit_goes_on_in_the_next(slurm: dict[str, 
     assert not submitted.ask("squeue", "-h")  # it was about to requeue itself
     (work,) = tmp_path.glob(f"outputs/work/{stage.signature}.*/")
     limited = losses(work / "curves.jsonl")
-    undisturbed = start(tmp_path, *endless, "machine.outputs=undisturbed", "machine.checkpoint_seconds=1")
+    undisturbed = start(tmp_path, *endless, "machine.outputs=undisturbed", "machine.checkpoint_seconds=1", "yes=true")
     try:  # beside the tests of other workers it takes as long as both jobs together
         curves_of_it = f"undisturbed/work/{stage.signature}.*/curves.jsonl"
         wait_for(tmp_path, curves_of_it, lines=3 * len(limited) // 4, seconds=400)
