@@ -243,12 +243,12 @@ def test_a_dry_run_prints_the_plan_and_trains_nothing(say: Say, tmp_path: Path) 
 def test_a_lineage_then_a_sweep_that_shares_it_then_its_table(say: Say, tmp_path: Path) -> None:
     first = say(*QUICK, "generations=2")
     assert "3 stages, 0 in the store, 3 to train" in first and "Ens*2" in first
-    assert re.search(r"3 trainings in 0:\d\d:\d\d. One seed has no interval: `ban -m … seed=0,1,2`", first)
+    assert re.search(r"3 stages in 0:\d\d:\d\d. One seed has no interval: `ban -m … seed=0,1,2`", first)
     sweep = say("-m", *QUICK, "method=ban,cwtm", "seed=0,1")
     assert "6 stages, 2 in the store, 4 to train" in sweep
-    assert re.search(r"4 trainings in 0:\d\d:\d\d. Next: `ban report`", sweep)
+    assert re.search(r"4 stages in 0:\d\d:\d\d. Next: `ban report`", sweep)
     again = say("-m", *QUICK, "method=ban,cwtm", "seed=0,1")
-    assert "6 stages, 6 in the store, 0 to train" in again and "trainings in" not in again
+    assert "6 stages, 6 in the store, 0 to train" in again and "stages in 0:" not in again
     table = say("table")
     for word in ("Teacher", "BAN-1", "BAN-2", "CWTM-1", "Ens*2", "100 training", "not resolved"):
         assert word in table

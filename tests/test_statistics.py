@@ -179,6 +179,16 @@ def test_a_circle_of_teachers_ends(tmp_path: Path) -> None:
     assert results.streams(results.by_signature[stages[2].signature])
 
 
+def test_a_lineage_ends_at_its_first_teacher_if_that_was_removed() -> None:
+    study = Study([(1, 8), (1, 9)])
+    student = study.stages["ban 1 8"]
+    student["teachers"] = ["labels 8 8", "labels 9 9"]
+    del study.stages["labels 8 8"]
+    study.results = Results(study.store)
+    assert study.results.lineage(student) == [student]  # pyright: ignore[reportArgumentType]
+    assert study.results.root(student) == "labels 8 8"  # pyright: ignore[reportArgumentType]
+
+
 def test_a_removed_teacher_still_joins_its_students() -> None:
     """Whether the students name the same teacher, or only the seed of the same generation 0."""
     study = Study([(1, 9), (2, 9), (3, 3)])

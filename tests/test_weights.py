@@ -476,3 +476,12 @@ def test_a_path_is_absolute_and_read_once_for_a_sweep(
     assert content(file) is content(file)
     save_file(state | {"head.bias": state["head.bias"] + 1}, file)
     assert content(file).sha256 != stages[0].weights.sha256  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_its_model_card_says_that_it_was_not_trained_here(file: Path, say: Say, tmp_path: Path) -> None:
+    trained = train_undisturbed(tmp_path, *DIGITS, FEW, f"teacher.weights={file}", "dataset.split_seed=0")
+    say("export", next(iter(trained)), "network")
+    card = (tmp_path / "network" / "README.md").read_text(encoding="utf-8")
+    assert "not trained here, test error" in card and "- Method" not in card and "- Time" not in card
+    say("report")
+    assert "teacher.safetensors" in (tmp_path / "outputs" / "report" / "index.html").read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ban.commands.table import planned_jobs
 from ban.display import console
@@ -15,6 +16,9 @@ from ban.settings.compose import compose_settings
 from ban.store.files import cause
 from ban.store.store import Store
 from ban.wording import plural
+
+if TYPE_CHECKING:  # it needs the extra
+    from ban.report.page.chart import Figure
 
 NEEDED = {"altair": "altair", "vl_convert": "vl-convert-python"}
 """Module → package."""
@@ -56,17 +60,17 @@ def report(name: str, overrides: Sequence[str], figures: Path | None, folder: Pa
     console.print(f"The report is {target}: open it in a browser.")
 
 
-def _write(made: Sequence[tuple[object, object]], folder: Path) -> int:
+def _write(made: Sequence["Figure"], folder: Path) -> int:
     """Each figure as files for papers, with its data."""
     import vl_convert
 
     folder.mkdir(parents=True, exist_ok=True)
-    for number, (_, figure) in enumerate(made):
-        target, spec = folder / f"{number:02} {figure.name}", json.dumps(figure.chart.to_dict())  # pyright: ignore
+    for number, figure in enumerate(made):
+        target, spec = folder / f"{number:02} {figure.name}", json.dumps(figure.chart.to_dict())
         for suffix in FORMATS:
             options = {"scale": 3} if suffix == "png" else {}
             content = getattr(vl_convert, f"vegalite_to_{suffix}")(spec, **options)
             path = target.with_suffix(f".{suffix}")
             path.write_text(content, encoding="utf-8") if isinstance(content, str) else path.write_bytes(content)
-        figure.data.to_csv(target.with_suffix(".csv"), index=False)  # pyright: ignore
+        figure.data.to_csv(target.with_suffix(".csv"), index=False)
     return len(made)

@@ -51,9 +51,8 @@ def card(stage: TrainedStage, results: Results, files: Sequence[str]) -> str:
             "## Training",
             "",
             f"- Data and recipe: {result['regime_title']}",
-            f"- Method: {result['method_title']}",
+            *([] if "weights" in result else _trained(result)),
             f"- Network: {result['model_title']}, {parameters_of(result) or result['parameters']:,} parameters",
-            f"- Time: {duration(result['seconds'])} on {result['device_name']}",
             f"- Finished: {result['finished']}",
             "- Versions: " + ", ".join(f"{name} {version}" for name, version in result["versions"].items() if version),
             f"- Stage: {stage.signature}",
@@ -90,8 +89,16 @@ def _results(result: Result, results: Results) -> list[str]:
     return [*lines, "", "Intervals are about the randomness of training; the test set is fixed."]
 
 
+def _trained(result: Result) -> list[str]:
+    return [
+        f"- Method: {result['method_title']}",
+        f"- Time: {duration(result['seconds'])} on {result['device_name']}",
+    ]
+
+
 def _ancestor(result: Result) -> str:
     taught = f"taught by {plural(len(result['teachers']), 'network')}" if result["teachers"] else "taught by labels"
+    taught = "not trained here" if "weights" in result else taught
     return f"{result['label']}: {result['model_title']}, {taught}, {outcome(result)} ({result['signature']})"
 
 

@@ -207,9 +207,9 @@ def _cheaper(stages: Sequence[Stage]) -> str:
     return ", ".join([*found, "fewer seeds or recipe.epochs=N"])
 
 
-def end(tables: Sequence[Table], trainings: int, seconds: float) -> str:
-    """What a command says when all is trained: the time it took, and what to do next."""
-    took = f"{plural(trainings, 'training')} in {duration(seconds)}."
+def end(tables: Sequence[Table], count: int, seconds: float) -> str:
+    """What a command says at the end: the time that its `count` stages took, and what to do next."""
+    took = f"{plural(count, 'stage')} in {duration(seconds)}."
     intervals = [interval for table in tables for row in table.rows for interval in row.measured.values()]
     if intervals and all(interval.count == 1 for interval in intervals):
         return f"{took} One seed has no interval: `ban -m … seed=0,1,2` repeats the command with others."

@@ -103,13 +103,13 @@ class Results:
     def lineage(self, result: Result) -> list[Result]:
         """A result and its teachers', down to generation 0 or to the first that is no longer stored."""
         line = [result]
-        while teachers := self._stored_teachers(line[-1]):
-            line.append(teachers[0])
+        while first := self._stored_teachers(line[-1], line[-1]["teachers"][:1]):
+            line += first
         return line
 
-    def _stored_teachers(self, result: Result) -> list[Result]:
-        """They are of earlier generations, whatever `result.json` says: a circle would have no end."""
-        stored = [self.by_signature[each] for each in result["teachers"] if each in self.by_signature]
+    def _stored_teachers(self, result: Result, teachers: Sequence[str]) -> list[Result]:
+        """Those of earlier generations: `result.json` may name others, and a circle would have no end."""
+        stored = [self.by_signature[each] for each in teachers if each in self.by_signature]
         return [teacher for teacher in stored if teacher["generation"] < result["generation"]]
 
     def partner(self, result: Result, family: str) -> Result | None:
@@ -127,7 +127,7 @@ class Results:
         if "weights" in result:
             return {result["weights"]["sha256"]}
         names: set[Hashable] = {(result["seed"], result["generation"], result["replica"])}
-        for teacher in self._stored_teachers(result):
+        for teacher in self._stored_teachers(result, result["teachers"]):
             names |= self.streams(teacher)
         for teacher in result["teachers"]:
             if teacher not in self.by_signature:  # removed from the store: its seed is known if it was a generation 0

@@ -40,31 +40,31 @@ MOST = 1_000_000
 """Characters of figures. When they are reached, later tables get none, so that the page stays small."""
 
 
-def page(tables: Sequence[Table], results: Results, title: str) -> tuple[str, list[tuple[Table | None, Figure]]]:
-    """The report as HTML, and its figures with the table that each belongs to."""
+def page(tables: Sequence[Table], results: Results, title: str) -> tuple[str, list[Figure]]:
+    """The report as HTML, and its figures."""
     specs: list[str] = []
-    figures: list[tuple[Table | None, Figure]] = []
+    figures: list[Figure] = []
 
-    def placed(table: Table | None, found: Sequence[Figure]) -> list[dict[str, str]]:
+    def placed(found: Sequence[Figure]) -> list[dict[str, str]]:
         places: list[dict[str, str]] = []
         for figure in found:
             places.append({"spec": f"{len(specs)}", "title": figure.title, "caption": figure.caption})
             specs.append(json.dumps(figure.chart.to_dict()))
-            figures.append((table, figure))
+            figures.append(figure)
         return places
 
     sections: list[dict[str, Any]] = []
     for number, table in enumerate(tables):
         room = sum(map(len, specs)) < MOST
         made = [figure for make in FIGURES if room and (figure := make(table, results)) is not None]
-        sections.append({**_section(table, number, results), "figures": placed(table, made), "whole": room})
+        sections.append({**_section(table, number, results), "figures": placed(made), "whole": room})
     everything = [*results.by_signature.values()]
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     text = environment.get_template("page.html.j2").render(
         title=title,
         about=_about(everything),
         sections=sections,
-        figures=placed(None, [each for each in [trainings.timeline(everything)] if each]),
+        figures=placed([each for each in [trainings.timeline(everything)] if each]),
         stages=_stages(everything, results),
         damaged=results.damaged,
         library=Markup(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed").replace("</script", "<\\/script")),
@@ -152,5 +152,5 @@ def _settings(results: Results, signature: str) -> str:
     description = results.store.description(signature)
     return "\n".join(
         f"{name}: {json.dumps(description[name], ensure_ascii=False)}"
-        for name in ("dataset", "models", "method", "recipe")
+        for name in filter(description.get, ("dataset", "models", "method", "recipe", "weights"))
     )

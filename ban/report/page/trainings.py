@@ -60,9 +60,8 @@ def _panels(
 ) -> Figure | None:
     """A panel for each curve: repetitions thin, their mean bold."""
     rows = single(table)
-    names = [
-        key for row in rows[-1:] for key in results.last_epoch(results.stored(row.families[0])[0]) if title_of(key)
-    ]
+    firsts = [results.stored(row.families[0])[0] for row in rows]
+    names = {name for result in firsts for name in results.last_epoch(result) if title_of(name)}
     stored = max((len(results.stored(row.families[0])) for row in rows), default=0)
     seeds = max(1, min(SEEDS, stored, VALUES // max(1, FEWEST * len(rows) * len(names))))
     points = max(2, min(MOST, VALUES // max(1, seeds * len(rows) * len(names))))
