@@ -13,6 +13,8 @@ Predictions = Mapping[str, NDArray[Any]]
 all, they are those of the target words, `[words]`.
 """
 
+LARGEST_TEMPERATURE = 20.0
+"""That is fitted; its inverse is the smallest one."""
 LABELS = {"error_percent": "error in %", "perplexity": "perplexity"}
 """Metric → its name in the titles of tables."""
 
@@ -27,6 +29,32 @@ def measure(predictions: Predictions) -> dict[str, float]:
     error = 100.0 * float(np.not_equal(log_probabilities.argmax(-1), targets).mean())
     of_targets = np.take_along_axis(log_probabilities, targets[:, None], -1)
     return {"error_percent": error, "nll": -float(of_targets.mean(dtype=np.float64))}
+
+
+def fitted_temperature(predictions: Predictions) -> float | None:
+    """The temperature T at which softmax(logits / T) has the lowest mean of −log q_y (Guo et al., ICML 2017).
+
+    None for text, where only the target words' probabilities are known. Within [1/20, 20]: on examples that are all
+    classified right, the likelihood rises for ever as T falls.
+    """
+    from scipy.optimize import minimize_scalar  # pyright: ignore[reportMissingTypeStubs]
+
+    if predictions["log_probabilities"].ndim == 1:
+        return None
+    bound = float(np.log(LARGEST_TEMPERATURE))
+
+    def nll(logarithm: float) -> float:
+        return measure(at_temperature(predictions, float(np.exp(logarithm))))["nll"]
+
+    found: Any = minimize_scalar(nll, bounds=(-bound, bound), method="bounded")
+    return float(np.exp(found.x))
+
+
+def at_temperature(predictions: Predictions, temperature: float) -> Predictions:
+    """The predictions of softmax(logits / T), from those at T = 1."""
+    scaled = predictions["log_probabilities"].astype(np.float64) / temperature
+    total = np.logaddexp.reduce(scaled, axis=-1, keepdims=True)
+    return {"log_probabilities": scaled - total, "targets": predictions["targets"]}
 
 
 def is_worse_than_a_guess(metric: str, value: float, classes: int) -> bool:

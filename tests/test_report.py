@@ -1,20 +1,28 @@
 """`ban report`: one page that needs no network, figures for papers, and what predictions say beyond the error."""
 
+import base64
 import csv
+import io
 import json
 import re
 import shutil
 import subprocess
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from helpers import DIGITS, Say, cifar100, plan, predictions_of, publish, publish_predictions
+from PIL import Image
 from safetensors.numpy import save_file
+from sklearn.datasets import load_digits
 
+from ban import metrics
+from ban.data.splits import balanced_order
 from ban.report.quality import agreement, disagreement, reliability
 from ban.report.statistics import Interval
+from ban.settings.datasets import LabelledDataset
 from ban.store.store import Store
 
 
@@ -27,6 +35,20 @@ def test_calibration_of_known_predictions() -> None:
     np.testing.assert_allclose(found.confidence, 0.8)
     np.testing.assert_allclose(found.accuracy, 0.75)
     assert found.error == pytest.approx(5)
+
+
+@pytest.mark.parametrize("right", [0.6, 0.9])
+def test_fitted_temperature_of_two_classes(right: float) -> None:
+    """Logits that differ by d are calibrated at T = d / log(r / (1 − r)), where a share r is classified right."""
+    targets = (np.arange(1000) >= 1000 * right).astype(np.int64)
+    log_probabilities = np.log(np.tile([0.95, 0.05], (1000, 1)))
+    predictions = {"log_probabilities": log_probabilities, "targets": targets}
+    fitted = metrics.fitted_temperature(predictions)
+    assert fitted == pytest.approx(np.log(19) / np.log(right / (1 - right)), rel=1e-4)
+    assert fitted is not None
+    scaled = metrics.at_temperature(predictions, fitted)
+    np.testing.assert_allclose(np.exp(scaled["log_probabilities"][:, 0]), right, rtol=1e-4)
+    assert reliability(scaled, bins=1).error == pytest.approx(0, abs=1e-2)
 
 
 def test_agreement_of_known_predictions() -> None:
@@ -105,6 +127,26 @@ def test_agreement_is_that_of_one_lineage_also_where_seeds_have_splits_of_their_
     say("report", "figures=figures")
     found = {(row["row"], row["column"]): float(row["agreement"]) for row in figure(tmp_path / "figures", "agreement")}
     assert len(found) == 9 and found["Teacher", "BAN-1"] == pytest.approx(80, abs=0.1)
+
+
+def test_pictures_are_those_of_the_test_images_that_changed(store: Store, say: Say, tmp_path: Path) -> None:
+    """The second generation classifies some tenths of the test images right that its teacher does not."""
+    (stage,) = [each for each in plan("method=ban", "generations=2", "seed=0") if each.generation == 2]
+    say("report")
+    page = (tmp_path / "outputs" / "report" / "index.html").read_text(encoding="utf-8")
+    title = re.search("<h3>(Seed 0, BAN-2 is right, its teacher is not: 12 of [0-9]+ test images)</h3>", page)
+    assert title, "no pictures"
+    shown = [base64.b64decode(each) for each in re.findall('src="data:image/png;base64,([^"]+)"', page)]
+    ours, theirs = predictions_of(stage, wrong=3), predictions_of(stage, wrong=5)
+    right, before = (each["log_probabilities"].argmax(-1) == each["targets"] for each in (ours, theirs))
+    digits: Any = load_digits()
+    sizes = stage.dataset
+    assert isinstance(sizes, LabelledDataset)
+    order = balanced_order(digits.target, sizes.split_seed)[sizes.train_size :][: sizes.test_size]
+    images = digits.images[order][right & ~before]
+    pixels = [np.asarray(Image.open(io.BytesIO(each))) for each in shown]
+    assert len(pixels) == 12
+    assert all(any(np.array_equal((one * 255 / 16).round(), each) for one in images) for each in pixels)
 
 
 def test_the_lineage_shows_what_prepared_a_student(say: Say, tmp_path: Path) -> None:

@@ -85,6 +85,25 @@ def test_a_student_is_paired_with_the_teacher_it_descends_from(tmp_path: Path) -
     assert gain is not None and (gain.mean, gain.count) == (-10.0, 2)
 
 
+def test_a_student_of_another_network_is_compared_with_its_own_on_the_labels(tmp_path: Path) -> None:
+    """Its teacher errs in 10 %, the students in 20 and 30 %, their own network without a teacher in 40 %."""
+    store, lineages = Store(tmp_path), [plan("model@teacher.model=wrn_10_1", f"seed={seed}") for seed in range(2)]
+    for seed, (teacher, student) in enumerate(lineages):
+        publish_predictions(store, teacher, 1)
+        publish_predictions(store, student, 2 + seed)
+        publish_predictions(store, plan("method=labels", f"seed={seed}")[0], 4)
+    tables = compare([stage for line in lineages for stage in line], Results(store))
+    (table,) = [each for each in tables if each.network == "Small-Conv"]
+    (compared,) = table.compared
+    assert (compared.ours, compared.difference.mean, compared.difference.count) == (
+        "BAN-1 (taught by Wide-ResNet-10-1)",
+        -15.0,
+        2,
+    )
+    ((_, note),) = notes([table])
+    assert note.startswith("BAN-1 (taught by Wide-ResNet-10-1) against the same network trained on the labels: -15.00")
+
+
 def test_students_of_one_teacher_are_said_to_be(tmp_path: Path) -> None:
     store = Store(tmp_path)
     lineages = [plan(f"seed={seed}", "teacher.seed=9", "dataset.split_seed=0") for seed in range(3)]

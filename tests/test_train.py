@@ -384,6 +384,7 @@ def test_the_result_has_what_scripts_rely_on(train: Train, tmp_path: Path) -> No
     }
     assert promised.items() <= result.items()
     assert result["seconds"] > 0 and len(result["teachers"]) == 1
+    assert 0.05 <= result["fitted_temperature"] <= 20  # there is a validation set
     assert result["best_on_test"]["epoch"] in (2, 4) and result["best_on_validation"]["epoch"] in (2, 4)
     folder = tmp_path / "stages" / result["signature"]
     assert result["peak_memory_mib"] > 100

@@ -35,8 +35,8 @@ def report(name: str, overrides: Sequence[str], figures: Path | None, folder: Pa
         raise UserError(f"the report needs {' and '.join(missing)}: pip install 'born-again[report]'.")
     from ban.report.page.page import page
 
-    outputs = compose_settings(overrides, folder).machine.outputs
-    store = Store(outputs)
+    machine = compose_settings(overrides, folder).machine
+    outputs, store = machine.outputs, Store(machine.outputs)
     if name:
         jobs = planned_jobs(name, overrides, folder)
         stages = union(lineage(job) for job in jobs)
@@ -47,7 +47,7 @@ def report(name: str, overrides: Sequence[str], figures: Path | None, folder: Pa
         tables = everything(results)
     if not results.by_signature:
         raise UserError(f"nothing is stored in {outputs}{f' of {name}' if name else ''}: train something first.")
-    text, made = page(tables, results, f"Results of {name}" if name else "Results")
+    text, made = page(tables, results, f"Results of {name}" if name else "Results", machine.data_dir)
     target = outputs / "report" / f"{name or 'index'}.html"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

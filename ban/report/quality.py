@@ -75,6 +75,9 @@ def qualities(families: Families, results: Results, repetitions: int) -> dict[st
         if predictions["log_probabilities"].ndim > 1:
             confidence = float(np.exp(predictions["log_probabilities"].max(-1)).mean())
             values |= {"mean confidence, %": 100 * confidence, "ECE, points": reliability(predictions).error}
+            if len(members) == 1 and (temperature := members[0].get("fitted_temperature")):
+                scaled = reliability(metrics.at_temperature(predictions, temperature))
+                values |= {"fitted temperature": temperature, "ECE at that temperature, points": scaled.error}
             if len(members) > 1:
                 each = [results.predictions(member["signature"]) for member in members]
                 values["members disagree, %"] = disagreement([one for one in each if one is not None])

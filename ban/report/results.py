@@ -62,6 +62,8 @@ class Results:
             if result and (families is None or result["family"] in families):
                 self.by_signature[signature] = result
                 self.families.setdefault(result["family"], []).append(result)
+        for repetitions in self.families.values():  # so that what is shown of the first ones is of the same seeds
+            repetitions.sort(key=lambda result: (result["seed"], result["signature"]))
 
     def _load(self, signature: str) -> metrics.Predictions | None:
         return self._read(functools.partial(self.store.predictions, signature))

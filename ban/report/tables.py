@@ -166,6 +166,16 @@ class _Group:
         alike = [each for each in self.members if is_baseline(each) and each["network"] == identity["network"]]
         return alike[0]["family"] if len(alike) == 1 else None
 
+    def labels_alone(self, family: str, results: Results) -> str | None:
+        """The stored family of its network and regime that was trained on the labels, if its teacher's is another."""
+        identity = self.by_family[family]
+        first = self.generation_0(identity)
+        if not first or first["network"] == identity["network"]:
+            return None
+        stored = results.by_network().get((identity["regime"], identity["network"]), [])
+        alike = [each for each in stored if is_baseline(results.stored(each)[0])]
+        return alike[0] if len(alike) == 1 else None
+
     def matching(self, cell: Cell, teacher: str) -> list[str]:
         """The family that a cell means; empty if there is none, or more than one.
 
@@ -199,6 +209,11 @@ def _table(group: _Group, groups: Sequence[_Group], results: Results, layout: Ta
         difference = results.difference(ours, control, last["metric"]) if ours and control else None
         if difference and ours in headings and control in headings:
             compared.append(Compared(headings[ours], headings[control], difference))
+    for heading, families in rows.items():
+        control = group.labels_alone(families[0], results) if len(families) == 1 else None
+        difference = results.difference(families, [control], last["metric"]) if control else None
+        if difference:
+            compared.append(Compared(heading, "the same network trained on the labels", difference))
     alike = (result for result in stored if result["regime"] == last["regime"])
     unknown = next(map(unknown_percent, alike), dict[str, float]())
     return Table(

@@ -68,6 +68,8 @@ class Result(Identity):
     """The share of the text's words that are not in the vocabulary; absent from stages of 0.2.0."""
     validation_unknown_percent: NotRequired[float]
     train_unknown_percent: NotRequired[float]
+    fitted_temperature: NotRequired[float]
+    """That calibrates the stored predictions best, fitted on the validation set; absent without one, and for text."""
     selected_epoch: NotRequired[int]
     """The epoch with the best validation result, where the recipe selects it."""
     best_on_test: NotRequired[dict[str, float]]

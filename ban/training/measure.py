@@ -67,11 +67,14 @@ def measure(
         UserError: the networks have learned nothing.
     """
     reported, measured, tested = stage.reported_networks, dict[str, dict[str, float]](), list[metrics.Predictions]()
+    temperature: float | None = None
     for name, network in networks.items():
         predictions = predict(network, [*data.held_out, *(["train"] if name in reported and stage.epochs else [])])
         measured[name] = evaluation.measure(predictions)
         if name in reported:
             tested.append(predictions["test"])
+        if name == reported[0] and "validation" in predictions:
+            temperature = metrics.fitted_temperature(predictions["validation"])
     mean = evaluation.mean([measured[name] for name in reported])
     for name in reported:
         check_learned(stage, measured[name][f"test_{stage.dataset.metric}"])
@@ -82,10 +85,11 @@ def measure(
     for record in state.curves[-1:]:
         record |= {name: value for name, value in after_last.items() if not name.startswith("train")}
     selected = {"selected_epoch": state.best.epoch} if state.best else {}
+    fitted = {} if temperature is None else {"fitted_temperature": temperature}
     finite = {
         name: {key: value for key, value in each.items() if math.isfinite(value)} for name, each in measured.items()
     }
-    return mean | selected | _best(state.curves, stage.dataset.metric) | {"networks": finite}, tested[0]
+    return mean | selected | fitted | _best(state.curves, stage.dataset.metric) | {"networks": finite}, tested[0]
 
 
 def check_learned(stage: Stage, value: float) -> None:

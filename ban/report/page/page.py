@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from ban import metrics
 from ban.report import verdicts
-from ban.report.page import outcomes, predictions, trainings
+from ban.report.page import examples, outcomes, predictions, trainings
 from ban.report.page.chart import SEEDS, Figure
 from ban.report.page.lineage import graph
 from ban.report.quality import qualities
@@ -39,9 +39,12 @@ SETTINGS = 300
 MOST = 1_000_000
 """Characters of figures. When they are reached, later tables get none, so that the page stays small."""
 
+PICTURED = 8
+"""Tables with pictures of test images."""
 
-def page(tables: Sequence[Table], results: Results, title: str) -> tuple[str, list[Figure]]:
-    """The report as HTML, and its figures."""
+
+def page(tables: Sequence[Table], results: Results, title: str, data_dir: Path) -> tuple[str, list[Figure]]:
+    """The report as HTML, and its figures. Pictures of test images come from the data in `data_dir`."""
     specs: list[str] = []
     figures: list[Figure] = []
 
@@ -57,7 +60,9 @@ def page(tables: Sequence[Table], results: Results, title: str) -> tuple[str, li
     for number, table in enumerate(tables):
         room = sum(map(len, specs)) < MOST
         made = [figure for make in FIGURES if room and (figure := make(table, results)) is not None]
-        sections.append({**_section(table, number, results), "figures": placed(made), "whole": room})
+        shown = examples.changed(table, results, data_dir) if number < PICTURED else []
+        about = _section(table, number, results)
+        sections.append({**about, "figures": placed(made), "whole": room, "examples": shown})
     everything = [*results.by_signature.values()]
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     text = environment.get_template("page.html.j2").render(

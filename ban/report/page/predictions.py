@@ -95,7 +95,7 @@ def agreements(table: Table, results: Results) -> Figure | None:
 
 def classes(table: Table, results: Results) -> Figure | None:
     """The classes whose test error the latest generation changed most, against its generation 0."""
-    pairs = _latest_against_teacher(table, results) if table.metric == "error_percent" else []
+    pairs = latest_against_teacher(table, results) if table.metric == "error_percent" else []
     if not pairs:
         return None
     dataset = results.store.description(pairs[0].signature)["dataset"]
@@ -123,7 +123,7 @@ def classes(table: Table, results: Results) -> Figure | None:
 
 def words(table: Table, results: Results) -> Figure | None:
     """The gain in log-probability of words that are rare in the test text, and of frequent ones."""
-    pairs = _latest_against_teacher(table, results) if table.metric == "perplexity" else []
+    pairs = latest_against_teacher(table, results) if table.metric == "perplexity" else []
     if not pairs:
         return None
     counts = np.bincount(pairs[0].student["targets"])[pairs[0].student["targets"]]
@@ -157,7 +157,7 @@ def words(table: Table, results: Results) -> Figure | None:
     return figure("words", "Rare and frequent words", caption, chart, data)
 
 
-class _Pair(NamedTuple):
+class Pair(NamedTuple):
     """The predictions of a student and of the generation 0 that it descends from."""
 
     heading: str
@@ -167,16 +167,16 @@ class _Pair(NamedTuple):
     teacher: Predictions
 
 
-def _latest_against_teacher(table: Table, results: Results) -> list[_Pair]:
+def latest_against_teacher(table: Table, results: Results) -> list[Pair]:
     """The first repetitions of the latest generation whose test examples are those of their teachers."""
     students = [row for row in single(table) if row.generation]
     if not students:
         return []
     row = max(students, key=lambda row: row.generation)
-    pairs = list[_Pair]()
+    pairs = list[Pair]()
     for result in results.stored(row.families[0])[:SEEDS]:
         first = results.lineage(result)[-1]
         ours, theirs = results.predictions(result["signature"]), results.predictions(first["signature"])
         if not first["generation"] and ours and theirs and np.array_equal(ours["targets"], theirs["targets"]):
-            pairs.append(_Pair(row.heading, result["signature"], ours, theirs))
+            pairs.append(Pair(row.heading, result["signature"], ours, theirs))
     return pairs
