@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from ban.data import downloads
-from ban.data.downloads import Source, damaged, locked, refuse_inner_folder, replace, say
+from ban.data.downloads import Mirror, damaged, locked, refuse_inner_folder, replace, say
 from ban.data.images import ImageOptions, Images
 from ban.data.labelled import Labelled
 from ban.data.pictures import UnreadableImage, decode
@@ -390,19 +390,19 @@ def _rows(data: Published, path: Path) -> Iterator[NDArray[np.uint8]]:
 # Mirrors
 
 
-def _sources(data: Published, data_dir: Path, mirrors: Sequence[str]) -> tuple[list[str], list[Source]]:
+def _sources(data: Published, data_dir: Path, mirrors: Sequence[str]) -> tuple[list[str], list[Mirror]]:
     """What can be downloaded, and why the other mirrors cannot be used."""
     failures: list[str] = []
-    sources: list[Source] = []
+    sources: list[Mirror] = []
     for mirror in mirrors:
         if "{split}" in mirror and not _has_pyarrow():
             failures.append(f"{mirror}: {NEEDS_PYARROW}")
         elif "{split}" in mirror:
             addresses = {f"{data.hub}-{split}.parquet": mirror.replace("{split}", split) for split in SPLITS}
-            sources.append(Source(addresses, data_dir, partial(_accept_parquet, data, data_dir)))
+            sources.append(Mirror(addresses, data_dir, partial(_accept_parquet, data, data_dir)))
         else:
             archive = data.archive if mirror.endswith(data.archive) else data.pickled.filename
-            sources.append(Source({archive: mirror}, data_dir, partial(_accept_archive, data, data_dir / archive)))
+            sources.append(Mirror({archive: mirror}, data_dir, partial(_accept_archive, data, data_dir / archive)))
     return failures, sources
 
 

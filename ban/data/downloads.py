@@ -38,8 +38,8 @@ CHUNK = 2**16
 
 
 @dataclass(frozen=True)
-class Source:
-    """Files that one place offers."""
+class Mirror:
+    """Files that one address offers."""
 
     addresses: Mapping[str, str]
     """Name of a file → its URL."""
@@ -49,7 +49,7 @@ class Source:
     """Takes the finished files, in order, if their content is right; returns what is wrong with it otherwise."""
 
     def part(self, name: str) -> Path:
-        """The unfinished file. One place does not continue what another began."""
+        """The unfinished file. One mirror does not continue what another began."""
         key = hashlib.sha256(self.addresses[name].encode()).hexdigest()[:8]
         return self.folder / f"{name}.{key}.part"
 
@@ -75,7 +75,7 @@ class _Slow(Exception):
         self.speed = speed
 
 
-def download(title: str, sources: Sequence[Source], minimum_speed: float) -> list[str]:
+def download(title: str, sources: Sequence[Mirror], minimum_speed: float) -> list[str]:
     """Downloads the files of the first source that has the right ones.
 
     A source that sends less than `minimum_speed` kB/s over `WINDOW` seconds is left for the next one. If none is
@@ -107,10 +107,10 @@ class _Trials:
     def __init__(self, title: str, minimum_speed: float) -> None:
         self.title, self.minimum_speed = title, minimum_speed
         self.failures: list[str] = []
-        self.slow: list[tuple[float, Source]] = []
+        self.slow: list[tuple[float, Mirror]] = []
         """With their speeds in bytes a second."""
 
-    def succeeds(self, source: Source, minimum: float) -> bool:
+    def succeeds(self, source: Mirror, minimum: float) -> bool:
         """Whether the files of the source are there now; it may be slower than `minimum` bytes a second."""
         say(f"{self.title}: downloading {source}")
         try:
@@ -128,7 +128,7 @@ class _Trials:
         return problem is None
 
 
-def _try(title: str, source: Source, minimum: float) -> str | None:
+def _try(title: str, source: Mirror, minimum: float) -> str | None:
     """What is wrong with the source's files; a wrong one that was resumed is downloaded anew once."""
     resumed = any(part.exists() for part in source.parts)
     with _Meter(title) as meter:

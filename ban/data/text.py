@@ -15,7 +15,7 @@ from ban.data import downloads
 from ban.data.corpus import END, Corpus, Vocabulary, read, words
 from ban.data.corpus import lines as lines_in
 from ban.data.coverage import unknown_percent
-from ban.data.downloads import Source, damaged, locked, refuse_inner_folder
+from ban.data.downloads import Mirror, damaged, locked, refuse_inner_folder
 from ban.errors import UserError
 from ban.interfaces import Batch
 
@@ -179,7 +179,7 @@ def fetch_ptb(
         for name, checksum in files.items():
             if download and not (folder / name).exists():
                 accept = partial(_accept, folder / name, checksum)
-                sources = [Source({name: f"{mirror}/{name}"}, folder, accept) for mirror in mirrors]
+                sources = [Mirror({name: f"{mirror}/{name}"}, folder, accept) for mirror in mirrors]
                 failures += [f"tried {failure}" for failure in downloads.download(name, sources, minimum_speed)]
     if missing := [name for name in files if not (folder / name).exists()]:
         tried = "".join(f"\n  {failure}" for failure in failures)
