@@ -284,7 +284,7 @@ def test_a_silent_mirror_is_left(mirror: Mirror, data: Path) -> None:
 
 def part(data: Path, url: str, content: bytes, name: str = CIFAR10.filename) -> Path:
     """What a command that was killed has left."""
-    path = downloads.Source({name: url}, data, lambda _: None).part(name)
+    path = downloads.Mirror({name: url}, data, lambda _: None).part(name)
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     return path
