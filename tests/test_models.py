@@ -12,8 +12,19 @@ from helpers import with_bases
 from safetensors.torch import load, save
 from torch import nn
 from torch.nn.functional import conv2d, linear
+from torchvision.models.resnet import BasicBlock
 
-from ban.models import MLP, ConvLarge, DenseNet, DenseShapedResNet, PreActivationResNet, Shallow, SmallConv, WideResNet
+from ban.models import (
+    MLP,
+    ConvLarge,
+    DenseNet,
+    DenseShapedResNet,
+    PreActivationResNet,
+    Shallow,
+    SmallConv,
+    WideResNet,
+    cifar_resnet,
+)
 from ban.models.conv_large import MeanOnlyNorm
 from ban.plan.lineage import lineage
 from ban.report import paper
@@ -47,6 +58,29 @@ COUNTS = {
     ("wrn_28_10", 100): 36.536884,
     ("conv_large", 10): 3.121812,
     ("shallow_1200l_30k", 10): 70.899738,
+    # Of the benchmark of Tian et al. 2020, as its code counts them.
+    ("resnet8", 100): 0.083892,
+    ("resnet14", 100): 0.181108,
+    ("resnet20", 100): 0.278324,
+    ("resnet32", 100): 0.472756,
+    ("resnet44", 100): 0.667188,
+    ("resnet56", 100): 0.861620,
+    ("resnet110", 100): 1.736564,
+    ("resnet8x4", 100): 1.233540,
+    ("resnet32x4", 100): 7.433860,
+    ("resnet50", 100): 23.705252,
+    ("wrn_16_1", 100): 0.180916,
+    ("wrn_16_2", 100): 0.703284,
+    ("wrn_40_1", 100): 0.569780,
+    ("wrn_40_2", 100): 2.255156,
+    ("vgg8", 100): 3.965028,
+    ("vgg11", 100): 9.277284,
+    ("vgg13", 100): 9.462180,
+    ("vgg16", 100): 14.774436,
+    ("vgg19", 100): 20.086692,
+    ("mobilenet_v2", 100): 0.812836,
+    ("shufflenet_v1", 100): 0.949258,
+    ("shufflenet_v2", 100): 1.355528,
 }
 
 
@@ -56,6 +90,39 @@ def test_parameter_counts(name: str, classes: int) -> None:
     with torch.device("meta"):
         network = build.network(lineage(settings)[-1])
     assert sum(p.numel() for p in network.parameters()) == round(COUNTS[name, classes] * 1e6)
+
+
+SHAPES = {
+    "resnet20": [(16, 32, 32), (16, 32, 32), (32, 16, 16), (64, 8, 8), (64,)],
+    "resnet8x4": [(32, 32, 32), (64, 32, 32), (128, 16, 16), (256, 8, 8), (256,)],
+    "vgg8": [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4), (512, 4, 4), (512,)],
+    "mobilenet_v2": [(16, 16, 16), (12, 16, 16), (16, 8, 8), (48, 4, 4), (160, 2, 2), (1280,)],
+    "shufflenet_v1": [(24, 32, 32), (240, 16, 16), (480, 8, 8), (960, 4, 4), (960,)],
+    "shufflenet_v2": [(24, 32, 32), (116, 16, 16), (232, 8, 8), (464, 4, 4), (1024,)],
+}
+"""Of the features of the benchmark's networks: stem, stages, pooled."""
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_features_of_the_benchmarks_networks(name: str) -> None:
+    network = build.network(lineage(compose_settings([f"model={name}", "dataset=cifar100"]))[-1])
+    features = network(torch.randn(2, 3, 32, 32)).features
+    assert [(*value.shape[1:],) for key, value in features.items() if "first" not in key] == SHAPES[name]
+    for key in features:
+        if key.startswith("stage") and "first" not in key:
+            assert [*network(torch.randn(2, 3, 32, 32), until=key).features][-1] == key
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "stride"), [(8, 8, 1), (8, 16, 2)])
+def test_a_residual_block_is_torchvisions(inputs: int, outputs: int, stride: int) -> None:
+    ours = cifar_resnet.BasicBlock(inputs, outputs, stride)
+    projection = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+    theirs = BasicBlock(inputs, outputs, stride, projection if stride == 2 else None)
+    theirs.load_state_dict(
+        {key.replace("norm", "bn").replace("shortcut", "downsample"): value for key, value in ours.state_dict().items()}
+    )
+    images = torch.randn(2, inputs, 8, 8)
+    torch.testing.assert_close(ours(images), theirs(images))
 
 
 # Millions without the shared layers. Table 5 prints 7.3, 17.7, 20.9, 43.1, 24.3, 87.3; the bottlenecks do not come out.

@@ -19,3 +19,12 @@ def initialise(network: nn.Module, fan: Literal["in", "out"]) -> None:
             nn.init.normal_(module.weight, std=math.sqrt(2 / (kernel * channels)))
         elif isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
+
+
+def by_outputs(network: nn.Module) -> None:
+    """Draw convolutions from N(0, 2 / fan_out) (He et al. 2015), with biases of 0; all else keeps its weights."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

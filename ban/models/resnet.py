@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch.nn.functional as F
 from annotated_types import Le, Len
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from ban.interfaces import Output, up_to
-from ban.models.head import Head
 from ban.models.initialisation import initialise
+from ban.models.staged import Staged
 from ban.ranges import Fraction, Positive, PositiveNumber, UpTo1000
 
 Depth = Annotated[Positive, Le(10_000)]
@@ -68,36 +66,17 @@ class Bottleneck(nn.Module):
         return residual + (inputs if self.shortcut is None else self.shortcut(activated))
 
 
-class ResNet(nn.Module):
-    """A 3×3 convolution, stages of pre-activation blocks, BN-ReLU, global average pooling, a linear layer.
-
-    Features: `stem`, `stageN.first` (after the first block of a stage), `stageN`, `pooled`.
-    """
+class ResNet(Staged):
+    """A 3×3 convolution, stages of pre-activation blocks, BN-ReLU, global average pooling, a linear layer."""
 
     def __init__(self, stem: int, stages: Sequence[nn.Sequential], outputs: int, classes: int, channels: int) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(channels, stem, 3, padding=1, bias=False)
-        self.stages = nn.ModuleList(stages)
+        super().__init__(nn.Conv2d(channels, stem, 3, padding=1, bias=False), stages, outputs, classes)
         self.norm = nn.BatchNorm2d(outputs)
-        self.head = Head(outputs, classes)
         initialise(self, fan="in")
 
-    def forward(
-        self, inputs: Float[Tensor, "batch channels height width"], state: Any = None, until: str | None = None
-    ) -> Output:
-        """Logits and features, or only the features up to `until`."""
-        features = {"stem": self.stem(inputs)}
-        hidden = features["stem"]
-        for number, stage in enumerate(self.stages, start=1):
-            first, *others = stage  # pyright: ignore[reportGeneralTypeIssues] -- a Sequential
-            hidden = features[f"stage{number}.first"] = first(hidden)
-            for block in others:
-                hidden = block(hidden)
-            features[f"stage{number}"] = hidden
-            if until == f"stage{number}":
-                return up_to(features)
-        features["pooled"] = F.relu(self.norm(hidden)).mean((2, 3))
-        return Output(self.head(features["pooled"]), features)
+    def last(self, hidden: Tensor) -> Tensor:
+        """See `Staged`."""
+        return F.relu(self.norm(hidden))
 
 
 class WideResNet(ResNet):
