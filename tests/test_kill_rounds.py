@@ -35,7 +35,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 def kill_something(outputs: Path, sweeps: list[subprocess.Popen[str]], choose: random.Random) -> str:
     """One of the sweeps, or one of the stages that run; what it was."""
-    kind, deadline = choose.choice(["sweep", "stage"]), time.monotonic() + 10
+    kind, deadline = choose.choice(["sweep", "stage"]), time.monotonic() + 60
     while time.monotonic() < deadline:
         victims = [sweep.pid for sweep in sweeps if sweep.poll() is None]
         if not victims:
@@ -75,7 +75,7 @@ def check_round(seed: int, undisturbed: dict[str, bytes], tmp_path: Path) -> lis
             time.sleep(choose.uniform(0.5, 5))
             killed.append(kill_something(outputs, sweeps, choose))
         for sweep in sweeps:  # one that was killed has ended; another may have lost a stage, and has done the rest
-            sweep.communicate(timeout=120)
+            sweep.communicate(timeout=600)
     for sweep in SWEEPS:
         ban("-m", *DIGITS, *OPTIONS, *sweep, cwd=tmp_path)
     store = Store(outputs)
