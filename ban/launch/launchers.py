@@ -1,8 +1,7 @@
 """Hydra's launchers: a sweep runs as one command, which trains every missing stage once."""
 
-import functools
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from hydra.core.utils import JobReturn
@@ -10,7 +9,6 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from ban.display import busy
 from ban.settings.checks import validated
 from ban.settings.schema import LocalLauncherSettings, Settings, SlurmLauncherSettings
 from ban.settings.sweeps import settings_of
@@ -38,15 +36,14 @@ class _BatchLauncher(Launcher, Generic[LauncherSettings]):
         Raises:
             SystemExit: a stage failed. All stages that do not depend on it were trained.
         """
-        busy("loading torch")
-        from ban.launch.execute import execute  # imports torch: not before there is work
+        from ban.launch.command import execute
 
-        execute(settings_of(self.loader, self.config, job_overrides), self._make_executor())
+        execute(settings_of(self.loader, self.config, job_overrides), self._make_executor)
         return []
 
     @abstractmethod
-    def _make_executor(self) -> Callable[[Settings], Any]:
-        """Returns the executor's constructor."""
+    def _make_executor(self, settings: Settings) -> Any:
+        """The executor, whose module imports torch: not before there is work."""
 
 
 class LocalLauncher(_BatchLauncher[LocalLauncherSettings]):
@@ -54,10 +51,10 @@ class LocalLauncher(_BatchLauncher[LocalLauncherSettings]):
 
     schema = LocalLauncherSettings
 
-    def _make_executor(self) -> Callable[[Settings], Any]:
+    def _make_executor(self, settings: Settings) -> Any:
         from ban.launch.execute import LocalPool
 
-        return functools.partial(LocalPool, options=self.options)
+        return LocalPool(settings, self.options)
 
 
 class SlurmLauncher(_BatchLauncher[SlurmLauncherSettings]):
@@ -65,7 +62,7 @@ class SlurmLauncher(_BatchLauncher[SlurmLauncherSettings]):
 
     schema = SlurmLauncherSettings
 
-    def _make_executor(self) -> Callable[[Settings], Any]:
+    def _make_executor(self, settings: Settings) -> Any:
         from ban.launch.slurm_executor import Slurm
 
-        return functools.partial(Slurm, options=self.options)
+        return Slurm(settings, self.options)

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import TextIOWrapper
@@ -20,16 +20,13 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from ban.errors import Interrupted, UserError
-from ban.events import Event, Failed, Finished, Report, Stopped, Waiting
+from ban.events import Event, Failed, Failures, Finished, Report, Stopped, Waiting
 from ban.launch.devices import Slot
 from ban.launch.journal import Journal, JournalReport, report_failures
 from ban.plan.stage import Stage
 from ban.store.result import outcome
 from ban.training.run import Host, run
 from ban.training.signals import Signals
-
-Failures = dict[str, str]
-"""Signature → reason."""
 
 STOPPED = "stopped by a signal"
 UNKNOWN = 255
@@ -248,25 +245,6 @@ def _ensure_server() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def by_longest_path(stages: Sequence[Stage], cost: Callable[[Stage], float]) -> list[Stage]:
-    """The stages, longest chain of dependent trainings first."""
-    length = longest_paths(stages, cost)
-    return sorted(stages, key=lambda stage: -length[stage.signature])
-
-
-def longest_paths(stages: Sequence[Stage], cost: Callable[[Stage], float]) -> dict[str, float]:
-    """Signature → cost of the longest chain that begins with the stage. `stages` holds teachers before students."""
-    students: Mapping[str, list[Stage]] = {stage.signature: [] for stage in stages}
-    for stage in stages:
-        for parent in stage.parents:
-            students.get(parent.signature, []).append(stage)
-    length: dict[str, float] = {}
-    for stage in reversed(stages):
-        longest = max((length[student.signature] for student in students[stage.signature]), default=0.0)
-        length[stage.signature] = cost(stage) + longest
-    return length
 
 
 def _train(stage: Stage, host: Host, slot: Slot, events: Any) -> None:
