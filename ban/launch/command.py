@@ -65,8 +65,15 @@ MakeExecutor = Callable[[Settings], Executor]
 """Called only if a stage is missing."""
 
 
-def execute(jobs: Sequence[Settings], make_executor: MakeExecutor) -> None:
+def execute(
+    jobs: Sequence[Settings], make_executor: MakeExecutor, prepare: Callable[[Sequence[Stage]], None] = lambda _: None
+) -> None:
     """Trains the stages of the jobs that the store lacks, and shows the table.
+
+    Args:
+        jobs: the settings of each.
+        make_executor: returns what trains.
+        prepare: is called as soon as it is known that there is something to train, before it is checked.
 
     Raises:
         SystemExit: with a message and status 1 after a failure, with 128 + n after signal n.
@@ -74,7 +81,7 @@ def execute(jobs: Sequence[Settings], make_executor: MakeExecutor) -> None:
     store = Store(jobs[0].machine.outputs)
     journal = Journal(store)
     try:
-        failures = _execute(jobs, make_executor, journal)
+        failures = _execute(jobs, make_executor, prepare, journal)
     except UserError as error:
         raise SystemExit(f"ban: {error}") from None
     except OSError as error:
@@ -88,17 +95,21 @@ def execute(jobs: Sequence[Settings], make_executor: MakeExecutor) -> None:
         raise SystemExit(f"ban: {plural(len(failures), 'stage')} failed; the same command tries again.\n{reasons}")
 
 
-def _execute(jobs: Sequence[Settings], make_executor: MakeExecutor, journal: Journal) -> Failures:
+def _execute(
+    jobs: Sequence[Settings], make_executor: MakeExecutor, prepare: Callable[[Sequence[Stage]], None], journal: Journal
+) -> Failures:
     first, store = jobs[0], journal.store
     common = ("machine", "dry_run", "yes", "table")
     if any(getattr(job, part) != getattr(first, part) for job in jobs for part in common):
         raise UserError("a sweep runs on one machine: machine, dry_run, yes and table cannot be swept over.")
     check_installed(first.machine.trackers)
     busy("checking the plan")
-    _check_arguments(jobs)
     lineages = [lineage(job) for job in jobs]
     stages = union(lineages)
     missing = [stage for stage in stages if not store.has(stage.signature)]
+    if missing and not first.dry_run:
+        prepare(missing)
+    _check_arguments(jobs)
     if first.dry_run:
         place = place_of(first.machine)
         _check_precision(missing, place)

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -14,13 +13,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import TextIOWrapper
-from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from ban.errors import Interrupted, UserError
 from ban.events import Event, Failed, Failures, Finished, Report, Stopped, Waiting
+from ban.launch import server
 from ban.launch.devices import Slot
 from ban.launch.journal import Journal, JournalReport, report_failures
 from ban.plan.stage import Stage
@@ -82,10 +81,7 @@ class Pool:
         self.failures: Failures = {}
         self.store, self.journal = host.store, Journal(host.store)
         self.context = multiprocessing.get_context("forkserver")
-        # Otherwise every child would import these for seconds; optimizers import torch._dynamo at their first step.
-        data = {stage.dataset.function.rpartition(".")[0] for stage in missing}
-        self.context.set_forkserver_preload(["ban.training.run", "ban.models", "torch._dynamo", *sorted(data)])
-        _ensure_server()
+        server.start(missing)
 
     def run(self) -> Failures:
         """Trains all stages that can be trained.
@@ -148,7 +144,7 @@ class Pool:
         if slot.visible is not None:
             device = replace(device, name="cuda")  # the only one that the process sees
         process = self.context.Process(target=_train, args=(stage, self.host._replace(device=device), slot, sender))
-        _ensure_server()  # another one, if it was killed
+        server.ensure()
         try:
             process.start()
         except (EOFError, ConnectionError):
@@ -223,28 +219,6 @@ def _ending(status: int) -> str:
     if status == UNKNOWN:
         return "it ended without a result, after the process that started it had been killed (out of memory?)"
     return f"killed by {signal.Signals(-status).name} (out of memory?)" if status < 0 else f"ended with status {status}"
-
-
-def _ensure_server() -> None:
-    """Starts the server that forks the trainings' processes, unless it runs.
-
-    Raises:
-        UserError: the path of its socket would be too long.
-    """
-    # Ctrl-C and a closed terminal would end the server. The processes that it forks ignore both signals, too.
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
-    try:
-        forkserver.ensure_running()
-    except OSError as error:
-        if "too long" not in str(error):
-            raise
-        raise UserError(
-            f"the path of a temporary folder is too long for a socket ({tempfile.gettempdir()}): set TMPDIR to a "
-            "shorter one."
-        ) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _train(stage: Stage, host: Host, slot: Slot, events: Any) -> None:

@@ -15,7 +15,7 @@ from ban.training.step import START, TrainingStep
 
 STEPS, SECONDS = 5, 1.0
 """After a warm-up step, this number of steps is timed, or fewer once this time has passed."""
-CPU_OPERATIONS = 1e11
+CPU_OPERATIONS = 2e10
 """The most floating-point operations of a timed step on a CPU. Of a batch that needs more, a part is timed."""
 
 
@@ -37,8 +37,11 @@ def examples_per_second(stage: Stage, device: Device) -> float:
 
     try:
         step = build.training_step(stage, load, device, spelling)
-        batch = build.zero_batch(stage, target, size, unroll)
-        return batch.targets.numel() / _seconds_per_step(step, batch, target)
+        seconds = _seconds_per_step(step, build.zero_batch(stage, target, size, unroll), target)
+        if size < recipe.batch_size:
+            updates = min(seconds, _seconds_of_updates(step))  # which do not depend on the size of the batch
+            seconds = (seconds - updates) * recipe.batch_size / size + updates
+        return recipe.batch_size * unroll / seconds
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"{stage.label}, {stage.model.title}, does not fit into the memory of {device.name}."
@@ -48,14 +51,25 @@ def examples_per_second(stage: Stage, device: Device) -> float:
 def _seconds_per_step(step: TrainingStep, batch: Batch, device: torch.device) -> float:
     for learner in step.learners:
         learner.network.train()
+    started, steps = time.perf_counter(), 0
     step(batch, START)  # kernels are chosen and memory is allocated
     _wait(device)
-    started, steps = time.perf_counter(), 0
+    if device.type == "cpu" and time.perf_counter() - started > SECONDS:  # little of it was spent on that
+        return time.perf_counter() - started
+    started = time.perf_counter()
     while steps < STEPS and time.perf_counter() - started < SECONDS:
         step(batch, START)
         _wait(device)
         steps += 1
     return (time.perf_counter() - started) / steps
+
+
+def _seconds_of_updates(step: TrainingStep) -> float:
+    """Of all optimizers on a CPU."""
+    started = time.perf_counter()
+    for learner in step.learners:
+        learner.optimizer.step()
+    return time.perf_counter() - started
 
 
 def _wait(device: torch.device) -> None:
