@@ -1,9 +1,14 @@
 """`ban` and `python -m ban`. The first word is on the terminal before the modules that take seconds are imported."""
 
+import gc
 import sys
 
+from ban.commands import help as help_
 from ban.display import busy, ready
 from ban.output import tolerate_failures
+
+GARBAGE = 100_000
+"""New objects before Python looks for garbage: importing modules and reading settings leaves next to none."""
 
 
 def main() -> None:
@@ -13,9 +18,13 @@ def main() -> None:
         SystemExit: see `ban.cli.main`.
     """
     tolerate_failures()
-    if len(sys.argv) > 1 and not {"help", "-h", "--help", "--version", "--shell-completion", "-sc"} & {*sys.argv}:
-        busy("reading the settings")
+    words = sys.argv[1:]
     try:
+        if help_.answers(words):
+            return
+        gc.set_threshold(GARBAGE)
+        if not {"help", "-h", "--help", "--shell-completion", "-sc"} & {*words}:
+            busy("reading the settings")
         from ban.cli import main as run
 
         run()

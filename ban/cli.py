@@ -13,9 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from ban import __version__
 from ban.commands import help as help_
-from ban.display import busy, ready
+from ban.display import ready
 from ban.errors import UserError
 from ban.output import tolerate_failures
 from ban.settings.checks import validated
@@ -55,10 +54,10 @@ def _run(words: Sequence[str]) -> None:
     first = rest[0] if rest else ""
     if first in COMMANDS:
         _command(first, rest[1:], folder)
-    elif not words or {"-h", "--help"} & {*rest}:
+    elif help_.answers(words):
+        return
+    elif {"-h", "--help"} & {*rest}:
         help_.screen()
-    elif words == ["--version"]:
-        print(f"ban {__version__}")
     elif first and not first.startswith(("-", "~")) and "=" not in first:
         raise UserError(f"'{first}' is neither a sub-command nor KEY=VALUE: {_meant(first, folder)}")
     else:
@@ -129,10 +128,15 @@ def _train(config: DictConfig) -> None:
         _check_launcher()
     except UserError as error:  # Hydra would print a line of its own
         raise SystemExit(f"ban: {error}") from None
-    busy("loading torch")
-    from ban.launch.execute import InProcess, execute  # imports torch, which only trainings need
+    from ban.launch.command import execute
 
-    execute([job], InProcess)
+    execute([job], _in_this_process)
+
+
+def _in_this_process(settings: Settings) -> Any:
+    from ban.launch.execute import InProcess  # imports torch, which only trainings need
+
+    return InProcess(settings)
 
 
 def _check_launcher() -> None:

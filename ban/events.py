@@ -58,4 +58,6 @@ class Failed(NamedTuple):
 
 
 Event = Waiting | Started | Warned | Running | Stopped | Finished | Failed
+Failures = dict[str, str]
+"""Signature → reason."""
 Report = Callable[[Event], None]

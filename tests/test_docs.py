@@ -17,14 +17,14 @@ import torch
 from PIL import Image
 
 from ban.cli import COMMANDS, main
-from ban.launch import estimate, execute, overview
+from ban.launch import command, estimate, overview
 from ban.plan.lineage import lineage
 from ban.settings import datasets, schema
 from ban.settings.compose import CONF, compose_settings
 from ban.settings.types import keys_of
 from ban.store.store import Store
 from ban.training import build, measure
-from ban.training.rehearsal import StageCost
+from ban.training.costs import StageCost
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -76,7 +76,7 @@ def ban(folder: Path, *arguments: str) -> None:
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["ban", *arguments])
         # Large networks take seconds to build and minutes to time; other tests do both.
-        for module in (estimate, execute, overview):
+        for module in (command, estimate, overview):
             patch.setattr(module, "rehearse", lambda *_: StageCost(0, 0))
         patch.setattr(overview, "estimate", lambda *_: estimate.Estimate(0, 0, 0, 0, 0))
         patch.setattr(measure, "check_learned", lambda *_: None)  # two steps teach less than a guess

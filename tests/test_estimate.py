@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from helpers import DIGITS, KINDS, Say, Train, files, plan
 
-from ban.launch.estimate import disk, estimate, examples_per_second
-from ban.launch.pool import by_longest_path, longest_paths
+from ban.launch.estimate import disk, estimate
+from ban.launch.timing import examples_per_second
+from ban.plan.order import by_longest_path, longest_paths
 from ban.settings.compose import compose_settings
 from ban.training.device import Device
 

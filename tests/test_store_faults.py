@@ -23,7 +23,8 @@ from helpers import DIGITS, host, quiet
 from ban.commands.stages import stages
 from ban.commands.status import status
 from ban.errors import Interrupted, UserError
-from ban.launch.execute import InProcess, execute
+from ban.launch.command import execute
+from ban.launch.execute import InProcess
 from ban.launch.journal import Journal
 from ban.plan.lineage import lineage
 from ban.report.results import Results

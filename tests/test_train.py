@@ -18,7 +18,8 @@ from torch import nn
 
 from ban.errors import Interrupted, UserError
 from ban.interfaces import Batch, Output, Progress, Step, Teacher
-from ban.launch.execute import InProcess, execute
+from ban.launch.command import execute
+from ban.launch.execute import InProcess
 from ban.models import SmallConv
 from ban.plan.lineage import lineage
 from ban.plan.stage import Parent, Stage

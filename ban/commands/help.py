@@ -9,6 +9,7 @@ import yaml
 from rich.table import Table
 from rich.text import Text
 
+from ban import __version__
 from ban.display import console
 from ban.errors import UserError
 from ban.settings.files import CONF
@@ -42,6 +43,24 @@ COMMANDS = {
     "help KEY": "all names of a setting, for example: ban help model",
 }
 """Sub-commands → what they show or do."""
+
+
+def answers(words: Sequence[str]) -> bool:
+    """Answers a command that asks for help in general, for the choices of a setting, or for the version.
+
+    Returns:
+        Whether it is such a command.
+    """
+    match [*words]:
+        case [] | ["-h" | "--help" | "help"]:
+            screen()
+        case ["help", group] if group in GROUPS:
+            choices(group)
+        case ["--version"]:
+            print(f"ban {__version__}")
+        case _:
+            return False
+    return True
 
 
 def screen() -> None:

@@ -1,27 +1,22 @@
-"""Estimates the time and the disk space of a plan on this machine, from a few timed steps of each kind of training."""
+"""Estimates the time and the disk space of a plan on this machine, from a few timed steps of each kind of training.
+
+Torch is imported only if a kind was not timed in the last days.
+"""
 
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-import torch
-from torch import nn
-
-from ban.errors import UserError
-from ban.interfaces import Batch
-from ban.launch.pool import longest_paths
-from ban.plan.stage import Parent, Stage
+from ban.plan.order import longest_paths
+from ban.plan.stage import Stage
+from ban.store.memory import key, memory
 from ban.store.store import Store
-from ban.training import build
-from ban.training.device import Device
-from ban.training.rehearsal import rehearse
-from ban.training.step import START, TrainingStep
+from ban.training.costs import rehearse
+from ban.training.place import Place
 
-STEPS, SECONDS = 5, 1.0
-"""After a warm-up step, this number of steps is timed, or fewer once this time has passed."""
-CPU_OPERATIONS = 1e11
-"""The most floating-point operations of a timed step on a CPU. Of a batch that needs more, a part is timed."""
+DAYS = 7
+"""A timing is remembered that long: drivers, clocks and other processes change."""
 
 
 class Disk(NamedTuple):
@@ -45,16 +40,21 @@ class Estimate(NamedTuple):
     """Bytes of the largest training's checkpoints."""
     kinds: int
     """The number of different trainings that were timed."""
+    earlier: int = 0
+    """How many of them an earlier command timed."""
 
 
-def estimate(stages: Sequence[Stage], device: Device, track: Callable[[Iterable[Stage]], Iterable[Stage]]) -> Estimate:
+def estimate(stages: Sequence[Stage], place: Place, track: Callable[[Iterable[Stage]], Iterable[Stage]]) -> Estimate:
     """The cost of the stages, teachers before students. `track` shows the progress.
 
     Raises:
         UserError: one does not fit into the device's memory.
     """
     by_kind = {stage.step_kind: stage for stage in stages}
-    speeds = {stage.step_kind: examples_per_second(stage, device) for stage in track([*by_kind.values()])}
+    speeds = {kind: speed for kind, stage in by_kind.items() if (speed := _remembered(stage, place))}
+    earlier = len(speeds)
+    for stage in track([stage for kind, stage in by_kind.items() if kind not in speeds]):
+        speeds[stage.step_kind] = _timed(stage, place)
     seconds = {stage.signature: _examples(stage) / speeds[stage.step_kind] for stage in stages}
     chains = longest_paths(stages, lambda stage: seconds[stage.signature])
     space = [disk(stage) for stage in stages]
@@ -64,51 +64,30 @@ def estimate(stages: Sequence[Stage], device: Device, track: Callable[[Iterable[
         kept=sum(each.kept for each in space),
         temporary=max((each.temporary for each in space), default=0),
         kinds=len(by_kind),
+        earlier=earlier,
     )
 
 
-def examples_per_second(stage: Stage, device: Device) -> float:
-    """Training images, rows or words per second, measured with fresh teachers and a batch of zeros.
-
-    Raises:
-        UserError: the training does not fit into the device's memory.
-    """
-    target, recipe = device.prepare(), stage.recipe
-    size, unroll = recipe.batch_size, recipe.unroll or 1
-    if target.type == "cpu":
-        operations = rehearse(stage).training_flops * size * unroll
-        size = max(2, min(size, int(size * CPU_OPERATIONS / max(1.0, operations))))
-    spelling = build.zero_spelling(stage, target)
-
-    def load(parent: Parent) -> nn.Module:
-        return build.network(parent.stage, parent.index, spelling).to(target)
-
-    try:
-        step = build.training_step(stage, load, device, spelling)
-        batch = build.zero_batch(stage, target, size, unroll)
-        return batch.targets.numel() / _seconds_per_step(step, batch, target)
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"{stage.label}, {stage.model.title}, does not fit into the memory of {device.name}."
-        ) from error
+def _remembered(stage: Stage, place: Place) -> float | None:
+    """Examples per second, as a command of the last days timed them here."""
+    match memory("speeds").found.get(_key(stage, place)):
+        case [int() | float() as speed, int() | float() as at] if speed > 0 and 0 <= time.time() - at < DAYS * 86400:
+            return speed
+        case _:
+            return None
 
 
-def _seconds_per_step(step: TrainingStep, batch: Batch, device: torch.device) -> float:
-    for learner in step.learners:
-        learner.network.train()
-    step(batch, START)  # kernels are chosen and memory is allocated
-    _wait(device)
-    started, steps = time.perf_counter(), 0
-    while steps < STEPS and time.perf_counter() - started < SECONDS:
-        step(batch, START)
-        _wait(device)
-        steps += 1
-    return (time.perf_counter() - started) / steps
+def _timed(stage: Stage, place: Place) -> float:
+    from ban.launch.timing import examples_per_second
+    from ban.training.device import Device
+
+    speed = examples_per_second(stage, Device(place.name, place.threads))
+    memory("speeds").add({_key(stage, place): [speed, time.time()]})
+    return speed
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _key(stage: Stage, place: Place) -> str:
+    return key(stage.step_kind, place.name, place.product, place.threads)
 
 
 def _examples(stage: Stage) -> float:

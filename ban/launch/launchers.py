@@ -1,16 +1,18 @@
 """Hydra's launchers: a sweep runs as one command, which trains every missing stage once."""
 
-import functools
+import signal
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from ban.display import busy
+from ban.launch import server
+from ban.plan.stage import Stage
 from ban.settings.checks import validated
 from ban.settings.schema import LocalLauncherSettings, Settings, SlurmLauncherSettings
 from ban.settings.sweeps import settings_of
@@ -38,15 +40,17 @@ class _BatchLauncher(Launcher, Generic[LauncherSettings]):
         Raises:
             SystemExit: a stage failed. All stages that do not depend on it were trained.
         """
-        busy("loading torch")
-        from ban.launch.execute import execute  # imports torch: not before there is work
+        from ban.launch.command import execute
 
-        execute(settings_of(self.loader, self.config, job_overrides), self._make_executor())
+        execute(settings_of(self.loader, self.config, job_overrides), self._make_executor, self._prepare)
         return []
 
+    def _prepare(self, missing: Sequence[Stage]) -> None:
+        """Starts what takes time, before it is checked whether the stages can be trained."""
+
     @abstractmethod
-    def _make_executor(self) -> Callable[[Settings], Any]:
-        """Returns the executor's constructor."""
+    def _make_executor(self, settings: Settings) -> Any:
+        """The executor, whose module imports torch: not before there is work."""
 
 
 class LocalLauncher(_BatchLauncher[LocalLauncherSettings]):
@@ -54,10 +58,31 @@ class LocalLauncher(_BatchLauncher[LocalLauncherSettings]):
 
     schema = LocalLauncherSettings
 
-    def _make_executor(self) -> Callable[[Settings], Any]:
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """See `_BatchLauncher`."""
+        default = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+        for number in default:
+            signal.signal(number, _end)
+        try:
+            return super().launch(job_overrides, initial_job_idx)
+        except BaseException:  # a refusal, or a signal: the server may still import torch, for seconds
+            server.stop()
+            raise
+        finally:
+            for number in default:
+                signal.signal(number, signal.SIG_DFL)
+
+    def _prepare(self, missing: Sequence[Stage]) -> None:
+        server.start(missing)
+
+    def _make_executor(self, settings: Settings) -> Any:
         from ban.launch.execute import LocalPool
 
-        return functools.partial(LocalPool, options=self.options)
+        return LocalPool(settings, self.options)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 class SlurmLauncher(_BatchLauncher[SlurmLauncherSettings]):
@@ -65,7 +90,7 @@ class SlurmLauncher(_BatchLauncher[SlurmLauncherSettings]):
 
     schema = SlurmLauncherSettings
 
-    def _make_executor(self) -> Callable[[Settings], Any]:
+    def _make_executor(self, settings: Settings) -> Any:
         from ban.launch.slurm_executor import Slurm
 
-        return functools.partial(Slurm, options=self.options)
+        return Slurm(settings, self.options)

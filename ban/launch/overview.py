@@ -18,20 +18,19 @@ from ban.report.tables import Table
 from ban.settings.weights import content
 from ban.store.result import doubt, outcome
 from ban.store.store import Store
-from ban.training.device import Device
-from ban.training.rehearsal import rehearse
+from ban.training.costs import rehearse
+from ban.training.place import Place
 from ban.wording import duration, plural
 
 COSTLY_HOURS = 2.0
 """A plan that takes longer than this on a CPU must be confirmed."""
 
 
-def show(lineages: Sequence[Sequence[Stage]], store: Store, device: Device) -> None:
+def show(lineages: Sequence[Sequence[Stage]], store: Store, place: Place) -> None:
     """Prints the stages of all jobs, which of them they share, who teaches whom, and the cost of the missing ones."""
     stages = union(lineages)
     settings = details_of(stages)
-    kind = device.torch_device.type
-    rows = [_row(stage, settings[stage.signature], store, kind) for stage in stages]
+    rows = [_row(stage, settings[stage.signature], store, place.kind) for stage in stages]
     show_table(rows, spare=("signature", "gen.", "parameters"))
     if len(lineages) > 1:
         console.print(_families(stages, store))
@@ -45,7 +44,7 @@ def show(lineages: Sequence[Sequence[Stage]], store: Store, device: Device) -> N
     regimes(stages)
     tell_weights(stages, store)
     if missing:
-        _show_cost(missing, store, device)
+        _show_cost(missing, store, place)
 
 
 def _row(stage: Stage, settings: str, store: Store, device_type: str) -> dict[str, str]:
@@ -84,13 +83,15 @@ def _line(stage: Stage) -> tuple[str, ...]:
     return (*(_line(stage.parents[0]) if stage.parents else ()), stage.family)
 
 
-def _show_cost(missing: Sequence[Stage], store: Store, device: Device) -> None:
+def _show_cost(missing: Sequence[Stage], store: Store, place: Place) -> None:
     """Prints the time and the disk space that the missing stages would take, and the basis of the estimate."""
-    found = _estimate(missing, device)
+    found = _estimate(missing, place)
     chain = f"; the longest chain of teachers and students takes {_hours(found.longest)} on any number of devices"
     shorter = found.longest < 0.9 * found.seconds
+    timed = "" if found.earlier == found.kinds else f"{found.earlier} of {plural(found.kinds, 'kind')} "
+    old = f"; {timed}timed by an earlier command" * bool(found.earlier)
     console.print(
-        f"Time: about {_hours(found.seconds)} on {device} for all stages, one after another{chain * shorter}.\n"
+        f"Time: about {_hours(found.seconds)} on {place} for all stages, one after another{chain * shorter}{old}.\n"
         f"Disk: {decimal(found.kept)} for results, and {decimal(found.temporary)} for the checkpoints of each running "
         f"training; {decimal(free_disk(store))} free.\n"
         f"Basis: the parameters of the networks, and a few timed steps of {plural(found.kinds, 'kind')} of training, "
@@ -98,10 +99,10 @@ def _show_cost(missing: Sequence[Stage], store: Store, device: Device) -> None:
     )
 
 
-def _estimate(missing: Sequence[Stage], device: Device) -> Estimate:
+def _estimate(missing: Sequence[Stage], place: Place) -> Estimate:
     note = "timing a few steps of each kind of training"
     return estimate(
-        missing, device, lambda kinds: track(kinds, note, console=console, transient=True, disable=not is_live())
+        missing, place, lambda kinds: track(kinds, note, console=console, transient=True, disable=not is_live())
     )
 
 
@@ -177,18 +178,18 @@ def regimes(stages: Sequence[Stage]) -> None:
         console.print(f"  Warning: {warning}")
 
 
-def confirm(missing: Sequence[Stage], device: Device, yes: bool, parallel: int) -> None:
+def confirm(missing: Sequence[Stage], place: Place, yes: bool, parallel: int) -> None:
     """Asks before trainings that would take long without a GPU; `parallel` of them run at a time.
 
     Raises:
         UserError: nobody confirmed.
     """
-    if yes or device.name != "cpu":
+    if yes or place.name != "cpu":
         return
     total = sum(operations(stage) for stage in missing)
     if total < 1e9 * 3600 * COSTLY_HOURS:
         return  # every CPU computes a GFLOP/s, so nothing needs to be measured
-    found = _estimate(missing, device)
+    found = _estimate(missing, place)
     seconds = max(found.seconds / parallel, found.longest)
     if seconds < 3600 * COSTLY_HOURS:
         return

@@ -6,30 +6,26 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import TextIOWrapper
-from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from ban.errors import Interrupted, UserError
-from ban.events import Event, Failed, Finished, Report, Stopped, Waiting
+from ban.events import Event, Failed, Failures, Finished, Report, Stopped, Waiting
+from ban.launch import server
 from ban.launch.devices import Slot
 from ban.launch.journal import Journal, JournalReport, report_failures
 from ban.plan.stage import Stage
 from ban.store.result import outcome
 from ban.training.run import Host, run
 from ban.training.signals import Signals
-
-Failures = dict[str, str]
-"""Signature → reason."""
 
 STOPPED = "stopped by a signal"
 UNKNOWN = 255
@@ -85,10 +81,7 @@ class Pool:
         self.failures: Failures = {}
         self.store, self.journal = host.store, Journal(host.store)
         self.context = multiprocessing.get_context("forkserver")
-        # Otherwise every child would import these for seconds; optimizers import torch._dynamo at their first step.
-        data = {stage.dataset.function.rpartition(".")[0] for stage in missing}
-        self.context.set_forkserver_preload(["ban.training.run", "ban.models", "torch._dynamo", *sorted(data)])
-        _ensure_server()
+        server.start(missing)
 
     def run(self) -> Failures:
         """Trains all stages that can be trained.
@@ -151,7 +144,7 @@ class Pool:
         if slot.visible is not None:
             device = replace(device, name="cuda")  # the only one that the process sees
         process = self.context.Process(target=_train, args=(stage, self.host._replace(device=device), slot, sender))
-        _ensure_server()  # another one, if it was killed
+        server.ensure()
         try:
             process.start()
         except (EOFError, ConnectionError):
@@ -226,47 +219,6 @@ def _ending(status: int) -> str:
     if status == UNKNOWN:
         return "it ended without a result, after the process that started it had been killed (out of memory?)"
     return f"killed by {signal.Signals(-status).name} (out of memory?)" if status < 0 else f"ended with status {status}"
-
-
-def _ensure_server() -> None:
-    """Starts the server that forks the trainings' processes, unless it runs.
-
-    Raises:
-        UserError: the path of its socket would be too long.
-    """
-    # Ctrl-C and a closed terminal would end the server. The processes that it forks ignore both signals, too.
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
-    try:
-        forkserver.ensure_running()
-    except OSError as error:
-        if "too long" not in str(error):
-            raise
-        raise UserError(
-            f"the path of a temporary folder is too long for a socket ({tempfile.gettempdir()}): set TMPDIR to a "
-            "shorter one."
-        ) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def by_longest_path(stages: Sequence[Stage], cost: Callable[[Stage], float]) -> list[Stage]:
-    """The stages, longest chain of dependent trainings first."""
-    length = longest_paths(stages, cost)
-    return sorted(stages, key=lambda stage: -length[stage.signature])
-
-
-def longest_paths(stages: Sequence[Stage], cost: Callable[[Stage], float]) -> dict[str, float]:
-    """Signature → cost of the longest chain that begins with the stage. `stages` holds teachers before students."""
-    students: Mapping[str, list[Stage]] = {stage.signature: [] for stage in stages}
-    for stage in stages:
-        for parent in stage.parents:
-            students.get(parent.signature, []).append(stage)
-    length: dict[str, float] = {}
-    for stage in reversed(stages):
-        longest = max((length[student.signature] for student in students[stage.signature]), default=0.0)
-        length[stage.signature] = cost(stage) + longest
-    return length
 
 
 def _train(stage: Stage, host: Host, slot: Slot, events: Any) -> None:

@@ -18,10 +18,9 @@ from submitit.helpers import DelayedSubmission
 
 from ban.display import console
 from ban.errors import Interrupted, UserError
-from ban.events import Event, Failed, Finished, Report, Running
+from ban.events import Event, Failed, Failures, Finished, Report, Running
 from ban.launch import snapshot
 from ban.launch.journal import Journal, JournalReport, Note, report_failures
-from ban.launch.pool import Failures
 from ban.launch.slurm import cancel, max_array_size, partition, queue
 from ban.plan.stage import Stage
 from ban.settings.schema import Machine, Settings, SlurmLauncherSettings

@@ -1,13 +1,13 @@
 """Sections of tables as Markdown and LaTeX. Texts are escaped for each format, because titles and headings are free."""
 
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pandas has no complete types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# tabulate has no types.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-import pandas as pd
+from tabulate import tabulate
 
 MARKDOWN = {
     r"([\\|*`~]|<(?=[\w/!?])|&(?=#?\w+;)|(?<!\w)_|_(?!\w))": r"\\\1",
@@ -35,17 +35,21 @@ class Section(NamedTuple):
     rows: Sequence[Mapping[str, str]]
     notes: Sequence[str]
 
-    def frame(self, escape: Callable[[str], str]) -> pd.DataFrame:
-        """The escaped texts."""
-        rows = [{escape(heading): escape(text) for heading, text in row.items()} for row in self.rows]
-        return pd.DataFrame(rows).fillna("")
+    def lines(self, escape: Callable[[str], str]) -> list[list[str]]:
+        """The escaped headings, then the escaped texts of each row."""
+        headings = dict.fromkeys(heading for row in self.rows for heading in row)
+        return [
+            [escape(text) for text in line]
+            for line in ([*headings], *([row.get(heading, "") for heading in headings] for row in self.rows))
+        ]
 
 
 def markdown(sections: Sequence[Section]) -> str:
     """GitHub's Markdown."""
     blocks: list[str] = []
     for section in sections:
-        table = section.frame(in_markdown).to_markdown(index=False, disable_numparse=True)
+        headings, *rows = section.lines(in_markdown)
+        table = tabulate(rows, headings, "pipe", disable_numparse=True)
         blocks += [in_markdown(section.caption), table, *map(in_markdown, section.notes)]
     return "\n\n".join(blocks) + "\n"
 
@@ -65,11 +69,11 @@ def latex(sections: Sequence[Section]) -> str:
 
 def _tabular(section: Section) -> str:
     comments = "".join(f"% {' '.join(text.split())}\n" for text in (section.caption, *section.notes))
-    frame = section.frame(in_latex)
-    headings = dict.fromkeys(heading for row in section.rows for heading in row)
-    numeric = [all(NUMERIC.fullmatch(row.get(heading, "")) for row in section.rows) for heading in headings]
+    numeric = [all(map(NUMERIC.fullmatch, cells)) for _, *cells in zip(*section.lines(str), strict=True)]
     columns = "".join("r" if each else "l" for each in numeric)
-    return comments + frame.to_latex(index=False, escape=False, column_format=columns)
+    headings, *rows = (" & ".join(line) + r" \\" for line in section.lines(in_latex))
+    parts = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", headings, r"\midrule", *rows, r"\bottomrule"]
+    return comments + "\n".join([*parts, r"\end{tabular}", ""])
 
 
 def in_latex(text: str) -> str:

@@ -1,13 +1,10 @@
 """Tables on the console, and as Markdown, CSV and LaTeX under `<outputs>/tables`."""
 
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pandas has no complete types.
-
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from rich.text import Text
 
 from ban import metrics
@@ -105,7 +102,10 @@ def _write(records: Sequence[Mapping[str, Any]], sections: Sequence[Section], ta
         target.parent.mkdir(parents=True, exist_ok=True)
         Path(f"{target}.md").write_text(markup.markdown(sections), encoding="utf-8")
         Path(f"{target}.tex").write_text(markup.latex(sections), encoding="utf-8")
-        pd.DataFrame(records).to_csv(f"{target}.csv", index=False)
+        with Path(f"{target}.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, dict.fromkeys(key for each in records for key in each), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(records)
     except OSError as error:  # of a store that this user may only read
         return f"The table was not written to {target.parent}: {error.strerror}."
     return f"Written: {target}.md, .csv, .tex"

@@ -1,5 +1,7 @@
 """Means, intervals and verdicts over repeated trainings, some of which may share random numbers. No torch.
 
+SciPy is imported where a distribution is needed: that takes longer than all else in a table of one seed.
+
 Trainings that share a teacher or a random stream are not independent. They form a cluster: values are averaged within a
 cluster first, and the clusters are what an interval counts.
 """
@@ -10,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtr, stdtrit  # pyright: ignore[reportMissingTypeStubs]
+from numpy.typing import NDArray
 
 LEVEL = 0.05
 """Of significance. Intervals hold 1 − LEVEL."""
@@ -58,6 +60,8 @@ class Interval:
         if not self.half_width:
             return None
         t = abs(self.mean) / self.half_width * _quantile(self.clusters)
+        from scipy.special import stdtr  # pyright: ignore[reportMissingTypeStubs]
+
         return float(2 * stdtr(self.clusters - 1, -t))
 
     @property
@@ -79,7 +83,7 @@ class Interval:
             return None
         deviation = self.half_width / _quantile(self.clusters) * math.sqrt(self.clusters)
         counts = np.arange(2, MOST_NEEDED + 1)
-        enough = stdtrit(counts - 1, 1 - LEVEL / 2) * deviation / np.sqrt(counts) <= half_width
+        enough = _quantiles(counts) * deviation / np.sqrt(counts) <= half_width
         return int(counts[enough.argmax()]) if enough.any() else None
 
     def predicts(self, value: float) -> bool | None:
@@ -94,7 +98,13 @@ class Interval:
 
 
 def _quantile(count: int) -> float:
-    return float(stdtrit(count - 1, 1 - LEVEL / 2))
+    return float(_quantiles(np.array(count)))
+
+
+def _quantiles(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs]
+
+    return stdtrit(counts - 1, 1 - LEVEL / 2)
 
 
 def clusters(streams: Iterable[Streams]) -> list[list[int]]:

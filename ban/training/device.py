@@ -7,7 +7,6 @@ import shutil
 import sys
 import warnings
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import nn
 from ban.cpus import cpus
 from ban.errors import UserError
 from ban.settings.schema import Machine
+from ban.training.place import Place
 from ban.wording import plural
 
 OUT_OF_MEMORY = re.compile(
@@ -25,12 +25,8 @@ OUT_OF_MEMORY = re.compile(
 """What CUDA, torch's allocator of CPU memory, cuDNN and cuBLAS say. cuBLAS needs memory when it is first used."""
 
 
-@dataclass(frozen=True)
-class Device:
-    """A device by torch's name, and the CPU threads of a training."""
-
-    name: str
-    threads: int = 1
+class Device(Place):
+    """A place, and what torch does there."""
 
     @classmethod
     def of(cls, machine: Machine) -> "Device":
@@ -50,9 +46,6 @@ class Device:
             )
         return cls(name, machine.threads or cpus().count)
 
-    def __str__(self) -> str:
-        return f"{self.name} ({plural(self.threads, 'thread')}; {cpus()})" if self.name == "cpu" else self.name
-
     @property
     def torch_device(self) -> torch.device:
         """As torch's type."""
@@ -62,6 +55,11 @@ class Device:
     def hardware(self) -> str:
         """The GPU's product name, or cpu."""
         return torch.cuda.get_device_name(self.torch_device) if self.torch_device.type == "cuda" else "cpu"
+
+    @property
+    def product(self) -> str:
+        """See `Place`."""
+        return super().product if self.name == "cpu" else self.hardware
 
     def prepare(self) -> torch.device:
         """Configures torch for the whole process, and begins to measure the peak of memory. Returns the device."""

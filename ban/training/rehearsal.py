@@ -6,7 +6,6 @@ A GPU need not be present: what cannot run without one is replaced (`_without_cu
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from typing import NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -20,21 +19,14 @@ from ban.interfaces import Batch, Output, Step, TeacherOutput
 from ban.plan.stage import Parent, Stage
 from ban.settings.weights import content
 from ban.training import build
+from ban.training.costs import StageCost
 from ban.training.device import Device
 from ban.training.from_file import check_fits
 from ban.training.step import START, Learner, TrainingStep
 
 
-class StageCost(NamedTuple):
-    """The size of a stage's training."""
-
-    parameters: int
-    training_flops: float
-    """Floating-point operations per training example or word: student forward and backward, its teachers forward."""
-
-
 def rehearse(stage: Stage, device_type: str = "cpu") -> StageCost:
-    """Runs the real training step once for each kind of step. The first call for a kind chooses the device.
+    """Runs the real training step once.
 
     Args:
         stage: what would be trained.
@@ -43,21 +35,19 @@ def rehearse(stage: Stage, device_type: str = "cpu") -> StageCost:
     Raises:
         UserError: the parts do not fit together, for example DKPP and two classes.
     """
-    if stage.step_kind not in _REHEARSED:
-        try:
-            _REHEARSED[stage.step_kind] = run_step(stage, device_type)
-        except UserError:
+    try:
+        return run_step(stage, device_type)
+    except UserError:
+        raise
+    except Exception as error:
+        where = _in_users_code(error, stage)
+        if not where and not isinstance(error, ValueError):
             raise
-        except Exception as error:
-            where = _in_users_code(error, stage)
-            if not where and not isinstance(error, ValueError):
-                raise
-            reason = " ".join(str(error).split()).rstrip(".")
-            reason = f"{where}: {type(error).__name__}: {reason}" if where else reason
-            if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
-                reason = f"{where}: {error} needs values, and {ON_SHAPES}"
-            raise UserError(f"{stage.label} ({stage.model.title} on {stage.dataset.title}): {reason}.") from error
-    return _REHEARSED[stage.step_kind]
+        reason = " ".join(str(error).split()).rstrip(".")
+        reason = f"{where}: {type(error).__name__}: {reason}" if where else reason
+        if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
+            reason = f"{where}: {error} needs values, and {ON_SHAPES}"
+        raise UserError(f"{stage.label} ({stage.model.title} on {stage.dataset.title}): {reason}.") from error
 
 
 ON_SHAPES = (
@@ -65,7 +55,6 @@ ON_SHAPES = (
     "nonzero() or item()"
 )
 """What code that needs values in a rehearsal can do instead."""
-_REHEARSED: dict[str, StageCost] = {}
 
 
 def _in_users_code(error: Exception, stage: Stage) -> str | None:
