@@ -21,6 +21,29 @@ def cross_entropy(student: Logits, targets: Integer[Tensor, "*batch"]) -> PerExa
     return torch.where(targets >= 0, -of_targets, 0.0)
 
 
+def smoothed_cross_entropy(
+    student: Logits, targets: Integer[Tensor, "*batch"], *, peak: float, temperature: float = 1.0
+) -> PerExample:
+    """H(u, q) with q = softmax(z / temperature); 0 for unlabelled examples (target -1).
+
+    u is `peak` at the class in `targets`, and the rest is spread evenly over the other C − 1 classes. Label smoothing
+    is of this form, and so is the teacher that Yuan et al. 2020 make up.
+    """
+    log_probabilities = _softened(student, temperature).log_softmax(-1)
+    of_targets = log_probabilities.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    rest = (1 - peak) / (student.shape[-1] - 1)
+    return torch.where(targets >= 0, -(peak - rest) * of_targets - rest * log_probabilities.sum(-1), 0.0)
+
+
+def dark_knowledge(student: Logits, teacher: Probabilities, targets: Integer[Tensor, "*batch"]) -> PerExample:
+    """−Σ_{i≠y} p_i log q_i for the class y in `targets`; 0 for unlabelled examples (target -1).
+
+    H(p, q) without the class y. Its gradient is (1 − p_y) (q − p̂), where p̂ is the teacher without y, normalised again.
+    """
+    others = teacher.float().scatter(-1, targets.clamp(min=0).unsqueeze(-1), 0.0)
+    return torch.where(targets >= 0, soft_cross_entropy(student, others), 0.0)
+
+
 def soft_cross_entropy(student: Logits, teacher: Probabilities, *, temperature: float = 1.0) -> PerExample:
     """H(p, q) = −Σ_i p_i log q_i, with q = softmax(z / temperature).
 

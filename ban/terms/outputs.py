@@ -31,6 +31,19 @@ class Probabilities(Term):
         return self.scale * loss.mean()
 
 
+class DarkKnowledge(Term):
+    """Cross-entropy with the teacher's probabilities of all classes but the label's: −Σ_{i≠y} p_i log q_i.
+
+    Of the gradient of `Probabilities` at temperature 1 this is the part that Furlanello et al. 2018 call dark
+    knowledge. Unlabelled examples count in the mean with a loss of 0.
+    """
+
+    def forward(self, output: Output, teacher: TeacherOutput, batch: Batch) -> Float[Tensor, ""]:
+        """Mean over the batch."""
+        targets = losses.probabilities(logits_of(teacher))
+        return losses.dark_knowledge(output.logits, targets, batch.targets).mean()
+
+
 class PermutedProbabilities(Term):
     """Cross-entropy with the teacher's probabilities after permuting all but the largest (DKPP).
 
