@@ -12,10 +12,20 @@ from helpers import digits_of, plan
 from test_teachers import step
 from torch import Tensor
 
-from ban.interfaces import Batch, Output, TeacherContext, TeacherOutput, Term
-from ban.schedules import Linear
+from ban.interfaces import Batch, Output, Progress, TeacherContext, TeacherOutput, Term
+from ban.schedules import Linear, WarmUp
 from ban.teachers import Prior
-from ban.terms import DarkKnowledge, Label, Probabilities, SmoothedLabel, VirtualTeacher
+from ban.terms import (
+    Correlations,
+    DarkKnowledge,
+    DecoupledProbabilities,
+    Label,
+    Probabilities,
+    SmoothedLabel,
+    VirtualTeacher,
+)
+from ban.training import build
+from ban.training.step import START
 
 ROW, COLUMN = torch.arange(6, dtype=torch.float64)[:, None], torch.arange(10, dtype=torch.float64)
 Z_S, Z_T = 2 * torch.sin(1 + 3 * ROW + 1.7 * COLUMN), 3 * torch.cos(0.5 + 2 * ROW - 1.3 * COLUMN)
@@ -73,7 +83,46 @@ def test_the_made_up_teacher_as_in_the_paper_is_distillation_from_its_logits() -
     torch.testing.assert_close(gradient, logits.grad, rtol=1e-3, atol=1e-8)
 
 
-@pytest.mark.parametrize("term", [SmoothedLabel(0.1), VirtualTeacher(), DarkKnowledge()])
+def test_decoupled_distillation() -> None:
+    check(DecoupledProbabilities(1.0, 8.0, 4.0), 24.9773327, 2.69665158)
+
+
+def test_its_weights_join_into_plain_distillation() -> None:
+    """KL(p‖q) = TCKD + (1 − p_y) NCKD, here where all p_y are equal."""
+    z_t = Z_T.scatter(1, Y[:, None], 0.0)
+    z_t = z_t.scatter(1, Y[:, None], z_t.scatter(1, Y[:, None], -torch.inf).logsumexp(1, keepdim=True))  # p_y = 1/2
+    given = Output(Z_S, {}), TeacherOutput(z_t), BATCH
+    decoupled = DecoupledProbabilities(1.0, 0.5, 1.0)(*given)
+    whole = Probabilities()(*given) - entropy(z_t.softmax(-1))
+    assert float(decoupled) == pytest.approx(float(whole), rel=1e-5)
+
+
+def test_correlations() -> None:
+    check(Correlations(), 1.99261633, 0.288885269)
+    check(Correlations(temperature=4.0), 33.1667054, 3.46525641)
+    assert float(Correlations()(Output(Z_T, {}), TeacherOutput(Z_T), BATCH)) == pytest.approx(0, abs=1e-6)
+
+
+def test_correlations_of_words_are_those_of_their_list() -> None:
+    words = Output(Z_S.view(2, 3, 10), {}), TeacherOutput(Z_T.view(2, 3, 10)), BATCH
+    assert float(Correlations()(*words)) == pytest.approx(1.99261633, rel=3e-6)
+
+
+class TestStandardisedLogits:
+    def test_distillation(self) -> None:
+        z = (Z_T - Z_T.mean(1, keepdim=True)) / Z_T.std(1, keepdim=True)
+        check(Probabilities(2.0, standardised=True), 0.859651312, 0.0770766885, 4 * entropy((z / 2).softmax(-1)))
+
+    @pytest.mark.parametrize("term", [Probabilities, DecoupledProbabilities, Correlations])
+    def test_shift_and_scale_of_both_networks_do_not_matter(self, term: type[Term]) -> None:
+        for standardised in (True, False):
+            loss = term(temperature=2.0, standardised=standardised)  # pyright: ignore[reportCallIssue]
+            here = loss(Output(Z_S, {}), TeacherOutput(Z_T), BATCH)
+            there = loss(Output(3 * Z_S + 5, {}), TeacherOutput(0.5 * Z_T - 7), BATCH)
+            assert (float(here) == pytest.approx(float(there), rel=1e-5)) == standardised
+
+
+@pytest.mark.parametrize("term", [SmoothedLabel(0.1), VirtualTeacher(), DarkKnowledge(), DecoupledProbabilities()])
 def test_an_unlabelled_example_has_no_loss_and_no_gradient(term: Term) -> None:
     hidden = BATCH._replace(targets=torch.where(torch.arange(6) < 2, Y, -1))
     found, gradient = value_and_gradient(term, batch=hidden)
@@ -121,9 +170,6 @@ class TestPrior:
 
 def test_a_weight_above_one_and_one_below_zero_extrapolate_from_the_label_through_the_teacher() -> None:
     """Das and Sanghavi 2023: the gradient is q − (ξ p + (1 − ξ) e_y)."""
-    from ban.training import build
-    from ban.training.step import START
-
     stage = plan("method=ban_l", "method.terms.teacher.weight=1.5", "method.terms.label.weight=-0.5")[-1]
     objective = build.objective(stage)
     gradient = value_and_gradient(
@@ -133,10 +179,13 @@ def test_a_weight_above_one_and_one_below_zero_extrapolate_from_the_label_throug
     torch.testing.assert_close(gradient, (Z_S.softmax(-1) - mixed) / 6, atol=1e-7, rtol=1e-5)
 
 
+def test_a_warm_up_reaches_its_value_and_keeps_it() -> None:
+    weights = [WarmUp(2.0, 0.5)(Progress(epoch, 0, 3, 8)) for epoch in range(8)]
+    assert weights == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0, 2.0]
+
+
 def test_annealing_ends_with_the_label_alone() -> None:
     terms = plan("method=annealed", "recipe.epochs=5")[-1].method.terms
     weights = {name: Linear(term.weight["start"], term.weight["end"]) for name, term in terms.items()}  # pyright: ignore
-    from ban.interfaces import Progress
-
     at = [[weight(Progress(epoch, 0, 3, 5)) for epoch in (0, 2, 4)] for weight in weights.values()]
     assert at == [[0.0, 0.5, 1.0], [1.0, 0.5, 0.0]]

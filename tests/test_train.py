@@ -39,7 +39,9 @@ ON_TEXT = [name for name, node in METHODS.items() if not {"data", "pretrain"} & 
 """Without views of images, or their features."""
 ON_ROWS = ["ban", "ban_l", "labels", "model_compression", "munge"]
 """Enough to see that rows of features go all the way."""
-BRIEF = ["annealed", "dark_knowledge", "label_smoothing", "prior", "teacher_free"]
+BRIEF = [
+    *("annealed", "dark_knowledge", "dist", "dkd", "ema", "label_smoothing", "prior", "ps_kd", "teacher_free"),
+]
 """Methods whose losses other tests compare with closed forms or the authors' code. The long tests and those on text
 leave them out, for time."""
 CONTRACT = [

@@ -45,8 +45,11 @@ FIELD = tuple(
         "SmoothedLabel": ", smoothing: 0.1",
         "VirtualTeacher": ", confidence: 0.99, temperature: 20.0, form: code",
         "DarkKnowledge": "",
+        "DecoupledProbabilities": ", target: 1.0, others: 8.0, temperature: 4.0",
+        "Correlations": ", inter: 1.0, intra: 1.0, temperature: 1.0",
     }.items()
 )
+WARM_UP = "method.terms.label.weight={_target_: ban.schedules.WarmUp, value: 1.0, length: 0.5}"
 CONFIGS = {
     "kd": ("method=kd", *DIGITS),
     "fitnets": ("method=fitnets", "model=wrn_10_2", "dataset=cifar100"),
@@ -64,7 +67,7 @@ CONFIGS = {
     "kd_timm": ("method=kd", *DIGITS, "model=timm"),
     "labels": ("method=labels", "model=small_conv", "dataset=parquet", "recipe=photos", *OWN),
     "munge": ("method=munge", "model=mlp_256", "dataset=breast_cancer", "recipe=tabular"),
-    "field": ("method=prior", *DIGITS, *FIELD),
+    "field": ("method=prior", *DIGITS, *FIELD, WARM_UP),
     "rows": ("method=labels", "model=mlp_16", "dataset=rows", "recipe=tabular", *ROWS),
     "model_compression": ("method=model_compression", "model=mlp_256x2", "dataset=digits_features"),
 }

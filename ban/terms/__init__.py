@@ -4,7 +4,9 @@ from ban.terms.features import Flow, Hint
 from ban.terms.labels import ConfidenceWeightedLabel, Label, SmoothedLabel, VirtualTeacher
 from ban.terms.outputs import (
     Consistency,
+    Correlations,
     DarkKnowledge,
+    DecoupledProbabilities,
     Logits,
     PermutedProbabilities,
     Probabilities,
@@ -14,7 +16,9 @@ from ban.terms.outputs import (
 __all__ = [
     "ConfidenceWeightedLabel",
     "Consistency",
+    "Correlations",
     "DarkKnowledge",
+    "DecoupledProbabilities",
     "Flow",
     "Hint",
     "Label",
