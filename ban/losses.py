@@ -21,12 +21,79 @@ def cross_entropy(student: Logits, targets: Integer[Tensor, "*batch"]) -> PerExa
     return torch.where(targets >= 0, -of_targets, 0.0)
 
 
+def smoothed_cross_entropy(
+    student: Logits, targets: Integer[Tensor, "*batch"], *, peak: float, temperature: float = 1.0
+) -> PerExample:
+    """H(u, q) with q = softmax(z / temperature); 0 for unlabelled examples (target -1).
+
+    u is `peak` at the class in `targets`, and the rest is spread evenly over the other C − 1 classes. Label smoothing
+    is of this form, and so is the teacher that Yuan et al. 2020 make up.
+    """
+    log_probabilities = _softened(student, temperature).log_softmax(-1)
+    of_targets = log_probabilities.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    rest = (1 - peak) / (student.shape[-1] - 1)
+    return torch.where(targets >= 0, -(peak - rest) * of_targets - rest * log_probabilities.sum(-1), 0.0)
+
+
+def dark_knowledge(student: Logits, teacher: Probabilities, targets: Integer[Tensor, "*batch"]) -> PerExample:
+    """−Σ_{i≠y} p_i log q_i for the class y in `targets`; 0 for unlabelled examples (target -1).
+
+    H(p, q) without the class y. Its gradient is (1 − p_y) (q − p̂), where p̂ is the teacher without y, normalised again.
+    """
+    others = teacher.float().scatter(-1, targets.clamp(min=0).unsqueeze(-1), 0.0)
+    return torch.where(targets >= 0, soft_cross_entropy(student, others), 0.0)
+
+
 def soft_cross_entropy(student: Logits, teacher: Probabilities, *, temperature: float = 1.0) -> PerExample:
     """H(p, q) = −Σ_i p_i log q_i, with q = softmax(z / temperature).
 
     Its gradient is (q − p) / temperature. Born-again networks use temperature 1 (Furlanello et al. 2018, eq. 5).
     """
     return -(teacher.float() * _softened(student, temperature).log_softmax(-1)).sum(-1)
+
+
+def without_target(logits: Logits, targets: Integer[Tensor, "*batch"]) -> Logits:
+    """Log-probabilities among the wrong classes; −∞ at the true class."""
+    return logits.float().scatter(-1, targets.unsqueeze(-1), -torch.inf).log_softmax(-1)
+
+
+def target_divergence(student: Logits, teacher: Logits, targets: Integer[Tensor, "*batch"]) -> PerExample:
+    """TCKD: KL of the binary distributions {true class, other classes}. KL(p‖q) = TCKD + (1 − p_y) NCKD.
+
+    Zhao et al. 2022.
+    """
+    divergence = torch.zeros(targets.shape, device=targets.device)
+    for p, q in zip(true_and_rest(teacher, targets), true_and_rest(student, targets), strict=True):
+        divergence = divergence + torch.where(p > -torch.inf, p.exp() * (p - q), 0.0)
+    return divergence
+
+
+def true_and_rest(logits: Logits, targets: Integer[Tensor, "*batch"]) -> tuple[PerExample, PerExample]:
+    """The logarithms of q_y and 1 − q_y, both accurate where they are close to zero."""
+    logits, index = logits.float(), targets.unsqueeze(-1)
+    total = logits.logsumexp(-1)
+    rest = logits.scatter(-1, index, -torch.inf).logsumexp(-1)
+    return logits.gather(-1, index).squeeze(-1) - total, rest - total
+
+
+def dark_divergence(student: Logits, teacher: Logits, targets: Integer[Tensor, "*batch"]) -> PerExample:
+    """NCKD: KL between the distributions over the wrong classes (Zhao et al. 2022)."""
+    p, q = without_target(teacher, targets), without_target(student, targets)
+    return torch.where(p > -torch.inf, p.exp() * (p - q), 0.0).sum(-1)
+
+
+def standardised(logits: Logits) -> Logits:
+    """(z − mean) / std over the classes, in fp32 (Sun et al. 2024, whose code adds 10⁻⁷ to the unbiased std)."""
+    logits = logits.float()
+    return (logits - logits.mean(-1, keepdim=True)) / (1e-7 + logits.std(-1, keepdim=True))
+
+
+def correlation_distance(
+    student: Float[Tensor, "rows columns"], teacher: Float[Tensor, "rows columns"]
+) -> Float[Tensor, " rows"]:
+    """1 − Pearson's correlation of corresponding rows (Huang et al. 2022)."""
+    centred = (each - each.mean(-1, keepdim=True) for each in (student, teacher))
+    return 1 - nn.functional.cosine_similarity(*centred, dim=-1)
 
 
 def probabilities(logits: Logits, *, temperature: float = 1.0) -> Probabilities:

@@ -172,6 +172,21 @@ class GaussianRampDown:
 
 
 @dataclass(frozen=True)
+class WarmUp:
+    """Linear from `value` / n in the first epoch to `value` in epoch n, and then `value`.
+
+    n epochs are `length` of the training. Zhao et al. 2022 warm up over 20 of 240 epochs.
+    """
+
+    value: float = 1.0
+    length: Share = 20 / 240
+
+    def __call__(self, progress: Progress) -> float:
+        """The value at this step."""
+        return self.value * min(1.0, (progress.epoch + 1) / (self.length * progress.epochs))
+
+
+@dataclass(frozen=True)
 class Linear:
     """Linear from `start` in the first epoch to `end` in the last."""
 

@@ -19,6 +19,7 @@ from ban.schedules import GaussianRampDown, GaussianRamps, GaussianRampUp, Linea
 from ban.settings.compose import compose_settings
 from ban.teachers import AverageWeights, EpochAverage, Frozen, Peers, SecondView
 from ban.teachers.peers import batch_statistics_kept
+from ban.terms import Probabilities
 from ban.training import build
 from ban.training.device import Device
 from ban.training.rehearsal import rehearse
@@ -65,6 +66,20 @@ class TestEpochAverage:
         again = memory.targets(step([self.said[0]])).probabilities
         torch.testing.assert_close(again, known)
         assert (memory.accumulated[4:] == 0).all()
+
+    def test_without_decay_it_is_what_was_said_in_the_last_epoch(self) -> None:
+        memory = EpochAverage(context(), decay=0.0)
+        self.hear(memory, self.said[0])
+        torch.testing.assert_close(self.hear(memory, self.said[1]), self.said[1].softmax(-1))
+
+    def test_it_teaches_by_cross_entropy_what_it_has_no_logits_for(self) -> None:
+        memory = EpochAverage(context(), decay=0.0)
+        self.hear(memory, self.said[0])
+        current = step([self.said[1]])
+        loss = Probabilities()(current.outputs[0], memory.targets(current), current.batch)
+        torch.testing.assert_close(loss, nn.functional.cross_entropy(self.said[1], self.said[0].softmax(-1)))
+        with pytest.raises(ValueError, match="needs a teacher that provides logits"):
+            Probabilities(temperature=2.0)(current.outputs[0], memory.targets(current), current.batch)
 
 
 class TestAverageWeights:

@@ -39,6 +39,17 @@ atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 ROWS = (f"dataset.path={Path(__file__).parent / 'rows.csv'}", "dataset.target=variety", "dataset.missing=mean")
 OWN = (f"dataset.path={Path(__file__).parent / 'images.parquet'}", f"machine.data_dir={CACHE}", "recipe.batch_size=8")
 IMAGES = ("dataset=cifar10", "dataset.labelled=4000")
+FIELD = tuple(
+    f"+method.terms.{name}={{_target_: ban.terms.{name}, weight: 1.0{options}}}"
+    for name, options in {
+        "SmoothedLabel": ", smoothing: 0.1",
+        "VirtualTeacher": ", confidence: 0.99, temperature: 20.0, form: code",
+        "DarkKnowledge": "",
+        "DecoupledProbabilities": ", target: 1.0, others: 8.0, temperature: 4.0",
+        "Correlations": ", inter: 1.0, intra: 1.0, temperature: 1.0",
+    }.items()
+)
+WARM_UP = "method.terms.label.weight={_target_: ban.schedules.WarmUp, value: 1.0, length: 0.5}"
 CONFIGS = {
     "kd": ("method=kd", *DIGITS),
     "fitnets": ("method=fitnets", "model=wrn_10_2", "dataset=cifar100"),
@@ -56,6 +67,7 @@ CONFIGS = {
     "kd_timm": ("method=kd", *DIGITS, "model=timm"),
     "labels": ("method=labels", "model=small_conv", "dataset=parquet", "recipe=photos", *OWN),
     "munge": ("method=munge", "model=mlp_256", "dataset=breast_cancer", "recipe=tabular"),
+    "field": ("method=prior", *DIGITS, *FIELD, WARM_UP),
     "rows": ("method=labels", "model=mlp_16", "dataset=rows", "recipe=tabular", *ROWS),
     "model_compression": ("method=model_compression", "model=mlp_256x2", "dataset=digits_features"),
 }
@@ -74,7 +86,7 @@ FRACTIONAL = {*LARGE, "mean", "std", "checkpoint_seconds", "log_seconds"}
 """Numbers that files may give without a decimal point."""
 OPEN = {"files", "skipped", "directives", "left_out", "gaps", "mixed"}
 """Mappings whose keys are any texts."""
-CHOICES = {"precision", "pad_mode", "device", "source", "select", "order", "whitening"}
+CHOICES = {"precision", "pad_mode", "device", "source", "select", "order", "whitening", "distribution", "form", "over"}
 """Texts of which there are a few."""
 NULLABLE = {"stem", "checkpointing", "as_published"}
 NAMELESS = ("a list is set as a whole", "Unsupported interpolation type", "Interpolation to parent node")

@@ -23,7 +23,6 @@ from ban.ranges import (
     Flag,
     Integer,
     NonNegative,
-    NonNegativeNumber,
     Number,
     Positive,
     PositiveNumber,
@@ -137,12 +136,21 @@ class Term(Part):
 
     others: ClassVar[str | None] = "constructor"
 
-    weight: Signed[NonNegativeNumber | Component]
-    """A constant or a schedule."""
+    weight: Signed[Number | Component]
+    """A constant or a schedule. A constant below 0 moves the student away from what this term asks for."""
     constructor: Component
 
 
-Terms = Annotated[Mapping[Text, Term], MinLen(1)]
+def _pulling(terms: Mapping[str, Term]) -> Mapping[str, Term]:
+    """The terms as they are. If the weights of cross-entropies add up to less than 0, nothing holds the logits."""
+    weights = [term.weight for term in terms.values() if not isinstance(term.weight, Mapping)]
+    if weights and min(weights) < 0 and len(weights) == len(terms) and sum(weights) <= 0:
+        advice = "must have weights that add up to more than 0, not to {total}"
+        raise PydanticCustomError("negative_weights", advice, {"total": f"{sum(weights):g}"})
+    return terms
+
+
+Terms = Annotated[Mapping[Text, Term], MinLen(1), AfterValidator(_pulling)]
 
 
 @dataclass(frozen=True, kw_only=True)

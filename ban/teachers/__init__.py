@@ -2,6 +2,7 @@
 
 from ban.teachers.frozen import Frozen
 from ban.teachers.peers import Peers
+from ban.teachers.prior import Prior
 from ban.teachers.self_ensembling import AverageWeights, EpochAverage, SecondView
 
-__all__ = ["AverageWeights", "EpochAverage", "Frozen", "Peers", "SecondView"]
+__all__ = ["AverageWeights", "EpochAverage", "Frozen", "Peers", "Prior", "SecondView"]

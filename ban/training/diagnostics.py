@@ -15,7 +15,15 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from ban.losses import Logits, PerExample, probabilities
+from ban.losses import (
+    Logits,
+    PerExample,
+    dark_divergence,
+    probabilities,
+    target_divergence,
+    true_and_rest,
+    without_target,
+)
 
 Gradients = Float[Tensor, "*batch classes"]
 
@@ -34,37 +42,7 @@ def gradients(
     labels = torch.zeros_like(q).scatter(-1, targets.unsqueeze(-1), 1.0)
     confidence = p.gather(-1, targets.unsqueeze(-1))
     label = confidence * (q - labels)
-    return q - p, label, (1 - confidence) * (q - _without_target(teacher, targets).exp())
-
-
-def _without_target(logits: Logits, targets: Integer[Tensor, "*batch"]) -> Logits:
-    """Log-probabilities among the wrong classes; −∞ at the true class."""
-    return logits.float().scatter(-1, targets.unsqueeze(-1), -torch.inf).log_softmax(-1)
-
-
-def target_divergence(student: Logits, teacher: Logits, targets: Integer[Tensor, "*batch"]) -> PerExample:
-    """TCKD: KL of the binary distributions {true class, other classes}. KL(p‖q) = TCKD + (1 − p_y) NCKD.
-
-    Zhao et al. 2022.
-    """
-    divergence = torch.zeros(targets.shape, device=targets.device)
-    for p, q in zip(_true_and_rest(teacher, targets), _true_and_rest(student, targets), strict=True):
-        divergence = divergence + torch.where(p > -torch.inf, p.exp() * (p - q), 0.0)
-    return divergence
-
-
-def _true_and_rest(logits: Logits, targets: Integer[Tensor, "*batch"]) -> tuple[PerExample, PerExample]:
-    """The logarithms of q_y and 1 − q_y, both accurate where they are close to zero."""
-    logits, index = logits.float(), targets.unsqueeze(-1)
-    total = logits.logsumexp(-1)
-    rest = logits.scatter(-1, index, -torch.inf).logsumexp(-1)
-    return logits.gather(-1, index).squeeze(-1) - total, rest - total
-
-
-def dark_divergence(student: Logits, teacher: Logits, targets: Integer[Tensor, "*batch"]) -> PerExample:
-    """NCKD: KL between the distributions over the wrong classes (Zhao et al. 2022)."""
-    p, q = _without_target(teacher, targets), _without_target(student, targets)
-    return torch.where(p > -torch.inf, p.exp() * (p - q), 0.0).sum(-1)
+    return q - p, label, (1 - confidence) * (q - without_target(teacher, targets).exp())
 
 
 def _log_rest_ratio(student: Logits, teacher: Logits, targets: Integer[Tensor, "*batch"]) -> PerExample:
@@ -74,7 +52,7 @@ def _log_rest_ratio(student: Logits, teacher: Logits, targets: Integer[Tensor, "
     It is negative where the student is more confident than its teacher. It has no mean: a single confident example
     gives any negative number.
     """
-    return _true_and_rest(teacher, targets)[1] - _true_and_rest(student, targets)[1]
+    return true_and_rest(teacher, targets)[1] - true_and_rest(student, targets)[1]
 
 
 def _histogram(ratios: PerExample) -> Integer[Tensor, " bins"]:
