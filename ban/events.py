@@ -26,6 +26,13 @@ class Warned(NamedTuple):
     text: str
 
 
+class Noted(NamedTuple):
+    """Something to know about the training that is not a problem: that it was compiled."""
+
+    signature: str
+    text: str
+
+
 class Running(NamedTuple):
     """A training made progress."""
 
@@ -57,7 +64,7 @@ class Failed(NamedTuple):
     reason: str
 
 
-Event = Waiting | Started | Warned | Running | Stopped | Finished | Failed
+Event = Waiting | Started | Warned | Noted | Running | Stopped | Finished | Failed
 Failures = dict[str, str]
 """Signature → reason."""
 Report = Callable[[Event], None]

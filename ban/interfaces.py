@@ -144,7 +144,8 @@ class Step(NamedTuple):
     learners: Sequence[Learner]
     """All learners; `learners[turn]` is the one being taught."""
     outputs: list[Output]
-    """The learners' outputs for the batch, with gradient. A teacher may replace those of earlier turns."""
+    """The learners' outputs for the batch, with gradient; detached in `after_step` where there is a single learner. A
+    teacher may replace those of earlier turns."""
     turn: int
     progress: Progress
 

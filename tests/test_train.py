@@ -445,12 +445,6 @@ def test_half_precision_and_tensorboard(train: Train, tmp_path: Path) -> None:
     assert list((tmp_path / "tensorboard").rglob("events.*"))
 
 
-def test_without_a_compiler_it_warns_and_goes_on(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.which", lambda _: None)
-    with pytest.warns(UserWarning, match="training continues without"):
-        train("method=labels", "machine.compile=true", *FIVE_STEPS)
-
-
 def test_half_precision_without_its_instructions_is_refused_for_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Device, "emulates_bf16", True)
     settings = compose_settings([*LANGUAGE, "recipe.precision=bf16"])

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from ban.errors import Interrupted, UserError
-from ban.events import Event, Failed, Finished, Report, Running, Started, Stopped, Waiting, Warned
+from ban.events import Event, Failed, Finished, Noted, Report, Running, Started, Stopped, Waiting, Warned
 from ban.plan.contrast import name_in_line, name_of
 from ban.plan.stage import Stage
 from ban.store.files import BadFile, append, read
@@ -149,7 +149,7 @@ class JournalReport:
                 self.log(f"started on {self.device} of {socket.gethostname()}, process {os.getpid()}{resumed}")
                 self._note("running", fraction)
                 event = event._replace(device=self.device)
-            case Warned(_, text):
+            case Warned(_, text) | Noted(_, text):
                 self.log(text)
             case Running(_, fraction, detail):
                 self._progress(fraction, detail)

@@ -15,7 +15,7 @@ from rich.text import Text
 from ban import metrics
 from ban.display import STYLES, console, is_live, ready
 from ban.errors import StageError
-from ban.events import Event, Failed, Finished, Running, Started, Stopped, Waiting, Warned
+from ban.events import Event, Failed, Finished, Noted, Running, Started, Stopped, Waiting, Warned
 from ban.plan.contrast import family_names, names_of
 from ban.plan.stage import Stage
 from ban.report.statistics import Interval
@@ -112,7 +112,7 @@ class Display:
                 row.device = "another command"
                 self.quiet_until.setdefault(signature, 0.0)  # prints the first line at once
                 self._log(signature, "waiting for another process that trains it")
-            case Warned(_, text):
+            case Warned(_, text) | Noted(_, text):
                 console.print(f"{row.name}: {text}")
             case Started() | Running():
                 self._update(row, event)

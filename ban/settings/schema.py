@@ -291,7 +291,10 @@ class Machine(Part):
     """Between checkpoints."""
     log_seconds: Seconds
     """Between a stage's lines in a log."""
-    compile: Flag
+    compile: Literal["auto"] | Flag
+    """Whether to use `torch.compile`; auto: where it is expected to pay."""
+    compile_mode: Literal["default", "max-autotune-no-cudagraphs", "reduce-overhead"] = "default"
+    """Of `torch.compile`."""
     trackers: Sequence[Literal["tensorboard", "mlflow", "wandb"]]
     """Where a stage's settings, epochs and results are sent, beside the store."""
     track_weights: Flag

@@ -1,17 +1,13 @@
 """The device that a process trains on."""
 
-import importlib.util
 import re
 import resource
-import shutil
 import sys
-import warnings
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from ban.cpus import cpus
 from ban.errors import UserError
@@ -101,15 +97,6 @@ class Device(Place):
         if self.name == "cpu":
             return _peak_of_process()
         return torch.cuda.max_memory_allocated(self.torch_device) // 2**20
-
-    def compile(self, network: nn.Module) -> None:
-        """Compiles the network in place; warns and leaves it as it is where a compiler is missing."""
-        triton = self.name == "cpu" or importlib.util.find_spec("triton")
-        if not (triton and shutil.which("c++")):
-            needed = "a C++ compiler" if triton else "triton"
-            warnings.warn(f"machine.compile=true needs {needed}; training continues without it.", stacklevel=2)
-            return
-        network.compile()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

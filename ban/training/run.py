@@ -17,7 +17,7 @@ from torch import nn
 
 from ban import metrics
 from ban.errors import Interrupted, UserError
-from ban.events import Finished, Report, Started, Stopped, Waiting, Warned
+from ban.events import Finished, Noted, Report, Started, Stopped, Waiting, Warned
 from ban.interfaces import Progress
 from ban.plan.identity import description_of
 from ban.plan.stage import Parent, Stage
@@ -28,6 +28,7 @@ from ban.store.store import Store, Work
 from ban.trackers.run import Run
 from ban.trackers.tracking import Tracking
 from ban.training import build, checkpoint, evaluation
+from ban.training.compilation import Compilation
 from ban.training.device import Device, is_out_of_memory
 from ban.training.from_file import load_weights
 from ban.training.loop import Training, TrainingState
@@ -102,9 +103,9 @@ class _StageTraining:
             on_epoch=self._after_epoch,
             selection_metric=f"validation_{self.metric}" if stage.recipe.select else None,
         )
-        if host.machine.compile:
-            for network in [*step.networks().values(), *self.loaded]:
-                host.device.compile(network)
+        self.compilation = Compilation(
+            host.machine, host.device, step, [*step.networks().values(), *self.loaded], self._note
+        )
         self.progress = ProgressReporter(stage.signature, self.training.state, self.data, report)
 
     def train_and_publish(self) -> None:
@@ -128,12 +129,16 @@ class _StageTraining:
     def _warn(self, text: str) -> None:
         self.report(Warned(self.stage.signature, text))
 
+    def _note(self, text: str) -> None:
+        self.report(Noted(self.stage.signature, text))
+
     def _warn_of_a_tracker(self, text: str) -> None:
         self._warn(f"warning: {text}; the training goes on without it")
 
     def _train_and_publish(self) -> None:
         signature, state = self.stage.signature, self.training.state
         try:
+            self.compilation.begin(state)
             self.training.fit()
             networks = self._store_networks()
             measured = {} if self.stage.is_pretraining else self._measure(networks)
@@ -161,6 +166,7 @@ class _StageTraining:
 
     def _after_step(self, state: TrainingState) -> None:
         self.training.add_elapsed()
+        self.compilation.after_step()
         self.signals.check()
         if self.training.clock - self.checkpointed >= self.host.machine.checkpoint_seconds:
             self._checkpoint()

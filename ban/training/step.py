@@ -23,6 +23,10 @@ class Weight(Protocol):
         ...
 
 
+Weights = Mapping[str, float | Tensor]
+"""Terms' weights at one step, by name. Compiled functions take tensors: a number would be a constant of the graph."""
+
+
 class Objective(nn.Module):
     """A method's loss for one learner: named terms and their weights over time."""
 
@@ -33,7 +37,15 @@ class Objective(nn.Module):
 
     def forward(self, output: Output, targets: TeacherOutput, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Each term's scalar, weighted."""
-        return {name: self.weights[name](progress) * term(output, targets, batch) for name, term in self.terms.items()}
+        return self.weighted(output, targets, batch, self.weights_at(progress))
+
+    def weights_at(self, progress: Progress) -> Weights:
+        """Each term's weight at this step."""
+        return {name: weight(progress) for name, weight in self.weights.items()}
+
+    def weighted(self, output: Output, targets: TeacherOutput, batch: Batch, weights: Weights) -> dict[str, Tensor]:
+        """Each term's scalar times its weight."""
+        return {name: weights[name] * term(output, targets, batch) for name, term in self.terms.items()}
 
 
 @dataclass(eq=False, kw_only=True)
@@ -107,6 +119,25 @@ class Measured(NamedTuple):
         return Measured(*(_added(mine, theirs) for mine, theirs in zip(self, other, strict=True)))
 
 
+class Losses(NamedTuple):
+    """One learner's loss in a step, and what is needed after its backward pass. All but `total` is detached."""
+
+    total: Tensor
+    """With gradient: the sum of the terms."""
+    terms: dict[str, Tensor]
+    output: Output
+    targets: TeacherOutput
+    """Only the logits."""
+
+
+Forward = Callable[[Student, Tensor], Output]
+ComputeLosses = Callable[[Step, Weights], Losses]
+
+
+def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
 def _added(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     return mine | {name: mine[name] + value if name in mine else value for name, value in theirs.items()}
 
@@ -128,24 +159,49 @@ class TrainingStep:
     diagnosed_steps: int = 0
     """The number of steps of an epoch, evenly spread, in which the gradient is decomposed."""
 
+    functions: tuple[Forward, ComputeLosses] | None = None
+    """Compiled versions of `forward` and `losses`; None: they run eagerly."""
+
     def __call__(self, batch: Batch, progress: Progress) -> list[Measured]:
         """Updates every learner in turn. Activations are freed when it returns."""
         rate, beta1 = self.schedule(progress), None if self.beta1 is None else self.beta1(progress)
-        with self.precision():
-            outputs = [learner(batch.views[0]) for learner in self.learners]
+        forward, losses = self.functions or (self.forward, self.losses)
+        alone = len(self.learners) == 1  # then the forward pass is a part of `losses`: one graph where it is compiled
+        outputs = [] if alone else [forward(learner, batch.views[0]) for learner in self.learners]
         measured: list[Measured] = []
         for turn, learner in enumerate(self.learners):
             step = Step(batch, self.learners, outputs, turn, progress)
-            with self.precision():
-                targets = self.teacher.targets(step)
-            terms = learner.objective(outputs[turn], targets, batch, progress)
-            learner.update(torch.stack([*terms.values()]).sum(), rate, beta1)
-            measured.append(self._measure(terms, outputs[turn], targets, batch, progress))
+            computed = losses(step, learner.objective.weights_at(progress))
+            if alone:
+                outputs.append(computed.output)
+            learner.update(computed.total, rate, beta1)
+            measured.append(self._measure(computed.terms, computed.output, computed.targets, batch, progress))
             with self.precision():
                 self.teacher.after_step(step)  # may replace outputs[turn]
         for learner, output in zip(self.learners, outputs, strict=True):
             learner.state = output.state
         return measured
+
+    def forward(self, student: Student, inputs: Tensor) -> Output:
+        """A student's output."""
+        with self.precision():
+            return student(inputs)
+
+    def losses(self, step: Step, weights: Weights) -> Losses:
+        """The loss of the learner whose turn it is; with its forward pass, if `step` holds no outputs yet."""
+        learner, batch = self.learners[step.turn], step.batch
+        if not step.outputs:
+            step = step._replace(outputs=[self.forward(learner, batch.views[0])])
+        output = step.outputs[step.turn]
+        with self.precision():
+            targets = self.teacher.targets(step)
+        terms = learner.objective.weighted(output, targets, batch, weights)
+        return Losses(
+            torch.stack([*terms.values()]).sum(),
+            _detached(terms),
+            output._replace(logits=output.logits.detach(), features=_detached(output.features or {})),
+            TeacherOutput(None if targets.logits is None else targets.logits.detach()),
+        )
 
     @torch.no_grad()
     def _measure(
@@ -160,7 +216,7 @@ class TrainingStep:
             interval = max(1, progress.steps_per_epoch // self.diagnosed_steps)
             if progress.step % interval == 0:
                 diagnosis = diagnostics.report(output.logits, targets.logits, batch.targets)
-        return Measured({name: term.detach() for name, term in terms.items()}, errors, diagnosis)
+        return Measured({**terms}, errors, diagnosis)
 
     def networks(self) -> dict[str, nn.Module]:
         """The trained networks by name: `0`, `1`, … and those that the teacher publishes."""
