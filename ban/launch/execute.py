@@ -3,7 +3,7 @@
 import gc
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -27,6 +27,7 @@ from ban.store.store import Store
 from ban.trackers.tracking import check_installed
 from ban.training import build
 from ban.training.arguments import check_arguments
+from ban.training.bundle import MEMBERS, kind
 from ban.training.device import Device
 from ban.training.rehearsal import rehearse
 from ban.training.run import Host, run
@@ -201,7 +202,16 @@ class LocalPool:
         """See `Executor`."""
         host = Host(self.settings.machine, self.device, journal.store)
         with journal.queued(missing):
-            return Pool(missing, host, self.slots, report, self.options.stall_timeout).run()
+            return Pool(missing, host, self.slots, report, self.options.stall_timeout, *self._bundles(missing)).run()
+
+    def _bundles(self, missing: Sequence[Stage]) -> tuple[dict[str, Hashable], int]:
+        """Signature → the kind of bundle that the stage can be in, and the largest size of a bundle."""
+        chosen = self.options.bundle
+        if chosen is False:
+            return {}, 1
+        device_type = self.device_type if chosen == "auto" else None
+        kinds = {stage.signature: kind(stage, self.settings.machine, device_type) for stage in missing}
+        return kinds, MEMBERS if chosen == "auto" else chosen
 
 
 def _check_precision(missing: Sequence[Stage], device: Device) -> None:

@@ -140,7 +140,7 @@ class TrainingStep:
                 targets = self.teacher.targets(step)
             terms = learner.objective(outputs[turn], targets, batch, progress)
             learner.update(torch.stack([*terms.values()]).sum(), rate, beta1)
-            measured.append(self._measure(terms, outputs[turn], targets, batch, progress))
+            measured.append(self.measure(terms, outputs[turn], targets, batch, progress))
             with self.precision():
                 self.teacher.after_step(step)  # may replace outputs[turn]
         for learner, output in zip(self.learners, outputs, strict=True):
@@ -148,9 +148,10 @@ class TrainingStep:
         return measured
 
     @torch.no_grad()
-    def _measure(
+    def measure(
         self, terms: Mapping[str, Tensor], output: Output, targets: TeacherOutput, batch: Batch, progress: Progress
     ) -> Measured:
+        """What is recorded of a step, from its values."""
         errors, diagnosis = dict[str, Tensor](), dict[str, Tensor]()
         if self.counts_errors:
             labelled = batch.targets >= 0
