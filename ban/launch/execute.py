@@ -1,7 +1,7 @@
 """Trains missing stages on this machine: the executors of single commands and of sweeps."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 from ban.cpus import cpus
@@ -15,6 +15,7 @@ from ban.launch.pool import Pool
 from ban.plan.stage import Stage
 from ban.settings.schema import LocalLauncherSettings, Settings
 from ban.training import build
+from ban.training.bundle import MEMBERS, kind
 from ban.training.device import Device
 from ban.training.run import Host, run
 from ban.training.signals import Signals
@@ -90,7 +91,16 @@ class LocalPool:
         """See `Executor`."""
         host = Host(self.settings.machine, self.device, journal.store)
         with journal.queued(missing):
-            return Pool(missing, host, self.slots, report, self.options.stall_timeout).run()
+            return Pool(missing, host, self.slots, report, self.options.stall_timeout, *self._bundles(missing)).run()
+
+    def _bundles(self, missing: Sequence[Stage]) -> tuple[dict[str, Hashable], int]:
+        """Signature → the kind of bundle that the stage can be in, and the largest size of a bundle."""
+        chosen = self.options.bundle
+        if chosen is False:
+            return {}, 1
+        device_type = self.device_type if chosen == "auto" else None
+        kinds = {stage.signature: kind(stage, self.settings.machine, device_type) for stage in missing}
+        return kinds, MEMBERS if chosen == "auto" else chosen
 
 
 def check_precision(missing: Sequence[Stage], device: Device) -> None:

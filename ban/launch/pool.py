@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import TextIOWrapper
@@ -24,7 +24,9 @@ from ban.launch.devices import Slot
 from ban.launch.journal import Journal, JournalReport, report_failures
 from ban.plan.stage import Stage
 from ban.store.result import outcome
-from ban.training.run import Host, run
+from ban.training.bundle import FEWEST, carries, optimizer_of, take_together
+from ban.training.loop import Steps
+from ban.training.run import Host, run, steps_to_result
 from ban.training.signals import Signals
 
 STOPPED = "stopped by a signal"
@@ -48,6 +50,8 @@ class _Child:
     """Whether another command began the stage first."""
     saved: bool = False
     """Whether it has stopped, and only trackers are left to be told."""
+    kind: Hashable = None
+    """What the stages of its bundle have in common; None: it trains alone. Each of them is a child of one process."""
 
     def signal(self, number: signal.Signals) -> None:
         """Signals the process. `Process.kill` does nothing once the server that forked it is gone."""
@@ -60,7 +64,8 @@ class Pool:
     """Trains each missing stage once, as soon as its teachers are finished. A failure fails only its descendants.
 
     Every stage has its own process, forked from a server that has torch loaded, so a crash or an exhausted memory
-    affects no other stage. No process outlives this one. No slot is held for a stage that another command trains.
+    affects no other stage. Small stages of one kind share a process, as a bundle; if it crashes, each goes on alone. No
+    process outlives this one. No slot is held for a stage that another command trains.
     """
 
     def __init__(
@@ -70,7 +75,13 @@ class Pool:
         slots: Sequence[Slot],
         report: Report,
         stall_timeout: float | None = None,
+        kinds: Mapping[str, Hashable] | None = None,
+        largest_bundle: int = 1,
     ) -> None:
+        """`kinds`: signature → what stages must have in common to be trained as a bundle in one process."""
+        self.kinds, self.largest_bundle, self.parts = kinds or {}, largest_bundle, len(slots)
+        self.alone: set[Hashable] = set()
+        """Kinds that cannot be bundled, or whose process died."""
         self.waiting = {stage.signature: stage for stage in missing}
         """In the order of preference."""
         self.host, self.report, self.stall_timeout = host, report, stall_timeout
@@ -112,6 +123,8 @@ class Pool:
     def _start_ready(self) -> None:
         for stage in list(self.waiting.values()):
             parents = [parent.signature for parent in stage.parents]
+            if stage.signature not in self.waiting:  # it has joined a bundle
+                continue
             if lost := [parent for parent in parents if parent in self.failures]:
                 del self.waiting[stage.signature]
                 self._fail(stage, f"its teacher {lost[0]} failed")
@@ -135,25 +148,51 @@ class Pool:
         elif self.store.is_claimed(stage.signature):
             self.report(Waiting(stage.signature))
         else:
-            del self.waiting[stage.signature]
-            self._start(stage, self.free.pop(0))
+            self._start(self._bundle_of(stage), self.free.pop(0))
 
-    def _start(self, stage: Stage, slot: Slot) -> None:
-        receiver, sender = self.context.Pipe(duplex=False)
+    def _bundle_of(self, stage: Stage) -> list[Stage]:
+        """The stages to train together with this one: an equal part for each slot."""
+        kind = self.kinds.get(stage.signature)
+        if kind is None or kind in self.alone:
+            return [stage]
+        alike = [
+            each for each in self.waiting.values() if self.kinds.get(each.signature) == kind and self._is_free(each)
+        ]
+        running = sum(self.kinds.get(child.stage.signature) == kind for child in self.running)
+        size = min(math.ceil((len(alike) + running) / self.parts), self.largest_bundle)
+        return alike[:size] if min(size, len(alike)) >= FEWEST else [stage]
+
+    def _is_free(self, stage: Stage) -> bool:
+        """Whether a stage can be trained now."""
+        taken = self.store.has(stage.signature) or self.store.is_claimed(stage.signature)
+        return not taken and not self._pending([parent.signature for parent in stage.parents])
+
+    def _start(self, stages: Sequence[Stage], slot: Slot) -> None:
+        for stage in stages:
+            del self.waiting[stage.signature]
+        pipes = [self.context.Pipe(duplex=False) for _ in stages]
+        senders = [sender for _, sender in pipes]
+        kind = self.kinds[stages[0].signature] if len(stages) > 1 else None
         device = self.host.device
         if slot.visible is not None:
             device = replace(device, name="cuda")  # the only one that the process sees
-        process = self.context.Process(target=_train, args=(stage, self.host._replace(device=device), slot, sender))
+        host = self.host._replace(device=device)
+        alone, together = (_train, (stages[0], host, slot, *senders)), (_train_bundle, (stages, host, slot, senders))
+        target, arguments = together if kind else alone
+        process = self.context.Process(target=target, args=arguments)
         server.ensure()
         try:
             process.start()
         except (EOFError, ConnectionError):
             self.free.append(slot)
-            self._fail(stage, "the process that starts trainings was killed (out of memory?)")
+            for stage in stages:
+                self._fail(stage, "the process that starts trainings was killed (out of memory?)")
         else:
-            self.running.append(_Child(stage, slot, process, receiver))
+            for stage, (receiver, _) in zip(stages, pipes, strict=True):
+                self.running.append(_Child(stage, slot, process, receiver, kind=kind))
         finally:
-            sender.close()
+            for sender in senders:
+                sender.close()
 
     def _listen(self) -> None:
         """Reports the children's events. Returns after half a second at the latest."""
@@ -178,17 +217,21 @@ class Pool:
         child.process.join()
         child.events.close()
         self.running.remove(child)
-        self.free.append(child.slot)
+        if all(other.process is not child.process for other in self.running):
+            self.free.append(child.slot)
         if child.finished:
             return
-        if child.busy or self.store.has(child.stage.signature):
+        died = child.kind is not None and not child.reason and not child.saved and not child.busy
+        if died:
+            self.alone.add(child.kind)
+        if died or child.busy or self.store.has(child.stage.signature):
             self.waiting[child.stage.signature] = child.stage
         elif child.reason != STOPPED:
             self._fail(child.stage, child.reason or _ending(child.process.exitcode or 0))
 
     def _kill_stalled(self) -> None:
         for child in self.running:
-            silence = time.monotonic() - child.heard
+            silence = time.monotonic() - max(other.heard for other in self.running if other.process is child.process)
             if self.stall_timeout and silence > self.stall_timeout:
                 child.reason = f"it reported no progress for {silence:.0f} s (hydra.launcher.stall_timeout)"
                 child.signal(signal.SIGKILL)
@@ -221,8 +264,8 @@ def _ending(status: int) -> str:
     return f"killed by {signal.Signals(-status).name} (out of memory?)" if status < 0 else f"ended with status {status}"
 
 
-def _train(stage: Stage, host: Host, slot: Slot, events: Any) -> None:
-    """The main function of a child process."""
+def _prepare(slot: Slot) -> Signals:
+    """Prepares a child process. Returns its signals."""
     if slot.visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = slot.visible  # CUDA reads this when it is first used
     for number in (signal.SIGINT, signal.SIGHUP):  # they reach the whole process group: the parent decides
@@ -231,7 +274,12 @@ def _train(stage: Stage, host: Host, slot: Slot, events: Any) -> None:
     gc.freeze()  # collections need not look through the modules
     signals = Signals()
     signal.signal(signal.SIGTERM, signals.note)
-    journal = Journal(host.store)
+    return signals
+
+
+def _train(stage: Stage, host: Host, slot: Slot, events: Any) -> None:
+    """The main function of a child process."""
+    signals, journal = _prepare(slot), Journal(host.store)
 
     def send(event: Event) -> None:
         events.send(event)
@@ -250,6 +298,47 @@ def _train(stage: Stage, host: Host, slot: Slot, events: Any) -> None:
     except Exception:
         traceback.print_exc()
         raise SystemExit(1) from None
+
+
+class _Busy(Exception):
+    """Another command trains the stage."""
+
+
+def _train_bundle(stages: Sequence[Stage], host: Host, slot: Slot, pipes: Sequence[Any]) -> None:
+    """The main function of a child process for several stages. It ends at once if they cannot be a bundle."""
+    signals, journal = _prepare(slot), Journal(host.store)
+    _send_output_to(journal, stages[0])
+    host = host._replace(machine=replace(host.machine, compile=False))
+    if not carries(stages[0], host.device):
+        return
+    trainings = {
+        stage.signature: _member(stage, host, slot, events, signals)
+        for stage, events in zip(stages, pipes, strict=True)
+    }
+    take_together(trainings, optimizer_of(stages[0]))
+    if signals.number:
+        os._exit(128 + signals.number)
+
+
+def _member(stage: Stage, host: Host, slot: Slot, events: Any, signals: Signals) -> Steps[None]:
+    """The training of one stage of a bundle. Its failure leaves the others alone."""
+    journal = Journal(host.store)
+
+    def send(event: Event) -> None:
+        events.send(event)
+        if isinstance(event, Waiting):
+            raise _Busy
+
+    noted = JournalReport(journal, stage, slot.name, host.machine.log_seconds, send)
+    try:
+        with report_failures(send, stage):
+            yield from steps_to_result(stage, host, noted, signals)
+    except (Interrupted, UserError):
+        pass
+    except _Busy:
+        pass
+    except Exception:
+        traceback.print_exc()
 
 
 def _send_output_to(journal: Journal, stage: Stage) -> None:

@@ -6,15 +6,15 @@ interrupted between two steps continues as if it had not been.
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from ban.errors import UserError
-from ban.interfaces import Data, Progress
+from ban.interfaces import Batch, Data, Progress
 from ban.streams import stream
 from ban.training.diagnostics import summary
 from ban.training.step import Measured, TrainingStep
@@ -76,6 +76,34 @@ class TrainingState:
             )
 
 
+class Due(NamedTuple):
+    """The next step of a training."""
+
+    training: "Training"
+    batch: Batch
+    progress: Progress
+
+
+T = TypeVar("T")
+Steps = Generator[Due, list[Measured], T]
+"""A training that stops before each step, and goes on when it is sent what the step measured."""
+
+
+def alone(steps: Steps[T]) -> T:
+    """Takes every step of a training. Returns what the training returns."""
+    try:
+        due = next(steps)
+        while True:
+            try:
+                measured = due.training.step(due.batch, due.progress)
+            except Exception as error:  # the training ends with it
+                due = steps.throw(error)
+            else:
+                due = steps.send(measured)
+    except StopIteration as end:
+        return end.value
+
+
 @dataclass
 class Training:
     """A training from its state to the end."""
@@ -96,7 +124,7 @@ class Training:
     clock: float = 0.0
     """Reading of `time.monotonic` up to which the training time is counted."""
 
-    def fit(self) -> None:
+    def fit(self) -> Steps[None]:
         """Trains to the end.
 
         Raises:
@@ -108,7 +136,7 @@ class Training:
             progress = self.state.progress = progress._replace(history=self._history())
             progress = progress._replace(step=0)  # of an epoch that was resumed in the middle, too
             self.clock = time.monotonic()
-            self.train_epoch()
+            yield from self.train_epoch()
             self.state.check_finite()
             self.add_elapsed()
             metrics = self.evaluate(progress)  # may be interrupted: the epoch is not closed yet
@@ -123,7 +151,7 @@ class Training:
         self.state.seconds += now - self.clock
         self.clock = now
 
-    def train_epoch(self) -> None:
+    def train_epoch(self) -> Steps[None]:
         """The remaining steps of the current epoch."""
         state, progress = self.state, self.state.progress
         if not progress.step:
@@ -132,7 +160,7 @@ class Training:
                 learner.state = None
         for batch in self.data.epoch(self.key, progress.epoch, progress.step):
             reseed(stream(*self.key, "noise", progress.epoch, progress.step))
-            measured = self.step(batch, progress)
+            measured = yield Due(self, batch, progress)
             state.sums = [old + new for old, new in zip(state.sums, measured, strict=True)] if state.sums else measured
             progress = state.progress = progress._replace(step=progress.step + 1)
             self.on_step(state)

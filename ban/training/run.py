@@ -31,7 +31,7 @@ from ban.training import build, checkpoint, evaluation
 from ban.training.compilation import Compilation
 from ban.training.device import Device, is_out_of_memory
 from ban.training.from_file import load_weights
-from ban.training.loop import Training, TrainingState
+from ban.training.loop import Steps, Training, TrainingState, alone
 from ban.training.measure import check_stored, last_epoch, measure, result
 from ban.training.progress import ProgressReporter
 from ban.training.signals import Signals
@@ -52,6 +52,16 @@ def run(stage: Stage, host: Host, report: Report, signals: Signals) -> Result:
         UserError: the stage cannot be trained as its settings say.
         Interrupted: a signal arrived; a checkpoint is saved.
     """
+    return alone(steps_to_result(stage, host, report, signals))
+
+
+def steps_to_result(stage: Stage, host: Host, report: Report, signals: Signals) -> Steps[Result]:
+    """The same step by step, for a caller that takes the steps.
+
+    Raises:
+        UserError: the stage cannot be trained as its settings say.
+        Interrupted: a signal arrived; a checkpoint is saved.
+    """
     store = host.store
 
     def wait() -> None:
@@ -62,15 +72,15 @@ def run(stage: Stage, host: Host, report: Report, signals: Signals) -> Result:
         signals.check()
         with store.claim(stage.signature, wait) as work:
             if work is not None:
-                _train(stage, host, work, report, signals)
+                yield from _train(stage, host, work, report, signals)
     stored = store.result(stage.signature)
     report(Finished(stage.signature, outcome(stored) + doubt(stored, stage.dataset.classes)))
     return stored
 
 
-def _train(stage: Stage, host: Host, work: Work, report: Report, signals: Signals) -> None:
+def _train(stage: Stage, host: Host, work: Work, report: Report, signals: Signals) -> Steps[None]:
     try:
-        _StageTraining(stage, host, work, report, signals).train_and_publish()
+        yield from _StageTraining(stage, host, work, report, signals).train_and_publish()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -108,7 +118,7 @@ class _StageTraining:
         )
         self.progress = ProgressReporter(stage.signature, self.training.state, self.data, report)
 
-    def train_and_publish(self) -> None:
+    def train_and_publish(self) -> Steps[None]:
         """Resumes or starts the training, and publishes its networks and result.
 
         Raises:
@@ -124,7 +134,7 @@ class _StageTraining:
         run = Run.of(description, self.stage.origin.signature)
         with Tracking(self.host.machine, run, state.curves, self._warn_of_a_tracker) as self.tracking:
             self.checkpointed = time.monotonic()
-            self._train_and_publish()
+            yield from self._train_and_publish()
 
     def _warn(self, text: str) -> None:
         self.report(Warned(self.stage.signature, text))
@@ -135,11 +145,11 @@ class _StageTraining:
     def _warn_of_a_tracker(self, text: str) -> None:
         self._warn(f"warning: {text}; the training goes on without it")
 
-    def _train_and_publish(self) -> None:
+    def _train_and_publish(self) -> Steps[None]:
         signature, state = self.stage.signature, self.training.state
         try:
             self.compilation.begin(state)
-            self.training.fit()
+            yield from self.training.fit()
             networks = self._store_networks()
             measured = {} if self.stage.is_pretraining else self._measure(networks)
         except Interrupted:
