@@ -1,7 +1,6 @@
 """Estimates the time and the disk space of a plan on this machine, from a few timed steps of each kind of training."""
 
 import shutil
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -15,8 +14,10 @@ from ban.plan.stage import Parent, Stage
 from ban.store.store import Store
 from ban.training import build
 from ban.training.device import Device
+from ban.training.memory import decided, is_undecided
 from ban.training.rehearsal import rehearse
 from ban.training.step import START, TrainingStep
+from ban.training.timing import timed, wait
 
 STEPS, SECONDS = 5, 1.0
 """After a warm-up step, this number of steps is timed, or fewer once this time has passed."""
@@ -88,27 +89,24 @@ def examples_per_second(stage: Stage, device: Device) -> float:
         batch = build.zero_batch(stage, target, size, unroll)
         return batch.targets.numel() / _seconds_per_step(step, batch, target)
     except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"{stage.label}, {stage.model.title}, does not fit into the memory of {device.name}."
-        ) from error
+        if not is_undecided(stage):
+            raise UserError(
+                f"{stage.label}, {stage.model.title}, does not fit into the memory of {device.name}."
+            ) from error
+    return examples_per_second(decided(stage), device)
 
 
 def _seconds_per_step(step: TrainingStep, batch: Batch, device: torch.device) -> float:
     for learner in step.learners:
         learner.network.train()
     step(batch, START)  # kernels are chosen and memory is allocated
-    _wait(device)
-    started, steps = time.perf_counter(), 0
-    while steps < STEPS and time.perf_counter() - started < SECONDS:
+
+    def act() -> None:
         step(batch, START)
-        _wait(device)
-        steps += 1
-    return (time.perf_counter() - started) / steps
+        wait(device)
 
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    count, seconds = timed(act, device, seconds=SECONDS, most=STEPS)
+    return seconds / count
 
 
 def _examples(stage: Stage) -> float:
