@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from ban.commands import help as help_
-from ban.display import ready
+from ban.display import busy, ready
 from ban.errors import UserError
 from ban.output import tolerate_failures
 from ban.settings.checks import validated
@@ -188,7 +188,7 @@ def _command(name: str, arguments: Sequence[str], folder: Path | None) -> None:
     words = [word for word in arguments if word not in settings]
     if any(word.startswith("-") for word in words):
         raise UserError(f"ban {name} has no option but --config-dir; `ban {name} --help` shows its use.")
-    if name not in ("doctor", "predict", "export"):  # those import torch
+    if name not in ("bench", "doctor", "predict", "export"):  # those import torch
         ready()
     act(words, settings, folder)
 
@@ -284,6 +284,15 @@ def _track(words: Sequence[str], overrides: Sequence[str], folder: Path | None) 
     import_stages(names[1:], compose_settings([*overrides, *settings], folder))
 
 
+def _bench(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:
+    busy("loading torch")
+    from ban.commands.bench import bench  # imports torch
+
+    if words:
+        raise UserError(COMMANDS["bench"].use)
+    bench(overrides, folder)
+
+
 def _doctor(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:
     from ban.commands.doctor import doctor
     from ban.settings.sweeps import jobs_of
@@ -350,6 +359,14 @@ machine.outputs=DIR selects another store.""",
 Brings finished stages whose description contains all words, or all stages, into trackers: tensorboard, mlflow, wandb.
 MLflow, and W&B with a server, do not get again what they have.
 machine.outputs=DIR selects another store. machine.track_weights=true adds weights to runs that are incomplete.""",
+    ),
+    "bench": Command(
+        _bench,
+        """use: ban bench [KEY=VALUE …] [rounds=5] [seconds=1] [startup=true] [json=FILE]
+Measures how fast trainings with these settings are here, or six common ones: images, rows or words per second beside
+two plain loops, the parts of a step, peak memory, and operations per second beside those of a matrix product. In each
+round each is measured for these seconds, one step at least. startup=true adds the start of a process, json=FILE writes
+a file. CIFAR's images are replaced by random ones of their shape: nothing is downloaded.""",
     ),
     "doctor": Command(
         _doctor, "use: ban doctor [KEY=VALUE …], with the settings of a command that you want to run here."

@@ -89,6 +89,8 @@ OPEN = {"files", "skipped", "directives", "left_out", "gaps", "mixed"}
 CHOICES = {"precision", "pad_mode", "device", "source", "select", "order", "whitening", "distribution", "form", "over"}
 """Texts of which there are a few."""
 NULLABLE = {"stem", "checkpointing", "as_published"}
+SWITCHES = {"checkpointing"}
+"""Settings that are true, false or auto."""
 NAMELESS = ("a list is set as a whole", "Unsupported interpolation type", "Interpolation to parent node")
 """Answers to what Hydra and OmegaConf refuse without saying where."""
 PARSER = OverridesParser.create()
@@ -352,6 +354,8 @@ def _is_wrong(path: Sequence[str], given: Any, value: Any) -> bool:
     if value is None:  # of other settings, the default
         return isinstance(given, bool | int | float) and path[0] == "model" and name not in NULLABLE
     match given:
+        case str() if name in SWITCHES:
+            return not isinstance(value, bool)
         case bool():
             return not isinstance(value, bool)
         case int() | float():

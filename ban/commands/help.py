@@ -39,7 +39,7 @@ COMMANDS = {
     "stages": "list, show, verify, remove, export or import stored stages",
     "report, compare": "a page with figures; two stages or two stores side by side",
     "predict, export": "predictions for files; a folder for use without ban",
-    "doctor, track": "what this machine lacks; copies stages to a tracker",
+    "doctor, bench, track": "what this machine lacks; its speed; copies stages to a tracker",
     "help KEY": "all names of a setting, for example: ban help model",
 }
 """Sub-commands → what they show or do."""

@@ -11,7 +11,9 @@ from ban.plan.stage import Parent, Stage
 from ban.training import build
 from ban.training.costs import rehearse
 from ban.training.device import Device
+from ban.training.memory import decided, is_undecided
 from ban.training.step import START, TrainingStep
+from ban.training.timing import timed, wait
 
 STEPS, SECONDS = 5, 1.0
 """After a warm-up step, this number of steps is timed, or fewer once this time has passed."""
@@ -43,25 +45,28 @@ def examples_per_second(stage: Stage, device: Device) -> float:
             seconds = (seconds - updates) * recipe.batch_size / size + updates
         return recipe.batch_size * unroll / seconds
     except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"{stage.label}, {stage.model.title}, does not fit into the memory of {device.name}."
-        ) from error
+        if not is_undecided(stage):
+            raise UserError(
+                f"{stage.label}, {stage.model.title}, does not fit into the memory of {device.name}."
+            ) from error
+    return examples_per_second(decided(stage), device)
 
 
 def _seconds_per_step(step: TrainingStep, batch: Batch, device: torch.device) -> float:
     for learner in step.learners:
         learner.network.train()
-    started, steps = time.perf_counter(), 0
+    started = time.perf_counter()
     step(batch, START)  # kernels are chosen and memory is allocated
-    _wait(device)
+    wait(device)
     if device.type == "cpu" and time.perf_counter() - started > SECONDS:  # little of it was spent on that
         return time.perf_counter() - started
-    started = time.perf_counter()
-    while steps < STEPS and time.perf_counter() - started < SECONDS:
+
+    def act() -> None:
         step(batch, START)
-        _wait(device)
-        steps += 1
-    return (time.perf_counter() - started) / steps
+        wait(device)
+
+    count, seconds = timed(act, device, seconds=SECONDS, most=STEPS)
+    return seconds / count
 
 
 def _seconds_of_updates(step: TrainingStep) -> float:
@@ -70,8 +75,3 @@ def _seconds_of_updates(step: TrainingStep) -> float:
     for learner in step.learners:
         learner.optimizer.step()
     return time.perf_counter() - started
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

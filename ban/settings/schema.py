@@ -57,7 +57,14 @@ def _device(name: str) -> str:
     return name
 
 
+def _switch(value: Any) -> Any:
+    if value is not None and not isinstance(value, bool) and value != "auto":
+        raise PydanticCustomError("switch", "must be true, false or auto")
+    return value
+
+
 Optimizer = Annotated[Component, AfterValidator(_with_learning_rate)]
+Switch = Annotated[bool | Literal["auto"], BeforeValidator(_switch)]
 
 
 # Networks
@@ -75,8 +82,9 @@ class Network(Part):
     """The kind of data that it reads."""
     as_published: Unsigned[Flag] = False
     """Whether it is the network that Furlanello et al. 2018 name, of the size that they print."""
-    checkpointing: Unsigned[Flag | None] = None
-    """Recompute activations in the backward pass to save memory: the same weights up to rounding."""
+    checkpointing: Unsigned[Switch | None] = None
+    """Recompute activations in the backward pass to save memory: the same weights up to rounding. auto: if a training
+    step does not fit into the free memory."""
     constructor: Component
 
 

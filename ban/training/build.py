@@ -34,7 +34,7 @@ def network(stage: Stage, index: int = 0, spelling: Tensor | None = None) -> nn.
         spelling: characters of each word, `[words, characters]`; only networks that read characters need it.
     """
     model, arguments = stage.models[index], stage.dataset.network_arguments
-    if model.checkpointing is not None:
+    if isinstance(model.checkpointing, bool):  # auto is decided before a training, and changes nothing else
         arguments["checkpointing"] = model.checkpointing
     if "characters" in model.constructor:
         arguments["spelling"] = spelling

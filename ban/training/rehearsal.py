@@ -91,7 +91,7 @@ def run_step(stage: Stage, device_type: str) -> StageCost:
             batch = build.zero_batch(stage, device.torch_device, min(2, stage.recipe.batch_size))
             output, targets, flops = _forward(stage, step, batch)
             for learner in step.learners:
-                _replace_kernels(learner)
+                replace_kernels(learner)
             step(batch, START)
     if stage.dataset.unlabelled_examples:
         _check_unlabelled(stage, *tree_map_only(Tensor, _zeros, (output, targets, batch)))
@@ -214,7 +214,7 @@ def _without_cuda() -> Iterator[None]:
         yield
 
 
-def _replace_kernels(learner: Learner) -> None:
+def replace_kernels(learner: Learner) -> None:
     """Replaces fused optimizers, whose kernels have no fake version, and gradients that no backward pass has made."""
     for group in learner.optimizer.param_groups:
         group["fused"] = False

@@ -27,7 +27,7 @@ from ban.store.result import Result, doubt, outcome
 from ban.store.store import Store, Work
 from ban.trackers.run import Run
 from ban.trackers.tracking import Tracking
-from ban.training import build, checkpoint, evaluation
+from ban.training import build, checkpoint, evaluation, memory
 from ban.training.compilation import Compilation
 from ban.training.device import Device, is_out_of_memory
 from ban.training.from_file import load_weights
@@ -79,17 +79,34 @@ def steps_to_result(stage: Stage, host: Host, report: Report, signals: Signals) 
 
 
 def _train(stage: Stage, host: Host, work: Work, report: Report, signals: Signals) -> Steps[None]:
+    stage, reason = memory.fitted(stage, host.device)
+    if not (yield from _fits(stage, host, work, report, signals, reason)):
+        gc.collect()  # what the error held
+        reason = f"a training step does not fit into the memory of {host.device.name}: {memory.RECOMPUTED}"
+        yield from _fits(memory.decided(stage), host, work, report, signals, reason)
+
+
+def _fits(stage: Stage, host: Host, work: Work, report: Report, signals: Signals, reason: str) -> Steps[bool]:
+    """Trains the stage. False: its activations have to be recomputed, which its settings leave open.
+
+    `reason` says why they are, if they are.
+    """
     try:
+        if reason:
+            report(Warned(stage.signature, reason))
         yield from _StageTraining(stage, host, work, report, signals).train_and_publish()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
+        if memory.is_undecided(stage):
+            return False
         raise UserError(
             f"{stage.label} does not fit into the memory of {host.device.name}: lower recipe.batch_size (for a text, "
             "recipe.unroll), or set model.checkpointing=true for a DenseNet."
         ) from error
     finally:
         gc.collect()  # the training and its callbacks refer to each other: free the device before the next stage
+    return True
 
 
 class _StageTraining:
