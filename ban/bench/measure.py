@@ -29,7 +29,7 @@ from ban.settings.schema import Machine
 from ban.training import build, evaluation
 from ban.training.compilation import Compilation
 from ban.training.device import Device
-from ban.training.loop import Training, TrainingState, reseed
+from ban.training.loop import Training, TrainingState, alone, reseed
 from ban.training.memory import MIB, Allocations, StepMemory
 from ban.training.rehearsal import rehearse
 from ban.training.step import START, TrainingStep
@@ -142,7 +142,7 @@ class Product:
         started, before = time.perf_counter(), state.steps
         self.deadline = started + seconds
         try:
-            self.training.fit()
+            alone(self.training.fit())
         except _RoundOver:
             wait(self.device)
         passed = time.perf_counter() - started
