@@ -33,11 +33,6 @@ def signature_of(description: Node) -> str:
     return digest(signed_content(description) | parents_of(description))
 
 
-def family_of(description: Node, parents: Node) -> str:
-    """The signature without seeds, which all repetitions of an experiment share. `parents` holds their families."""
-    return digest(without_seeds(signed_content(description)) | dict(parents))
-
-
 def parents_of(description: Node) -> dict[str, Any]:
     """The teachers, and the stages whose weights are inherited."""
     return {name: description[name] for name in ("teachers", "inherits") if name in description}
@@ -78,6 +73,8 @@ def canonical(value: Any, versions: Mapping[str, int]) -> Any:
     Moving a class therefore changes no signature. Dropping its name would give, say, two ramps with equal options the
     same one.
     """
+    if isinstance(value, str | int):  # most values: asking for a mapping takes longer
+        return value
     if isinstance(value, Mapping):
         kept = {key: item for key, item in cast("Node", value).items() if item is not None}
         if target := kept.pop("_target_", None):

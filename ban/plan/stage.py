@@ -84,12 +84,12 @@ class Stage:
     @cached_property
     def signature(self) -> str:
         """The name of the stage's folder in the store."""
-        return signature.signature_of(self.settings | self.parents_as("signature"))
+        return signature.digest(self._signed | self.parents_as("signature"))
 
     @cached_property
     def family(self) -> str:
         """The signature without seeds, which all repetitions of an experiment share."""
-        return signature.family_of(self.settings, self.parents_as("family"))
+        return signature.digest(signature.without_seeds(self._signed) | self.parents_as("family"))
 
     @cached_property
     def regime(self) -> str:
@@ -97,7 +97,7 @@ class Stage:
 
         Changes that a method makes to the data (unlabelled examples, several views, MUNGE) do not count.
         """
-        content = signature.signed_content(self.settings)
+        content = self._signed
         dataset = {key: value for key, value in content["dataset"].items() if key not in self.data_changes}
         return signature.digest(signature.without_seeds({"dataset": dataset, "recipe": content.get("recipe")}))
 
@@ -109,7 +109,7 @@ class Stage:
     @cached_property
     def step_kind(self) -> str:
         """A hash of all that the shapes, the operations and the time of a training step depend on."""
-        content = signature.without_seeds(signature.signed_content(self.settings))
+        content = signature.without_seeds(self._signed)
         dataset = {key: value for key, value in content["dataset"].items() if not key.endswith("_size")}
         networks = plain([*self.models, *(parent.stage.model for parent in self.parent_networks)])
         if self.weights:  # whose shapes have to be those of the network
@@ -122,6 +122,11 @@ class Stage:
     def stream_key(self) -> tuple[int, int, int]:
         """Names the stage's random streams. Methods that share it see the same order, views and dropout masks."""
         return (self.seed, self.generation, self.replica)
+
+    @cached_property
+    def _signed(self) -> dict[str, Any]:
+        """What of the settings goes into signatures."""
+        return signature.signed_content(self.settings)
 
     @cached_property
     def settings(self) -> dict[str, Any]:

@@ -57,6 +57,8 @@ class Results:
         self.families: dict[str, list[Result]] = {}
         self.predictions = functools.lru_cache(KEPT)(self._load)
         self._tested = functools.cache(self._measure)
+        self._by_seeds = functools.cache(self._with_seeds)
+        self._streams: dict[str, Streams] = {}
         for signature in store.finished():
             result = self._read(functools.partial(store.result, signature))
             if result and (families is None or result["family"] in families):
@@ -119,13 +121,21 @@ class Results:
         for ancestor in self.lineage(result):
             if ancestor["family"] == family:
                 return ancestor
-        return next((other for other in self.stored(family) if _seeds(other) == _seeds(result)), None)
+        return self._by_seeds(family).get(_seeds(result))
+
+    def _with_seeds(self, family: str) -> dict[tuple[int, int, int | None], Result]:
+        """Seeds → the first repetition of a family that has them."""
+        return {_seeds(result): result for result in reversed(self.stored(family))}
 
     def streams(self, result: Result) -> Streams:
         """What a training's random numbers come from: its own streams and those of its teachers, back to generation 0.
 
         Two results that have a name in common are not independent. Weights from a file are one such name.
         """
+        known = self._streams.get(result["signature"])
+        return known or self._streams.setdefault(result["signature"], self._named(result))
+
+    def _named(self, result: Result) -> Streams:
         if "weights" in result:
             return {result["weights"]["sha256"]}
         names: set[Hashable] = {(result["seed"], result["generation"], result["replica"])}

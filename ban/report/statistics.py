@@ -109,13 +109,19 @@ def _quantiles(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def clusters(streams: Iterable[Streams]) -> list[list[int]]:
     """The connected components of trainings that share a stream, as indexes."""
-    found: list[tuple[Streams, list[int]]] = []
+    found: dict[int, list[int]] = {}  # last member → members
+    last: dict[Hashable, int] = {}  # stream → a member; `later` leads from it to the last one of its cluster
+    later: dict[int, int] = {}
     for index, own in enumerate(streams):
-        touched = [cluster for cluster in found if not own.isdisjoint(cluster[0])]
-        joined: Streams = frozenset(own).union(*(names for names, _ in touched))
-        members = [member for _, indexes in touched for member in indexes]
-        found = [cluster for cluster in found if cluster not in touched] + [(joined, [*members, index])]
-    return [members for _, members in found]
+        touched: set[int] = set()
+        for member in {last[name] for name in own if name in last}:
+            while member in later:
+                member = later[member]
+            touched.add(member)
+        found[index] = [*(member for each in sorted(touched) for member in found.pop(each)), index]
+        later |= dict.fromkeys(touched, index)
+        last |= dict.fromkeys(own, index)
+    return [*found.values()]
 
 
 def resolved(intervals: Sequence[Interval | None]) -> list[bool]:

@@ -3,8 +3,9 @@
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ban.errors import UserError
 from ban.settings.checks import validated
@@ -84,23 +86,78 @@ def _checked(sweeper: Any) -> SweeperSettings:
 def settings_of(loader: ConfigLoader, config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[Settings]:
     """The settings of each job of a sweep that Hydra runs.
 
-    Jobs that differ only in their seed are composed once, because Hydra takes 0.15 s for one.
+    Jobs that differ only in their seed are composed and checked once, because that takes 0.2 s.
 
     Raises:
         UserError: a setting is unknown or impossible.
     """
-    composed: dict[tuple[str, ...], DictConfig] = {}
+    composed: dict[tuple[str, ...], _Repetitions] = {}
     result: list[Settings] = []
     for job in jobs:
         seeds = [override for override in job if re.fullmatch(r"seed=(0|-?[1-9]\d*)", override)]  # whole numbers
         rest = tuple(override for override in job if override not in seeds)
         if rest not in composed:
-            composed[rest] = loader.load_sweep_config(config, [*rest, *seeds])
-        own = deepcopy(composed[rest])
-        if seeds:
-            own.seed = int(seeds[-1].partition("=")[2])
-        result.append(freeze(own))
+            composed[rest] = _Repetitions(loader.load_sweep_config(config, [*rest, *seeds]))
+        result.append(composed[rest].settings(int(seeds[-1].partition("=")[2]) if seeds else None))
     return result
+
+
+SEEDS = ("teacher.seed", "dataset.split_seed")
+"""Settings that may follow the seed: `${seed}`."""
+SIMPLE = re.compile(r"(?:[^$]|\$\{(?:[\w.]+|oc\.env:[^${}]*)\})*")
+"""A text whose references name what they stand for."""
+
+
+class _Repetitions:
+    """The settings of jobs that differ only in their seed."""
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config, self.first = config, None
+        self.following = _following(config)
+
+    first: Settings | None
+    """Those of a job that was checked."""
+
+    def settings(self, seed: int | None) -> Settings:
+        """The settings with a seed; None: the configuration's own."""
+        if self.first is None or self.following is None or seed is None:
+            own = deepcopy(self.config)
+            if seed is not None:
+                own.seed = seed
+            self.first = freeze(own)
+            return self.first
+        changes: dict[str, Any] = {}
+        if "teacher.seed" in self.following:
+            changes["teacher"] = replace(self.first.teacher, seed=seed)
+        if "dataset.split_seed" in self.following:
+            changes["dataset"] = replace(self.first.dataset, split_seed=seed)  # pyright: ignore[reportCallIssue]
+        return replace(self.first, seed=seed, **changes)
+
+
+def _following(config: DictConfig) -> frozenset[str] | None:
+    """Which of `SEEDS` follow the seed; None: something else does, or may do so."""
+    own = OmegaConf.create({key: value for key, value in config.items_ex(resolve=False) if key != "hydra"})
+    try:
+        leaves = [*_leaves(OmegaConf.to_container(own), OmegaConf.to_container(own, resolve=True))]
+    except OmegaConfBaseException:  # what is measured may be referred to
+        return None
+    found: set[str] = set()
+    for name, text, resolved in leaves:
+        if name in SEEDS and text == "${seed}":
+            found.add(name)
+        elif isinstance(resolved, dict | list) or "seed" in text or not SIMPLE.fullmatch(text):
+            return None
+    return frozenset(found)
+
+
+def _leaves(value: Any, resolved: Any, name: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Dotted name, text and value of everything that refers to something else."""
+    if isinstance(value, str) and "$" in value:
+        yield name, value, resolved
+    elif isinstance(value, dict | list):
+        items = cast("Node", value).items() if isinstance(value, dict) else enumerate(cast("list[Any]", value))
+        for key, item in items:
+            yield from _leaves(item, resolved[key], f"{name}.{key}" if name else str(key))
 
 
 def expand(
@@ -172,10 +229,10 @@ def _sets(word: Override) -> bool:
 def _product(words: Sequence[Override]) -> list[list[str]]:
     jobs: list[list[str]] = [[]]
     for word in words:
-        choices = _choices(word.get_key_element(), word)
+        choices = [read([choice]) for choice in _choices(word.get_key_element(), word)]
         if len(jobs) * len(choices) > MOST_JOBS:
             raise UserError(f"the sweep has more than {MOST_JOBS} jobs.")
-        jobs = [[*job, *read([choice])] for job in jobs for choice in choices]
+        jobs = [[*job, *choice] for job in jobs for choice in choices]
     return jobs
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NoReturn, cast
 
@@ -113,12 +113,14 @@ def _finite(text: str) -> float:
     return value
 
 
-def _check_depth(items: Collection[object], depth: int = 0) -> None:
-    if depth == DEPTH:
-        raise BadFile(f"is nested more than {DEPTH} deep")
-    for item in cast("dict[str, object]", items).values() if isinstance(items, dict) else items:
-        if isinstance(item, dict | list):
-            _check_depth(cast("Collection[object]", item), depth + 1)
+def _check_depth(found: dict[str, Any]) -> None:
+    level: list[dict[str, Any] | list[Any]] = [found]
+    for _ in range(DEPTH):
+        items: Iterator[Any] = (item for each in level for item in (each.values() if isinstance(each, dict) else each))
+        level = [item for item in items if isinstance(item, dict | list)]
+        if not level:
+            return
+    raise BadFile(f"is nested more than {DEPTH} deep")
 
 
 def values_in(value: object) -> Iterator[object]:
