@@ -6,6 +6,7 @@ of their own. Optimizers, `Teacher.after_step`, the counting of errors and evalu
 """
 
 import importlib.util
+import logging
 import os
 import shutil
 import statistics
@@ -111,6 +112,7 @@ def inductor_options(mode: str, threads: int) -> dict[str, Any]:
     import torch._inductor as inductor
     import torch._inductor.config as inductor_config
 
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns where there is no GPU
     inductor_config.compile_threads = threads
     autograd_config.force_non_lazy_backward_lowering = (
         True  # or errors of the backward pass come after the forward pass
