@@ -209,7 +209,7 @@ class Course:
         monkeypatch.setattr(compilation, "missing_program", lambda _: None)
         monkeypatch.setattr(compilation, "inductor_options", lambda *_: {"backend": "eager"})
         machine = compose_settings([*DIGITS, f"machine.compile={setting}"]).machine
-        compilation_ = Compilation(machine, Device("cpu"), self.step, [nn.Linear(1, 1)], self.said.append)
+        compilation_ = Compilation(machine, Device("cpu"), self.step, [nn.Conv2d(1, 1, 1)], self.said.append)
         state = TrainingState(Progress(0, 0, steps, 1))
         compilation_.begin(state)
         for number in range(60):
