@@ -145,9 +145,7 @@ def _errors() -> tuple[type[Exception], ...]:
     """What torch raises where it cannot compile."""
     from torch._dynamo import exc
 
-    return exc.TorchDynamoException, getattr(
-        exc, "FailOnRecompileLimitHit", exc.TorchDynamoException
-    )  # since torch 2.7
+    return exc.TorchDynamoException, getattr(exc, "FailOnRecompileLimitHit", exc.TorchDynamoException)
 
 
 def _first_line(error: Exception) -> str:
