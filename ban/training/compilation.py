@@ -115,16 +115,16 @@ class Compiled:
 
 
 def inductor_options(mode: str, threads: int) -> dict[str, Any]:
-    """Options of torch's compiler, for `compile_step`, from `machine.compile_mode`."""
+    """Options of torch's compiler, for `Compiled`, from `machine.compile_mode`."""
     import torch._functorch.config as autograd_config
     import torch._inductor as inductor
     import torch._inductor.config as inductor_config
 
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns where there is no GPU
     inductor_config.compile_threads = threads
-    autograd_config.force_non_lazy_backward_lowering = (
-        True  # or errors of the backward pass come after the forward pass
-    )
+    # Not in torch 2.6. With it, errors of the backward pass come before the forward pass has changed anything.
+    if hasattr(autograd_config, "force_non_lazy_backward_lowering"):
+        autograd_config.force_non_lazy_backward_lowering = True
     use_cache()
     return {**inductor.list_mode_options(mode), "fallback_random": True}  # random numbers as in eager steps
 
