@@ -105,12 +105,12 @@ def take(step: TrainingStep, batch: Batch) -> list[float]:
     return losses
 
 
-def check_equal(options: tuple[str, ...], backend: str) -> None:
+def check_equal(options: tuple[str, ...], backend: str, **settings: object) -> None:
     *overrides, kind = options
     stage = plan(*overrides, kind=kind)[-1]
     eager, compiled, batch = step_of(stage), step_of(stage), batch_of(stage)
     assert obstacle(compiled.networks().values()) is None
-    functions = Compiled(compiled, refuse, backend)
+    functions = Compiled(compiled, refuse, backend, **settings)
     compiled.functions = functions.forward, functions.losses
     assert take(compiled, batch) == pytest.approx(take(eager, batch), rel=1e-4, abs=1e-6)
     for ours, theirs in zip(compiled.learners, eager.learners, strict=True):
@@ -135,6 +135,18 @@ def test_every_other_method_and_network_is_one_graph(options: tuple[str, ...]) -
 
 def test_gradients_from_autograds_own_tracing_are_the_same() -> None:
     check_equal(("method=dkpp", "model.units=4", "tabular"), "aot_eager")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("options", [("method=dkpp", "tabular"), ("model=wrn_10_1", "model.dropout=0.3", "images")])
+def test_what_inductor_generates_computes_the_same_from_the_same_random_numbers(
+    options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # restored after the test
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    check_equal(options, "inductor", **compilation.inductor_options("default", 1))
+    assert [*(tmp_path / "ban" / "compiled" / "fxgraph").iterdir()]
 
 
 @pytest.mark.parametrize(("reason", "options"), [(reason, each) for reason in UNTRACED for each in UNTRACED[reason]])
@@ -197,7 +209,7 @@ class Course:
         monkeypatch.setattr(compilation, "missing_program", lambda _: None)
         monkeypatch.setattr(compilation, "inductor_options", lambda *_: {"backend": "eager"})
         machine = compose_settings([*DIGITS, f"machine.compile={setting}"]).machine
-        compilation_ = Compilation(machine, Device("cpu"), self.step, [nn.Linear(1, 1)], self.said.append)
+        compilation_ = Compilation(machine, Device("cpu"), self.step, [nn.Conv2d(1, 1, 1)], self.said.append)
         state = TrainingState(Progress(0, 0, steps, 1))
         compilation_.begin(state)
         for number in range(60):
