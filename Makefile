@@ -10,7 +10,7 @@ RUN_YES := $(if $(filter 1 true yes,$(YES)),yes=true)
 
 .DEFAULT_GOAL := help
 TABLES := $(addprefix reproduce-table,1 2 3 4 5 6)
-.PHONY: help install demo demo-noise demo-language compare-methods test test-hydra-next test-long check format clean $(TABLES)
+.PHONY: help install demo demo-noise demo-language compare-methods bench gpu-check test test-hydra-next test-long check format clean $(TABLES)
 
 help:  ## list the targets
 	@grep -hE '^(# )?[a-zA-Z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^# //; s/:[^#]*## */\t/' | expand -t 22
@@ -67,6 +67,12 @@ METHODS := $(filter-out demo% table%,$(EXPERIMENTS))
 compare-methods: install  ## compare every method with training on labels alone; SCALE=paper|budget|digits|smoke
 	@for experiment in $(METHODS); do $(BIN)/ban experiment=$$experiment scale=$(SCALE) $(RUN_YES) || exit 1; done
 	$(BIN)/ban table methods
+
+bench: install  ## measure the speed of trainings here beside plain loops: minutes; results go to bench.json
+	$(BIN)/ban bench startup=true json=bench.json
+
+gpu-check: install  ## check and measure a machine with a GPU in less than ten minutes; writes gpu-check.json and gpu-check.md
+	$(BIN)/ban bench gpu
 
 clean:  ## remove the environments and caches, but neither outputs nor data
 	rm -rf .venv .venv-hydra-next .pytest_cache .ruff_cache .import_linter_cache

@@ -286,11 +286,11 @@ def _track(words: Sequence[str], overrides: Sequence[str], folder: Path | None) 
 
 def _bench(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:
     busy("loading torch")
-    from ban.commands.bench import bench  # imports torch
+    from ban.commands.bench import bench, check_gpu  # imports torch
 
-    if words:
+    if [*words] not in ([], ["gpu"]):
         raise UserError(COMMANDS["bench"].use)
-    bench(overrides, folder)
+    (check_gpu if words else bench)(overrides, folder)
 
 
 def _doctor(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:
@@ -363,10 +363,13 @@ machine.outputs=DIR selects another store. machine.track_weights=true adds weigh
     "bench": Command(
         _bench,
         """use: ban bench [KEY=VALUE …] [rounds=5] [seconds=1] [startup=true] [json=FILE]
+     ban bench gpu [folder=DIR] [machine.device=…]
 Measures how fast trainings with these settings are here, or six common ones: images, rows or words per second beside
 two plain loops, the parts of a step, peak memory, and operations per second beside those of a matrix product. In each
 round each is measured for these seconds, one step at least. startup=true adds the start of a process, json=FILE writes
-a file. CIFAR's images are replaced by random ones of their shape: nothing is downloaded.""",
+a file. CIFAR's images are replaced by random ones of their shape: nothing is downloaded.
+gpu: checks all methods on a GPU, exact resume, speed, memory and sweeps in less than ten minutes, and writes
+gpu-check.json and gpu-check.md.""",
     ),
     "doctor": Command(
         _doctor, "use: ban doctor [KEY=VALUE …], with the settings of a command that you want to run here."
@@ -379,6 +382,7 @@ FOLLOWING: dict[str, Sequence[str]] = {
     "stages": ("list", "show", "verify", "remove", "export", "import"),
     "report": (*help_.files_of("experiment"),),
     "track": ("import",),
+    "bench": ("gpu",),
     "help": (*help_.GROUPS,),
 }
 """Sub-command → words that may follow it, for completion."""

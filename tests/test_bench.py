@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from helpers import DIGITS, Say, plan
 from torch import nn
 
 from ban.bench import references
+from ban.bench.gpu import TINY, Check, is_failed
 from ban.bench.measure import Measured, Product, describe
 from ban.bench.references import InMemory, Reference, Script
 from ban.bench.synthetic import without_download
@@ -21,7 +23,6 @@ from ban.plan.lineage import lineage
 from ban.settings.compose import compose_settings
 from ban.training import build
 from ban.training.device import Device
-from ban.training.memory import Allocations, StepMemory
 from ban.training.rehearsal import run_step
 from ban.training.step import START
 
@@ -163,26 +164,43 @@ def test_a_round_of_the_product_goes_on_where_the_last_one_ended() -> None:
     assert product.training.state.progress.epoch == 1  # three steps are an epoch
 
 
-def test_the_memory_of_a_step_is_that_of_real_tensors() -> None:
-    words = ("dataset=cifar100", "recipe=budget_images", "recipe.batch_size=4", "machine.device=cpu")
-    for checkpointing in ("false", "true"):
-        stage, data = data_of(
-            *words, "model=densenet_40_12", "model.units=2", f"model.checkpointing={checkpointing}", "method=labels"
-        )
-        machine = compose_settings(words).machine
-        with Allocations() as real:
-            product = Product(stage, machine, Device.of(machine), data)
-            product.train(0)
-            product.train(0)
-        assert StepMemory(stage).peak == pytest.approx(real.peak, rel=0.05)
+def test_the_check_of_a_gpu_runs_at_tiny_sizes_without_one(
+    say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ban.commands.bench.TINY", (tiny := replace(TINY, stages_per_device=())))
+    monkeypatch.setattr("ban.bench.gpu.TINY", tiny)
+    assert "the same code runs at tiny sizes" in say("bench", "gpu", "machine.device=cpu", "machine.threads=1")
+    found = json.loads((tmp_path / "gpu-check.json").read_text())["parts"]
+    assert [name for name, part in found.items() if is_failed(part)] == []
+    assert found["methods"]["rows"] == [{"method": "kd", "kind": "images", "outcome": "trained", "why": ""}]
+    (exact,) = found["exactness"]["rows"]
+    assert exact["repeated: same bits"] and exact["resumed: same bits"]
+    stored, recomputed = (float(row["expected MiB"]) for row in found["memory"]["rows"])
+    assert recomputed < stored
+    assert [row["stage"].partition(",")[0] for row in found["lineage"]["rows"]] == ["Teacher", "BAN-1"]
+    page = (tmp_path / "gpu-check.md").read_text()
+    assert all(f"## {name.capitalize()} (" in page for name in found)
 
 
-def test_allocations_are_freed() -> None:
-    with Allocations() as seen:
-        first = torch.zeros(1000)
-        second = first * 2
-        del first
-        third = second.view(10, 100)
-        assert (seen.current, seen.peak) == (4000, 8000)
-        del second, third
-    assert (seen.current, seen.peak, seen.moved) == (0, 8000, 12000)
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("rounds=3", "takes folder=DIR and settings of the machine, not rounds=3"),
+        ("folder=no", "there is no folder no"),
+    ],
+)
+def test_bad_words_of_the_check_are_refused(word: str, sentence: str, say: Say) -> None:
+    with pytest.raises(SystemExit, match=sentence):
+        say("bench", "gpu", word)
+
+
+def test_a_part_of_the_check_that_fails_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(check: Check) -> None:
+        raise RuntimeError("no such kernel")
+
+    names = ("methods", "exactness", "tests", "speed", "memory", "compilation", "stages_per_device", "lineage")
+    for name in names:
+        monkeypatch.setattr(Check, name, fail)
+    found = Check(compose_settings(["machine.device=cpu"]).machine, TINY, lambda _: None).run()["parts"]
+    assert len(found) == len(names)
+    assert all(part["failed_with"] == "RuntimeError: no such kernel" and is_failed(part) for part in found.values())

@@ -121,6 +121,12 @@ class Product:
     def __init__(self, stage: Stage, machine: Machine, device: Device, data: Data) -> None:
         self.device = device.torch_device
         step = build.training_step(stage, _fresh(data, self.device), device, data.spelling, data)
+<<<<<<< HEAD
+=======
+        if machine.compile is True:
+            for learner in step.learners:
+                learner.network.compile()
+>>>>>>> bench
         self.training = Training(
             key=stage.stream_key,
             step=step,
@@ -184,7 +190,7 @@ def measure(stage: Stage, machine: Machine, rounds: int, seconds: float) -> Meas
             racers[name].train(0)
         seen[name] = allocations.peak / MIB
 
-    if machine.compile:  # compiled code cannot be watched
+    if machine.compile is True:  # compiled code cannot be watched
         racers["ban"], seen["ban"] = Product(stage, machine, device, data), memory.peak / MIB
         racers["ban"].train(0)
     else:

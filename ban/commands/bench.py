@@ -9,14 +9,17 @@ from typing import Any, NamedTuple
 
 from rich.progress import Progress
 
+from ban.bench.gpu import TINY, Check, Sizes, is_failed, write
 from ban.bench.measure import MATRIX, Measured, Rate, describe, facts, measure, start_up
 from ban.bench.synthetic import without_download
 from ban.display import console, is_live, ready, show_table
 from ban.errors import UserError
 from ban.plan.lineage import lineage
+from ban.settings.compose import compose_settings
 from ban.settings.schema import Settings
 from ban.settings.sweeps import jobs_of
 from ban.training.arguments import check_arguments
+from ban.training.device import Device
 from ban.wording import close, plural
 
 CIFAR = ("dataset=cifar100", "recipe=budget_images")
@@ -30,6 +33,31 @@ DEFAULT = (
     ("model=wrn_16_1", *CIFAR, "method=kd"),
 )
 """Settings that are measured where the command names none but the machine's."""
+
+
+def check_gpu(words: Sequence[str], folder: Path | None = None) -> None:
+    """Checks and measures this machine, and writes two files.
+
+    Raises:
+        UserError: a setting is not one of the machine's, or there is no such folder.
+    """
+    places = [word.partition("=")[2] for word in words if word.startswith("folder=")]
+    settings = [word for word in words if not word.startswith("folder=")]
+    if strange := [word for word in settings if word.lstrip("+~").partition(".")[0] != "machine"]:
+        raise UserError(f"ban bench gpu takes folder=DIR and settings of the machine, not {strange[0]}.")
+    target = Path(places[-1] if places else ".").expanduser()
+    if not target.is_dir():
+        raise UserError(f"there is no folder {target}.")
+    machine = compose_settings(settings, folder).machine
+    ready()
+    sizes = TINY if Device.of(machine).name == "cpu" else Sizes()
+    if sizes is TINY:
+        console.print("There is no GPU: the same code runs at tiny sizes.")
+    found = Check(machine, sizes, console.print).run()
+    files = write(found, target)
+    console.print(f"Written to {files[0]} and {files[1]}.")
+    if failed := [name for name, part in found["parts"].items() if is_failed(part)]:
+        raise UserError(f"these parts failed: {', '.join(failed)}; {files[1]} says why.")
 
 
 class Options(NamedTuple):

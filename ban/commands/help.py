@@ -36,10 +36,10 @@ GROUPS = {
 COMMANDS = {
     "table [NAME]": "results: all, an experiment's, 1 to 6, methods, diagnostics",
     "status": "what runs, waits, stopped or failed (live: follow=true)",
-    "stages": "list, show, verify, remove, export or import stored stages",
+    "stages, track": "list, show, verify, remove, export, import; to a tracker",
     "report, compare": "a page with figures; two stages or two stores side by side",
     "predict, export": "predictions for files; a folder for use without ban",
-    "doctor, bench, track": "what this machine lacks; its speed; copies stages to a tracker",
+    "doctor, bench": "what this machine lacks; how fast it trains",
     "help KEY": "all names of a setting, for example: ban help model",
 }
 """Sub-commands → what they show or do."""

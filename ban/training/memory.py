@@ -85,10 +85,11 @@ class StepMemory:
                 seen.moved,
             )
             step(batch, START)
-            kept = sum(tensor.nbytes for each in step.learners for tensor in _tensors(dict(each.optimizer.state)))
-        self.peak = seen.peak + kept
-        """Bytes of weights, gradients, optimizer, teachers, batch and activations together, from the second step on:
-        the first one ends by making the optimizer's state."""
+            kept = [each.optimizer.state_dict()["state"] for each in step.learners]
+            kept += [[parameter.grad for parameter in each.network.parameters()] for each in step.learners]
+        self.peak = seen.peak + sum(tensor.nbytes for tensor in _tensors(kept))
+        """Bytes of weights, optimizer, teachers, batch and activations together, and of the gradients of the step before,
+        which the next forward pass begins with."""
         self.moved = seen.moved - before
         """Bytes that the operations of a step read and write."""
 
