@@ -19,7 +19,8 @@ class Batch(NamedTuple):
     """One training or evaluation batch."""
 
     views: tuple[Tensor, ...]
-    """One input tensor per augmented view of the same examples. The student's forward pass uses the first."""
+    """One input tensor per augmented view of the same examples. The student's forward pass uses the first. With
+    `partners`, the last shows other examples of the same classes."""
     targets: Integer[Tensor, "*batch"]
     """Class indices; -1 for unlabelled examples."""
     indices: Integer[Tensor, "*batch"]

@@ -205,3 +205,54 @@ def test_a_class_without_examples_is_refused(train: Train) -> None:
 def test_other_digits_than_the_signature_names_are_refused(train: Train) -> None:
     with pytest.raises(UserError, match="checksum"):
         train("dataset.checksum=sha256:0", *DIGITS)
+
+
+class TestPartners:
+    plain = Augmentation(pad=0, pad_mode="constant", flip=False, mean=[0.0] * 3, std=[1.0] * 3)
+
+    def shown(self, epochs: int, **changes: object) -> torch.Tensor:
+        """The numbers of an image, its partner and its class, `[steps, 3, batch]`: image n is of the colour n."""
+        numbers = np.arange(60, dtype=np.uint8)
+        numbered = Labelled(np.broadcast_to(numbers[:, None, None, None], (60, 12, 12, 3)).copy(), pool().labels)
+        data = images(numbered, augmentation=self.plain, partners=True, **changes)
+        return torch.stack(
+            [
+                torch.stack([*(view[:, 0, 0, 0] for view in batch.views), batch.targets.float()])
+                for epoch in range(epochs)
+                for batch in data.epoch((0, 0, 0), epoch)
+            ]
+        )
+
+    def test_a_partner_is_another_image_of_the_class_and_each_is_drawn_equally_often(self) -> None:
+        image, partner, label = self.shown(400).transpose(0, 1)
+        assert (image % 3 == label).all() and (partner % 3 == label).all() and not (image == partner).any()
+        first = image.flatten()[0]
+        counts = partner[image == first].unique(return_counts=True)[1]
+        expected = int(counts.sum()) / 9  # the others of ten in its class
+        assert len(counts) == 9 and (counts - expected).abs().max() < 5 * expected**0.5
+
+    def test_the_first_view_is_that_of_an_epoch_without_partners(self) -> None:
+        paired, alone = images(partners=True), images()
+        for one, other in zip(paired.epoch((0, 0, 0), 1), alone.epoch((0, 0, 0), 1), strict=True):
+            assert torch.equal(one.views[0], other.views[0]) and torch.equal(one.indices, other.indices)
+
+    def test_an_unlabelled_image_is_its_own(self) -> None:
+        image, partner, label = self.shown(3, labelled=12, unlabelled=True).transpose(0, 1)
+        assert (image == partner).equal(label < 0) and (label < 0).any()
+
+    def test_a_class_with_one_image_is_refused(self) -> None:
+        with pytest.raises(UserError, match="class 0 has a single training image"):
+            images(train_size=4, batch_size=2, partners=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("dataset.train_size=19", "recipe.batch_size=8"), "is less than two images for each of the 10 classes"),
+        (("model=lstm_small", "dataset=ptb", "recipe=lstm"), "needs partners, which language data do not support"),
+        (("model=mlp_16", "dataset=wine", "recipe=tabular"), "needs partners, which tabular data do not support"),
+    ],
+)
+def test_a_method_with_partners_is_for_images_in_pairs(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plan("method=cs_kd", *words)

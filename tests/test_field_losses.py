@@ -108,6 +108,11 @@ def test_correlations_of_words_are_those_of_their_list() -> None:
     assert float(Correlations()(*words)) == pytest.approx(1.99261633, rel=3e-6)
 
 
+def test_class_wise_distillation() -> None:
+    """Between images of one class, here with the teacher's logits in the place of the partners'."""
+    check(Probabilities(4.0), 2.94675931, 0.311094799, 16 * entropy((Z_T / 4).softmax(-1)))
+
+
 class TestStandardisedLogits:
     def test_distillation(self) -> None:
         z = (Z_T - Z_T.mean(1, keepdim=True)) / Z_T.std(1, keepdim=True)

@@ -41,7 +41,7 @@ ON_TEXT = [name for name, node in METHODS.items() if not {"data", "pretrain"} & 
 ON_ROWS = ["ban", "ban_l", "labels", "model_compression", "munge"]
 """Enough to see that rows of features go all the way."""
 BRIEF = [
-    *("annealed", "dark_knowledge", "dist", "dkd", "ema", "label_smoothing", "prior", "ps_kd", "teacher_free"),
+    *("annealed", "cs_kd", "dark_knowledge", "dist", "dkd", "ema", "label_smoothing", "prior", "ps_kd", "teacher_free"),
 ]
 """Methods whose losses other tests compare with closed forms or the authors' code. The long tests and those on text
 leave them out, for time."""

@@ -67,6 +67,7 @@ CONFIGS = {
     "kd_timm": ("method=kd", *DIGITS, "model=timm"),
     "labels": ("method=labels", "model=small_conv", "dataset=parquet", "recipe=photos", *OWN),
     "munge": ("method=munge", "model=mlp_256", "dataset=breast_cancer", "recipe=tabular"),
+    "cs_kd": ("method=cs_kd", *DIGITS),
     "field": ("method=prior", *DIGITS, *FIELD, WARM_UP),
     "rows": ("method=labels", "model=mlp_16", "dataset=rows", "recipe=tabular", *ROWS),
     "model_compression": ("method=model_compression", "model=mlp_256x2", "dataset=digits_features"),

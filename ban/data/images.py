@@ -51,6 +51,8 @@ class ImageOptions(LabelledOptions):
     """Number of independent views of each training image in a batch."""
     shared_flip: bool = False
     """Whether either all views of an image in a batch are flipped, or none."""
+    partners: bool = False
+    """Whether a batch has one more view, of another image of the same class for each image."""
     whitening: Literal["zca"] | None = None
     """Whitening before augmentation, computed from all training images, labelled or not; None: no whitening."""
     streamed: bool | None = None
@@ -77,6 +79,30 @@ def statistics(images: NDArray[np.uint8] | Gathered) -> tuple[list[float], list[
     mean = shares @ np.arange(256.0)
     std = np.sqrt((shares * (np.arange(256.0) - mean[:, None]) ** 2).sum(1))
     return mean.tolist(), np.maximum(std, 1.0).tolist()
+
+
+def check_partners(labels: NDArray[np.int64]) -> None:
+    """Refuses labels of which one occurs a single time.
+
+    Raises:
+        UserError: a class has a single training image.
+    """
+    if len(alone := np.flatnonzero(np.bincount(labels[labels >= 0]) == 1)):
+        raise UserError(
+            f"class {alone[0]} has a single training image, but the method pairs images of one class: set "
+            "dataset.train_size higher, or choose another method."
+        )
+
+
+def partners(labels: Int64[Tensor, " count"], generator: torch.Generator) -> Int64[Tensor, " count"]:
+    """For each image another one of its class, drawn uniformly; for an unlabelled one itself."""
+    by_class, counts = labels.argsort(stable=True), (labels + 1).bincount()
+    first, size = (counts.cumsum(0) - counts)[labels + 1], counts[labels + 1]
+    rank = torch.empty_like(labels)
+    rank[by_class] = torch.arange(len(labels))
+    rank -= first
+    shift = 1 + (torch.rand(len(labels), generator=generator, dtype=torch.float64) * (size - 1)).long()
+    return by_class[first + (rank + torch.where(labels < 0, 0, shift)) % size]
 
 
 class Images(LabelledData):
@@ -116,7 +142,9 @@ class Images(LabelledData):
             synthetic = options.munge.images(np.asarray(train.inputs), options.munge_generator())
             train = train.with_unlabelled(synthetic)
         super().__init__(train, options)
-        self.augmentation = options.augmentation
+        self.augmentation, self.partners = options.augmentation, options.partners
+        if self.partners:
+            check_partners(train.labels)
         self.views, self.shared_flip = options.views, options.shared_flip and options.augmentation.flip
         channels, height, width = options.shape
         self._tables = [table.to(self.device) for table in self.augmentation.tables(height, width)]
@@ -137,23 +165,33 @@ class Images(LabelledData):
             return torch.Generator().manual_seed(stream(*key, purpose, epoch))
 
         order = epoch_order(self.count, key, epoch)
-        purposes = ["views", *(f"views {number}" for number in range(1, self.views))]
+        purposes = ["views", *(f"views {number}" for number in range(1, self.views + self.partners))]
         drawn = [
             torch.randint(self.augmentation.views, (self.count,), generator=generator(purpose)) for purpose in purposes
         ]
         if self.shared_flip:  # odd views are flipped
             drawn = [each // 2 * 2 + drawn[0] % 2 for each in drawn]
         drawn = [each[order].to(self.device) for each in drawn]
-        batches = [order[step * self.batch_size :][: self.batch_size] for step in range(self.steps_per_epoch)]
-        source = self.training_images.batches(batches[first_step:])
+        shown = [order]
+        if self.partners:
+            shown.append(partners(self._labels.cpu(), generator("partners"))[order])
+        sources = [self._read(each, first_step) for each in shown]
         order = order.to(self.device)
-        for step, (stored, places) in enumerate(source, first_step):
+        for step, images in enumerate(zip(*sources, strict=True), first_step):
             batch = slice(step * self.batch_size, (step + 1) * self.batch_size)
+            of_view = [images[0]] * self.views + [*images[1:]]  # stored images, and their places
             yield Batch(
-                tuple(self.view(stored, places, each[batch]) for each in drawn),
+                tuple(self.view(stored, at, draw[batch]) for (stored, at), draw in zip(of_view, drawn, strict=True)),
                 self._labels[order[batch]],
                 order[batch],
             )
+
+    def _read(
+        self, order: Int64[Tensor, " count"], first_step: int
+    ) -> Iterator[tuple[Tensor, Int64[Tensor, " batch"]]]:
+        """The stored images of an epoch's batches, from a step on."""
+        batches = [order[step * self.batch_size :][: self.batch_size] for step in range(self.steps_per_epoch)]
+        return self.training_images.batches(batches[first_step:])
 
     def view(
         self, stored: Tensor, places: Int64[Tensor, " batch"], views: Int64[Tensor, " batch"]

@@ -110,6 +110,11 @@ def _check_dataset(dataset: Dataset) -> None:
             f"dataset.labelled={dataset.labels} is more than the {dataset.train_size} training examples "
             "(dataset.train_size): set it to fewer, or leave it out."
         )
+    if isinstance(dataset, ImageDataset) and dataset.partners and dataset.train_size < 2 * dataset.classes:
+        raise UserError(
+            f"dataset.train_size={dataset.train_size} is less than two images for each of the {dataset.classes} "
+            "classes, but the method pairs images of one class: set it higher, or choose another method."
+        )
     if isinstance(dataset, ImageDataset) and dataset.augmentation["_target_"].startswith("ban."):
         channels = dataset.shape[0]
         for name in ("mean", "std"):

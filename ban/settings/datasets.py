@@ -234,6 +234,8 @@ class ImageDataset(LabelledDataset):
     """Augmented views of each image in a batch."""
     shared_flip: Signed[Flag] = False
     """Whether all views of an image are flipped alike."""
+    partners: Signed[Flag] = False
+    """Whether a batch holds, as its last view, another image of the same class for each of its images."""
 
     @property
     def network_arguments(self) -> dict[str, Any]:
@@ -248,7 +250,7 @@ class ImageDataset(LabelledDataset):
     @property
     def views_per_batch(self) -> int:
         """See `Dataset`."""
-        return self.views
+        return self.views + self.partners
 
     @property
     def description(self) -> str:

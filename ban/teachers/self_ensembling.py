@@ -11,14 +11,20 @@ from ban.ranges import Fraction
 
 
 class SecondView(Teacher):
-    """The student's output for the second view of the batch, with gradient (the Π-model; Laine and Aila 2017)."""
+    """The student's output for the second view of the batch, in training mode.
 
-    def __init__(self, context: TeacherContext) -> None:
+    With `gradient` through both outputs (the Π-model; Laine and Aila 2017), or through the first alone (CS-KD; Yun et
+    al. 2020, where the second view is another image of the class).
+    """
+
+    def __init__(self, context: TeacherContext, gradient: bool = True) -> None:
         super().__init__()
+        self.gradient = gradient
 
     def targets(self, step: Step) -> TeacherOutput:
-        """Logits and features, with new noise and dropout. The gradient flows through student and target."""
-        output = step.learners[step.turn](step.batch.views[1])
+        """Logits and features, with new noise and dropout."""
+        with torch.set_grad_enabled(self.gradient and torch.is_grad_enabled()):
+            output = step.learners[step.turn](step.batch.views[1])
         return TeacherOutput(output.logits, features=output.features)
 
 
