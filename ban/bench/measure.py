@@ -121,12 +121,6 @@ class Product:
     def __init__(self, stage: Stage, machine: Machine, device: Device, data: Data) -> None:
         self.device = device.torch_device
         step = build.training_step(stage, _fresh(data, self.device), device, data.spelling, data)
-<<<<<<< HEAD
-=======
-        if machine.compile is True:
-            for learner in step.learners:
-                learner.network.compile()
->>>>>>> bench
         self.training = Training(
             key=stage.stream_key,
             step=step,
