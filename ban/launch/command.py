@@ -40,6 +40,11 @@ class Executor(Protocol):
         ...
 
     @property
+    def starting(self) -> str:
+        """What happens until the first stage starts, for people."""
+        ...
+
+    @property
     def device_type(self) -> str:
         """The kind of device that it trains on, `cpu` or `cuda`."""
         ...
@@ -198,7 +203,7 @@ def _train(
     console.print(f"{overview.counts(stages, missing)} on {executor.description}. Results: {store.root}")
     _tell(stages, store)
     missing = by_longest_path(missing, lambda stage: costs[stage.signature])
-    with Display(stages, costs, store, log_seconds) as display:
+    with Display(stages, costs, store, log_seconds, executor.starting) as display:
         failures = executor.train(missing, journal, display)
     if failures is None:
         return None

@@ -11,6 +11,7 @@ from ban.events import Failures, Report
 from ban.launch import overview
 from ban.launch.devices import slots
 from ban.launch.journal import Journal, JournalReport, report_failures
+from ban.launch.live import STARTING
 from ban.launch.pool import Pool
 from ban.plan.stage import Stage
 from ban.settings.schema import LocalLauncherSettings, Settings
@@ -32,6 +33,11 @@ class InProcess:
     def description(self) -> str:
         """See `Executor`."""
         return f"{self.device}"
+
+    @property
+    def starting(self) -> str:
+        """See `Executor`."""
+        return STARTING
 
     @property
     def device_type(self) -> str:
@@ -75,6 +81,11 @@ class LocalPool:
         """See `Executor`."""
         devices = ", ".join(dict.fromkeys(slot.name for slot in self.slots))
         return f"{devices} ({len(self.slots)} at a time, {plural(self.device.threads, 'thread')} each; {cpus()})"
+
+    @property
+    def starting(self) -> str:
+        """See `Executor`."""
+        return STARTING
 
     @property
     def device_type(self) -> str:

@@ -25,7 +25,8 @@ from ban.wording import duration
 
 STATES = ("done", "running", "waiting", "stopped", "failed")
 """The states of a stage in a command, as the live table counts them."""
-STARTING = "starting, or waiting in a queue"
+STARTING = "loading torch and the data"
+"""What the table says until the first stage starts."""
 
 
 @dataclass
@@ -69,9 +70,16 @@ class _Family:
 class Display:
     """Shows the events of stages. It is a context manager, and a `Report`."""
 
-    def __init__(self, stages: Sequence[Stage], costs: Mapping[str, float], store: Store, log_seconds: float) -> None:
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        costs: Mapping[str, float],
+        store: Store,
+        log_seconds: float,
+        starting: str = STARTING,
+    ) -> None:
         """`costs`: signature of each stage that the store lacks → its cost in any unit, to estimate the time left."""
-        self.store, self.log_seconds, self.started = store, log_seconds, time.monotonic()
+        self.store, self.log_seconds, self.started, self.starting = store, log_seconds, time.monotonic(), starting
         names, of_families = names_of(stages), family_names(stages)
         self.rows = {stage.signature: _Row(stage, names[stage.signature]) for stage in stages}
         self.families = {family: _Family(name) for family, name in of_families.items()}
@@ -197,7 +205,7 @@ class Display:
             total = f" of {len(states)}" if not counts else ""
             counts.append(", " if counts else "").append(f"{states.count(state)}{total} {state}", STYLES.get(state, ""))
         if {*states} <= {"waiting", "done"} and not any(row.device for row in self.rows.values()):
-            counts = Text(STARTING)
+            counts = Text(self.starting)
         elapsed, left = time.monotonic() - self.started, self.seconds_left()
         times = duration(elapsed) + (f" + about {duration(left)}" if left is not None else "")
         total = sum(row.cost for row in self.rows.values()) or 1.0

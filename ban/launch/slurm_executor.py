@@ -61,6 +61,11 @@ class Slurm:
         return f"the SLURM partition {self.partition.name}, one job each"
 
     @property
+    def starting(self) -> str:
+        """See `Executor`."""
+        return "starting, or waiting in SLURM's queue"
+
+    @property
     def device_type(self) -> str:
         """See `Executor`."""
         return "cuda" if self._on_gpus else "cpu"
