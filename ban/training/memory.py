@@ -88,7 +88,7 @@ class StepMemory:
             kept = [each.optimizer.state_dict()["state"] for each in step.learners]
             kept += [[parameter.grad for parameter in each.network.parameters()] for each in step.learners]
         self.peak = seen.peak + sum(tensor.nbytes for tensor in _tensors(kept))
-        """Bytes of weights, optimizer, teachers, batch and activations, and of the gradients of the step before,
+        """Bytes of weights, optimizer, teachers, batch and activations together, and of the last step's gradients,
         which the next forward pass begins with."""
         self.moved = seen.moved - before
         """Bytes that the operations of a step read and write."""
