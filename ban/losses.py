@@ -195,3 +195,92 @@ def fsp_matrix(first: Float[Tensor, "batch m _ _"], last: Float[Tensor, "batch n
     size = min(first.shape[-2:], last.shape[-2:])
     first, last = (nn.functional.adaptive_max_pool2d(each.float(), size) for each in (first, last))
     return torch.einsum("bihw,bjhw->bij", first, last) / (size[0] * size[1])
+
+
+# Losses of hidden layers. Those that compare the examples of a batch with each other return a scalar.
+
+Maps = Float[Tensor, "batch _ _ _"]
+Embeddings = Float[Tensor, "batch _"]
+
+
+def attention_distance(student: Maps, teacher: Maps) -> PerExample:
+    """Mean over positions of (Q_s − Q_t)², Q being the mean of F² over channels, normalised.
+
+    Zagoruyko and Komodakis 2017. Of two sizes, the larger map is average-pooled before it is squared.
+    """
+    maps = [each.square().mean(1).flatten(1) for each in _of_equal_size(student, teacher)]
+    ours, theirs = (nn.functional.normalize(each) for each in maps)
+    return (ours - theirs).square().mean(1)
+
+
+def _of_equal_size(*maps: Maps) -> list[Maps]:
+    """In fp32, the larger ones average-pooled."""
+    height, width = min(each.shape[-2:] for each in maps)
+    return [nn.functional.adaptive_avg_pool2d(each.float(), (height, width)) for each in maps]
+
+
+def similarity_distance(student: Float[Tensor, " batch *_"], teacher: Float[Tensor, " batch *_"]) -> Float[Tensor, ""]:
+    """Σ (G_t − G_s)² / B², G being F Fᵀ with normalised rows (Tung and Mori 2019)."""
+    layers = (each.float().flatten(1) for each in (student, teacher))
+    ours, theirs = (nn.functional.normalize(each @ each.T) for each in layers)
+    return (theirs - ours).square().mean()
+
+
+def correlation_congruence(student: Embeddings, teacher: Embeddings) -> Float[Tensor, ""]:
+    """Mean over consecutive examples of Σ δ_i δ_{i+1}, δ = |e_s − e_t| (Peng et al. 2019, as in the authors' code)."""
+    distances = (student.float() - teacher.float()).abs()
+    return (distances[:-1] * distances[1:]).sum(-1).mean()
+
+
+def relation_of_distances(student: Embeddings, teacher: Embeddings) -> Float[Tensor, ""]:
+    """Smooth L1 of the pairwise distances, each divided by their mean over all pairs (RKD; Park et al. 2019)."""
+    ours, theirs = (_distances(each.float()) for each in (student, teacher))
+    return nn.functional.smooth_l1_loss(ours, theirs)
+
+
+def _distances(embeddings: Embeddings) -> Float[Tensor, "batch batch"]:
+    """Of all pairs, with mean 1. The diagonal is 0, and has no gradient: that of a root would be infinite."""
+    squares = (embeddings.unsqueeze(0) - embeddings.unsqueeze(1)).square().sum(-1)
+    positive = squares > 0
+    distances = torch.where(positive, torch.where(positive, squares, 1.0).sqrt(), 0.0)
+    return distances * positive.sum() / distances.sum().clamp(min=1e-12)
+
+
+def relation_of_angles(student: Embeddings, teacher: Embeddings) -> Float[Tensor, ""]:
+    """Smooth L1 of the cosines of the angles of all triples (RKD; Park et al. 2019)."""
+    ours, theirs = (_cosines(each.float()) for each in (student, teacher))
+    return nn.functional.smooth_l1_loss(ours, theirs)
+
+
+def _cosines(embeddings: Embeddings) -> Float[Tensor, "batch batch batch"]:
+    """Between the differences of two examples to a third."""
+    directions = nn.functional.normalize(embeddings.unsqueeze(0) - embeddings.unsqueeze(1), dim=-1)
+    return directions @ directions.transpose(1, 2)
+
+
+def probabilistic_transfer(student: Embeddings, teacher: Embeddings) -> Float[Tensor, ""]:
+    """Mean over all pairs of p_t log(p_t / p_s), p being cosine similarities (PKT; Passalis and Tefas 2018).
+
+    Similarities s become (s + 1) / 2, and each row is divided by its sum. 10⁻⁷ keeps the logarithm finite.
+    """
+    ours, theirs = (_neighbours(each.float()) for each in (student, teacher))
+    return (theirs * ((theirs + 1e-7) / (ours + 1e-7)).log()).mean()
+
+
+def _neighbours(embeddings: Embeddings) -> Float[Tensor, "batch batch"]:
+    directions = nn.functional.normalize(embeddings, eps=1e-7)
+    similarities = (directions @ directions.T + 1) / 2
+    return similarities / similarities.sum(1, keepdim=True)
+
+
+def selectivity_distance(student: Maps, teacher: Maps) -> PerExample:
+    """Squared maximum mean discrepancy of the channels' maps, normalised, with the kernel (xᵀy)² (Huang and Wang 2017).
+
+    Of two sizes, the larger map is average-pooled. Mean k(t, t) + mean k(s, s) − 2 mean k(s, t).
+    """
+    s, t = (nn.functional.normalize(each.flatten(2), dim=2) for each in _of_equal_size(student, teacher))
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        return (x @ y.transpose(1, 2)).square().mean((1, 2))
+
+    return kernel(t, t) + kernel(s, s) - 2 * kernel(s, t)

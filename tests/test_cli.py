@@ -129,7 +129,10 @@ def test_a_method_without_teacher_has_no_generations() -> None:
         ([*DIGITS, "+method.terms.keys={_target_:ban.terms.Label,weight:1.0}"], "does not take 'keys' as a name"),
         ([*DIGITS, "+model.depth=3"], "there is no setting 'model.depth'"),
         ([*DIGITS, "model=wrn_10_1", "model.depth=11"], "6n + 4"),
-        ([*DIGITS, "method.terms.teacher.weight=-1"], "must have weights that add up to more than 0, not to -1"),
+        (
+            [*DIGITS, "method.terms.teacher.weight=-1"],
+            "method.terms.teacher.weight=-1 makes the weights add up to -1, but",
+        ),
         (
             ["model=lstm_small", "method=mean_teacher"],
             "needs dataset.labelled, which is not there: choose another method",

@@ -41,7 +41,24 @@ ON_TEXT = [name for name, node in METHODS.items() if not {"data", "pretrain"} & 
 ON_ROWS = ["ban", "ban_l", "labels", "model_compression", "munge"]
 """Enough to see that rows of features go all the way."""
 BRIEF = [
-    *("annealed", "cs_kd", "dark_knowledge", "dist", "dkd", "ema", "label_smoothing", "prior", "ps_kd", "teacher_free"),
+    *(
+        "annealed",
+        "at",
+        "cc",
+        "cs_kd",
+        "dark_knowledge",
+        "dist",
+        "dkd",
+        "ema",
+        "label_smoothing",
+        "nst",
+        "pkt",
+        "prior",
+        "ps_kd",
+        "rkd",
+        "sp",
+        "teacher_free",
+    ),
 ]
 """Methods whose losses other tests compare with closed forms or the authors' code. The long tests and those on text
 leave them out, for time."""
@@ -57,6 +74,9 @@ every_method = pytest.mark.parametrize(("method", "kind"), [*CONTRACT, *((name, 
 every_method_at_length = pytest.mark.parametrize(("method", "kind"), CONTRACT)
 every_taught_method = pytest.mark.parametrize(("method", "kind"), TAUGHT)
 NEEDS = {
+    "at": ("method.terms.layers.layers=[stage1,stage2]",),
+    "nst": ("method.terms.layers.layers=[stage1,stage2]",),
+    "sp": ("method.terms.layers.layers=[stage2]",),
     "fsp": ("model=wrn_10_1", "recipe.optimizer.lr=0.01"),
     "munge": ("method.data.munge.multiplier=1",),  # with ten, an epoch would be as long as eleven
 }

@@ -46,6 +46,12 @@ FIELD = tuple(
         "VirtualTeacher": ", confidence: 0.99, temperature: 20.0, form: code",
         "DarkKnowledge": "",
         "DecoupledProbabilities": ", target: 1.0, others: 8.0, temperature: 4.0",
+        "Attention": ", layers: [stage1]",
+        "Similarities": ", layers: [stage1]",
+        "Selectivity": ", layers: [stage1]",
+        "Neighbours": ", layers: [pooled]",
+        "Relations": ", layers: [pooled], distance: 25.0, angle: 50.0",
+        "Congruence": ", layers: [pooled], width: 8",
         "Correlations": ", inter: 1.0, intra: 1.0, temperature: 1.0",
     }.items()
 )

@@ -1,6 +1,7 @@
 """Checks of settings against each other; those of a single setting are in its type."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
@@ -9,7 +10,7 @@ from ban.errors import UserError
 from ban.ranges import LARGEST
 from ban.settings.datasets import KINDS, Dataset, ImageDataset
 from ban.settings.refusals import explain_invalid, shown
-from ban.settings.schema import Method, Network, Recipe, Settings
+from ban.settings.schema import Method, Network, Pretraining, Recipe, Settings
 from ban.settings.types import Node, Part, keys_of
 from ban.wording import plural
 
@@ -50,6 +51,7 @@ def check(settings: Settings) -> Settings:
     for name, part in {"": settings, "teacher.": teacher}.items():
         _check_network(f"{name}model", part.model, dataset)
         _check_recipe(f"{name}recipe", part.recipe, dataset)
+        _check_terms(f"{name}method", part.method)
         changed = _changed(part.method, dataset)
         _check_dataset(changed)
         if not name or method.teacher_count:
@@ -80,6 +82,19 @@ def _check_weights(settings: Settings) -> None:
             f"teacher.weights names {plural(len(teacher.weights), 'file')}, but method={method.name} has "
             f"{plural(method.teacher_count, 'teacher')}: name one file for each, as in teacher.weights=[A,B]."
         )
+
+
+def _check_terms(name: str, method: Method | Pretraining) -> None:
+    """Checks that constant weights pull more than they push: otherwise nothing would hold the logits."""
+    weights = {key: term.weight for key, term in method.terms.items() if not isinstance(term.weight, Mapping)}
+    least, total = min(weights, key=weights.__getitem__, default=""), sum(weights.values())
+    if len(weights) == len(method.terms) and weights[least] < 0 and total <= 0:
+        raise UserError(
+            f"{name}.terms.{least}.weight={weights[least]:g} makes the weights add up to {total:g}, but beside a "
+            "negative one the others must add up to more: set it or another one higher."
+        )
+    if isinstance(method, Method) and method.pretrain:
+        _check_terms(f"{name}.pretrain", method.pretrain)
 
 
 def _check_network(name: str, network: Network, dataset: Dataset) -> None:

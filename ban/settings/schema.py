@@ -149,16 +149,7 @@ class Term(Part):
     constructor: Component
 
 
-def _pulling(terms: Mapping[str, Term]) -> Mapping[str, Term]:
-    """The terms as they are. If the weights of cross-entropies add up to less than 0, nothing holds the logits."""
-    weights = [term.weight for term in terms.values() if not isinstance(term.weight, Mapping)]
-    if weights and min(weights) < 0 and len(weights) == len(terms) and sum(weights) <= 0:
-        advice = "must have weights that add up to more than 0, not to {total}"
-        raise PydanticCustomError("negative_weights", advice, {"total": f"{sum(weights):g}"})
-    return terms
-
-
-Terms = Annotated[Mapping[Text, Term], MinLen(1), AfterValidator(_pulling)]
+Terms = Annotated[Mapping[Text, Term], MinLen(1)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,12 @@ from ban.terms.outputs import (
     Probabilities,
     TopScoreDifference,
 )
+from ban.terms.relations import Attention, Congruence, Neighbours, Relations, Selectivity, Similarities
 
 __all__ = [
+    "Attention",
     "ConfidenceWeightedLabel",
+    "Congruence",
     "Consistency",
     "Correlations",
     "DarkKnowledge",
@@ -23,8 +26,12 @@ __all__ = [
     "Hint",
     "Label",
     "Logits",
+    "Neighbours",
     "PermutedProbabilities",
     "Probabilities",
+    "Relations",
+    "Selectivity",
+    "Similarities",
     "SmoothedLabel",
     "TopScoreDifference",
     "VirtualTeacher",
