@@ -175,7 +175,7 @@ class TrainingStep:
             if alone:
                 outputs.append(computed.output)
             learner.update(computed.total, rate, beta1)
-            measured.append(self._measure(computed.terms, computed.output, computed.targets, batch, progress))
+            measured.append(self.measure(computed.terms, computed.output, computed.targets, batch, progress))
             with self.precision():
                 self.teacher.after_step(step)  # may replace outputs[turn]
         for learner, output in zip(self.learners, outputs, strict=True):
@@ -204,9 +204,10 @@ class TrainingStep:
         )
 
     @torch.no_grad()
-    def _measure(
+    def measure(
         self, terms: Mapping[str, Tensor], output: Output, targets: TeacherOutput, batch: Batch, progress: Progress
     ) -> Measured:
+        """What is recorded of a step, from its values."""
         errors, diagnosis = dict[str, Tensor](), dict[str, Tensor]()
         if self.counts_errors:
             labelled = batch.targets >= 0
@@ -216,7 +217,7 @@ class TrainingStep:
             interval = max(1, progress.steps_per_epoch // self.diagnosed_steps)
             if progress.step % interval == 0:
                 diagnosis = diagnostics.report(output.logits, targets.logits, batch.targets)
-        return Measured({**terms}, errors, diagnosis)
+        return Measured({name: term.detach() for name, term in terms.items()}, errors, diagnosis)
 
     def networks(self) -> dict[str, nn.Module]:
         """The trained networks by name: `0`, `1`, … and those that the teacher publishes."""
