@@ -217,7 +217,7 @@ class TrainingStep:
             interval = max(1, progress.steps_per_epoch // self.diagnosed_steps)
             if progress.step % interval == 0:
                 diagnosis = diagnostics.report(output.logits, targets.logits, batch.targets)
-        return Measured({**terms}, errors, diagnosis)
+        return Measured({name: term.detach() for name, term in terms.items()}, errors, diagnosis)
 
     def networks(self) -> dict[str, nn.Module]:
         """The trained networks by name: `0`, `1`, … and those that the teacher publishes."""
