@@ -345,7 +345,7 @@ class LocalLauncherSettings(Part):
 
     devices: Devices
     stages_per_device: UpTo1000 | None = None
-    bundle: Literal["auto", False] | UpTo1000 = "auto"
+    bundle: Literal["auto", False] | UpTo1000 = False
     stall_timeout: Annotated[Seconds, Gt(0)] | None = None
 
 
