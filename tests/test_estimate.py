@@ -8,10 +8,10 @@ import pytest
 from helpers import DIGITS, KINDS, Say, Train, files, plan
 
 from ban.launch.estimate import disk, estimate
-from ban.launch.timing import examples_per_second
 from ban.plan.order import by_longest_path, longest_paths
 from ban.settings.compose import compose_settings
 from ban.training.device import Device
+from ban.training.timing import examples_per_second
 
 
 @pytest.mark.parametrize("kind", KINDS)

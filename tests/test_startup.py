@@ -18,7 +18,7 @@ from ban.report.statistics import clusters
 from ban.settings import sweeps
 from ban.settings.compose import compose_settings
 from ban.store import memory as memories
-from ban.store.memory import folder, key, memory
+from ban.store.remembered import folder, key, memory
 from ban.training import costs, rehearsal
 
 SHORT = (*DIGITS, "recipe.epochs=2")

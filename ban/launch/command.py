@@ -23,7 +23,7 @@ from ban.report.results import Results
 from ban.report.tables import compare
 from ban.settings.schema import Settings
 from ban.settings.types import plain
-from ban.store.memory import key, memory
+from ban.store.remembered import key, memory
 from ban.store.store import Store
 from ban.trackers.tracking import check_installed
 from ban.training.costs import rehearse

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ban.plan.order import longest_paths
 from ban.plan.stage import Stage
-from ban.store.memory import key, memory
+from ban.store.remembered import key, memory
 from ban.store.store import Store
 from ban.training.costs import rehearse
 from ban.training.place import Place
@@ -78,8 +78,8 @@ def _remembered(stage: Stage, place: Place) -> float | None:
 
 
 def _timed(stage: Stage, place: Place) -> float:
-    from ban.launch.timing import examples_per_second
     from ban.training.device import Device
+    from ban.training.timing import examples_per_second
 
     speed = examples_per_second(stage, Device(place.name, place.threads))
     memory("speeds").add({_key(stage, place): [speed, time.time()]})

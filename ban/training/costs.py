@@ -6,7 +6,7 @@ Torch is imported only where a kind of step is new.
 from typing import NamedTuple
 
 from ban.plan.stage import Stage
-from ban.store.memory import key, memory
+from ban.store.remembered import key, memory
 
 
 class StageCost(NamedTuple):
