@@ -284,3 +284,16 @@ def selectivity_distance(student: Maps, teacher: Maps) -> PerExample:
         return (x @ y.transpose(1, 2)).square().mean((1, 2))
 
     return kernel(t, t) + kernel(s, s) - 2 * kernel(s, t)
+
+
+SMALLEST_VARIANCE = 1e-5
+"""Added to predicted variances."""
+
+
+def gaussian_nll(mean: Tensor, value: Tensor, variance: Tensor) -> Tensor:
+    """−log N(value; mean, variance + 1e-5) of each element, without the constant log(2π)/2.
+
+    `torch.nn.functional.gaussian_nll_loss` waits for the device to check the variances.
+    """
+    variance = variance + SMALLEST_VARIANCE
+    return 0.5 * ((value - mean).square() / variance + variance.log())

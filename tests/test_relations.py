@@ -11,7 +11,7 @@ from torch import Tensor
 from ban import losses
 from ban.errors import UserError
 from ban.interfaces import Batch, Output, TeacherOutput
-from ban.terms import Relations
+from ban.terms import Relations, Variational
 from ban.training.rehearsal import rehearse
 
 
@@ -84,6 +84,7 @@ def test_of_two_sizes_the_larger_map_is_pooled(distance: Callable[[Tensor, Tenso
             r"Selectivity compares convolutional layers, .* \[2, 16\]",
         ),
         (("method=pkt", "method.terms.layers.layers=[stage1]"), r"Neighbours compares vectors, .* \[2, 8, 8, 8\]"),
+        (("method=vid", "method.terms.layers.layers=[pooled]"), "VID needs convolutional layers"),
         (("method=sp", "method.teacher_count=2"), "the student has no feature 'stage3'"),
         (("method=rkd", "method.teacher_count=2"), "the teacher has no feature 'pooled'; its features: none"),
     ],
@@ -91,6 +92,17 @@ def test_of_two_sizes_the_larger_map_is_pooled(distance: Callable[[Tensor, Tenso
 def test_layers_that_do_not_fit_are_refused_in_the_plan(words: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         rehearse(plan(*words)[-1])
+
+
+def test_variational_information_is_a_gaussian_likelihood() -> None:
+    """With torch's own function; before training, the variance is 5 and the larger layer is average-pooled."""
+    term, targets = Variational(["a"]), TeacherOutput(features={"a": F_T.float().repeat_interleave(2, 3)})
+    output, batch = Output(torch.zeros(6, 2), {"a": F_S.float()}), Batch((), torch.zeros(6), torch.arange(6))
+    term.prepare(output, targets)
+    assert [parameter.shape for parameter in term.regressors.parameters()] == [(8, 4, 1, 1), *[(8, 8, 1, 1)] * 2]
+    mean = term.regressors[0](F_S.float())
+    expected = torch.nn.functional.gaussian_nll_loss(mean, F_T.float(), torch.full((8, 1, 1), 5.0).expand_as(mean))
+    torch.testing.assert_close(term(output, targets, batch), expected)
 
 
 def test_words_have_no_maps() -> None:

@@ -58,6 +58,7 @@ BRIEF = [
         "rkd",
         "sp",
         "teacher_free",
+        "vid",
     ),
 ]
 """Methods whose losses other tests compare with closed forms or the authors' code. The long tests and those on text
@@ -77,6 +78,7 @@ NEEDS = {
     "at": ("method.terms.layers.layers=[stage1,stage2]",),
     "nst": ("method.terms.layers.layers=[stage1,stage2]",),
     "sp": ("method.terms.layers.layers=[stage2]",),
+    "vid": ("method.terms.layers.layers=[stage1,stage2]",),
     "fsp": ("model=wrn_10_1", "recipe.optimizer.lr=0.01"),
     "munge": ("method.data.munge.multiplier=1",),  # with ten, an epoch would be as long as eleven
 }

@@ -13,6 +13,7 @@ from ban.terms.outputs import (
     TopScoreDifference,
 )
 from ban.terms.relations import Attention, Congruence, Neighbours, Relations, Selectivity, Similarities
+from ban.terms.variational import Variational
 
 __all__ = [
     "Attention",
@@ -34,5 +35,6 @@ __all__ = [
     "Similarities",
     "SmoothedLabel",
     "TopScoreDifference",
+    "Variational",
     "VirtualTeacher",
 ]
