@@ -22,6 +22,7 @@ INTERNAL = {"kind", "dataset_size", "hydra", "local"}
 DATA = {
     "mlp": ["dataset=breast_cancer"],
     "shallow_1200l_30k": ["dataset=cifar10"],
+    "shuffle": [],
     "s": ["dataset=digits", "recipe=digits"],
 }
 """Beginning of a network's name → the data on which its file counts the parameters; otherwise those that it chooses."""
@@ -107,7 +108,7 @@ def test_every_option_of_hydra_passes() -> None:
         ("ban stages sh", "show"),
         ("ban help mo", "model"),
         ("ban table met", "methods"),
-        ("ban model=wrn_40", "model=wrn_40_2"),
+        ("ban model=conv_", "model=conv_large"),
         ("ban stages ", "list show verify remove export import"),
         ("ban status ", ""),
     ],

@@ -91,7 +91,7 @@ def test_failed_stages_and_those_of_another_command_are_told(store: Store, monke
 
 def test_before_the_first_training_it_says_what_takes_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     table = live.Display(STAGES, {stage.signature: 1.0 for stage in STAGES}, store, 30.0)
-    assert "starting" in shown(monkeypatch, table, 80)[-1]
+    assert "loading torch and the data" in shown(monkeypatch, table, 80)[-1]
 
 
 def test_elsewhere_each_result_is_a_line(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,6 +56,7 @@ FIELD = tuple(
     }.items()
 )
 WARM_UP = "method.terms.label.weight={_target_: ban.schedules.WarmUp, value: 1.0, length: 0.5}"
+PEERS = ("+model@peers.a=shufflenet_v1", "+model@peers.b=shufflenet_v2", "+model@peers.c=resnet50")
 CONFIGS = {
     "kd": ("method=kd", *DIGITS),
     "fitnets": ("method=fitnets", "model=wrn_10_2", "dataset=cifar100"),
@@ -73,7 +74,8 @@ CONFIGS = {
     "kd_timm": ("method=kd", *DIGITS, "model=timm"),
     "labels": ("method=labels", "model=small_conv", "dataset=parquet", "recipe=photos", *OWN),
     "munge": ("method=munge", "model=mlp_256", "dataset=breast_cancer", "recipe=tabular"),
-    "cs_kd": ("method=cs_kd", *DIGITS),
+    "cs_kd": ("method=cs_kd", *DIGITS, "recipe=tian", "recipe.batch_size=8", "model=resnet8", "+model@peers.a=vgg8"),
+    "benchmark": ("method=vid", "model=mobilenet_v2", "dataset=cifar100", *PEERS),
     "field": ("method=prior", *DIGITS, *FIELD, WARM_UP),
     "rows": ("method=labels", "model=mlp_16", "dataset=rows", "recipe=tabular", *ROWS),
     "model_compression": ("method=model_compression", "model=mlp_256x2", "dataset=digits_features"),
@@ -96,7 +98,7 @@ OPEN = {"files", "skipped", "directives", "left_out", "gaps", "mixed"}
 CHOICES = {"precision", "pad_mode", "device", "source", "select", "order", "whitening", "distribution", "form", "over"}
 """Texts of which there are a few."""
 NULLABLE = {"stem", "checkpointing", "as_published"}
-SWITCHES = {"checkpointing"}
+SWITCHES = {"checkpointing", "compile"}
 """Settings that are true, false or auto."""
 NAMELESS = ("a list is set as a whole", "Unsupported interpolation type", "Interpolation to parent node")
 """Answers to what Hydra and OmegaConf refuse without saying where."""

@@ -74,13 +74,13 @@ def explain(error: Exception, conf: Path) -> str:
 
 def _choose(group: str, name: str, options: Sequence[str]) -> str:
     """What may be meant by a name of a file that there is not."""
-    if meant := close(name, options):
-        return f"did you mean {group}={meant}? `ban help {group}` lists all."
-    if len(options) <= FEW:
-        return f"choose one of {', '.join(sorted(options))}."
     library = "; networks of a library: model=torchvision or model=timm, and model.architecture=NAME" * (
         group == "model"
     )
+    if meant := close(name, options):
+        return f"did you mean {group}={meant}? `ban help {group}` lists all{library}."
+    if len(options) <= FEW:
+        return f"choose one of {', '.join(sorted(options))}."
     return f"`ban help {group}` lists all {len(options)}{library}."
 
 

@@ -229,9 +229,10 @@ def _sets(word: Override) -> bool:
 def _product(words: Sequence[Override]) -> list[list[str]]:
     jobs: list[list[str]] = [[]]
     for word in words:
-        choices = [read([choice]) for choice in _choices(word.get_key_element(), word)]
-        if len(jobs) * len(choices) > MOST_JOBS:
+        values = _choices(word.get_key_element(), word)
+        if len(jobs) * len(values) > MOST_JOBS:
             raise UserError(f"the sweep has more than {MOST_JOBS} jobs.")
+        choices = [read([value]) for value in values]
         jobs = [[*job, *choice] for job in jobs for choice in choices]
     return jobs
 
