@@ -202,6 +202,7 @@ def test_a_signal_saves_every_member_without_the_others_tensors_and_each_resumes
         check_twins(tmp_path / "together", tmp_path / "alone", stage)
 
 
+@pytest.mark.long
 def test_a_killed_bundle_goes_on_with_each_stage_alone(tmp_path: Path) -> None:
     stages = [stage for seed in range(4) for stage in plan("method=labels", "recipe.epochs=40", f"seed={seed}")]
     settings = compose_settings([*DIGITS, f"machine.outputs={tmp_path}", "machine.checkpoint_seconds=0"])

@@ -94,21 +94,27 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.place)
-def test_commands_run(example: Example, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
-    shutil.copytree(OWN, tmp_path, dirs_exist_ok=True)
-    shutil.copy(Path(__file__).parent / "text.txt", tmp_path / "corpus")
-    torch.save(build.network(lineage(compose_settings(DIGITS))[0]).state_dict(), tmp_path / "teacher.pt")
+@pytest.fixture(scope="module")
+def ready(trained: Path) -> Path:
+    """The same folder with the files that examples read."""
+    shutil.copytree(OWN, trained, dirs_exist_ok=True)
+    shutil.copy(Path(__file__).parent / "text.txt", trained / "corpus")
+    torch.save(build.network(lineage(compose_settings(DIGITS))[0]).state_dict(), trained / "teacher.pt")
     for number in range(120):
-        place = tmp_path / "photos" / ["cat", "dog", "bird"][number % 3]
+        place = trained / "photos" / ["cat", "dog", "bird"][number % 3]
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(number).integers(0, 256, (40, 48, 3), np.uint8)).save(
             place / f"{number}.png"
         )
     flowers = "petal_length,petal_width,colour,site,species\n"
     flowers += "".join(f"{n % 7},{n % 5 / 4},{'blue' if n % 3 else ''},{n},{'ab'[n % 2]}\n" for n in range(200))
-    (tmp_path / "flowers.csv").write_text(flowers)
+    (trained / "flowers.csv").write_text(flowers)
+    return trained
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.place)
+def test_commands_run(example: Example, ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ready, tmp_path, dirs_exist_ok=True)
     monkeypatch.syspath_prepend(tmp_path)
     for words in example.commands:
         run(words, tmp_path)
