@@ -77,10 +77,15 @@ ADAM = "recipe.optimizer={_target_: torch.optim.AdamW, lr: 0.01, weight_decay: 0
     "overrides",
     [
         ["method=labels", "dataset.label_noise=0.2"],
-        ["method=ban"],
         ["method=ban_l", "recipe.clip_norm=0.5"],
-        ["method=cwtm", ADAM],
-        ["method=labels", "model=mlp_16", "dataset=digits_features", "dataset.train_size=100"],
+        *(
+            pytest.param(overrides, marks=pytest.mark.long)
+            for overrides in (
+                ["method=ban"],
+                ["method=cwtm", ADAM],
+                ["method=labels", "model=mlp_16", "dataset=digits_features", "dataset.train_size=100"],
+            )
+        ),
     ],
     ids=" ".join,
 )

@@ -101,7 +101,7 @@ def test_a_full_disk_while_a_stage_is_imported(say: Say, small_disk: Path, tmp_p
     assert "1 stage checked" in say("stages", "verify")
 
 
-@pytest.mark.parametrize("how", ["flipped", "truncated"])
+@pytest.mark.parametrize("how", [pytest.param("flipped", marks=pytest.mark.long), "truncated"])
 def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
     how: str, ends_as_undisturbed: Callable[[], str], tmp_path: Path
 ) -> None:

@@ -70,7 +70,9 @@ def found(folder: Path, signatures: dict[str, bytes]) -> dict[str, bytes]:
     return {signature: weights(folder / "outputs", signature) for signature in signatures}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind == "images" else [pytest.mark.long]) for kind in KINDS]
+)
 def test_killed_in_the_middle_of_a_student_it_ends_with_the_same_weights(
     kind: str, folders_of_undisturbed: Callable[[str], Path], say: Say, tmp_path: Path
 ) -> None:

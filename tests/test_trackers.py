@@ -174,7 +174,7 @@ def test_a_lineage_killed_twice_has_one_run_each_without_gap_or_double(tmp_path:
             assert scalars[name] == [(step, pytest.approx(value)) for step, value in values]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_logs_from_several_processes_at_once(tmp_path: Path) -> None:
     words = (*SHORT, "method=labels", "seed=0,1,2,3", "machine.trackers=[mlflow]")
     done = ban("-m", *words, "hydra.launcher.stages_per_device=4", cwd=tmp_path)
