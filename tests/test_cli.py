@@ -28,7 +28,7 @@ QUICK = (*DIGITS, "recipe.epochs=10")
     ("override", "message"),
     [
         ("modle=wrn_28_10", "there is no setting 'modle': did you mean 'model'?"),
-        ("model=wrn_28_11", "there is no model 'wrn_28_11': did you mean model=wrn_28_1? `ban help model` lists all."),
+        ("model=wrn_28_11", "there is no model 'wrn_28_11': did you mean model=wrn_28_1? `ban help model` lists all"),
         ("recipe.epoch=3", "there is no setting 'recipe.epoch': did you mean 'recipe.epochs'?"),
         ("recipe.epochs=many", "recipe.epochs is the text 'many'; it must be an integer."),
         ("recipe.epochs=0", "recipe.epochs is 0; it must be greater than or equal to 1."),
