@@ -71,7 +71,7 @@ compare-methods: install  ## compare every method with training on labels alone;
 bench: install  ## measure the speed of trainings here beside plain loops: minutes; results go to bench.json
 	$(BIN)/ban bench startup=true json=bench.json
 
-gpu-check: install  ## check and measure a machine with a GPU in less than ten minutes; writes gpu-check.json and gpu-check.md
+gpu-check: install  ## check and measure a machine with a GPU in about ten minutes; writes gpu-check.json and gpu-check.md
 	$(BIN)/ban bench gpu
 
 clean:  ## remove the environments and caches, but neither outputs nor data

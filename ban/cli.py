@@ -368,7 +368,7 @@ Measures how fast trainings with these settings are here, or six common ones: im
 two plain loops, the parts of a step, peak memory, and operations per second beside those of a matrix product. In each
 round each is measured for these seconds, one step at least. startup=true adds the start of a process, json=FILE writes
 a file. CIFAR's images are replaced by random ones of their shape: nothing is downloaded.
-gpu: checks all methods on a GPU, exact resume, speed, memory and sweeps in less than ten minutes, and writes
+gpu: checks all methods on a GPU, exact resume, speed, memory and sweeps in about ten minutes, and writes
 gpu-check.json and gpu-check.md.""",
     ),
     "doctor": Command(

@@ -12,7 +12,7 @@ from helpers import DIGITS, Say, plan
 from torch import nn
 
 from ban.bench import references
-from ban.bench.gpu import TINY, Check, is_failed
+from ban.bench.gpu import TINY, Check, is_failed, all_methods, words_of
 from ban.bench.measure import Measured, Product, describe
 from ban.bench.references import InMemory, Reference, Script
 from ban.bench.synthetic import without_download
@@ -22,6 +22,7 @@ from ban.interfaces import Output, TeacherOutput
 from ban.plan.lineage import lineage
 from ban.settings.compose import compose_settings
 from ban.training import build
+from ban.training.costs import rehearse
 from ban.training.device import Device
 from ban.training.rehearsal import run_step
 from ban.training.step import START
@@ -162,6 +163,14 @@ def test_a_round_of_the_product_goes_on_where_the_last_one_ended() -> None:
     assert [product.train(0).amount for _ in range(5)] == [32] * 5
     assert product.training.state.steps == 5
     assert product.training.state.progress.epoch == 1  # three steps are an epoch
+
+
+@pytest.mark.long
+def test_the_check_of_a_gpu_can_train_every_method_on_images() -> None:
+    """None is refused there, such as one that compares layers which the network does not have."""
+    for name in all_methods():
+        for stage in lineage(compose_settings(words_of(name, "images"))):
+            rehearse(stage)
 
 
 def test_the_check_of_a_gpu_runs_at_tiny_sizes_without_one(

@@ -10,7 +10,7 @@ from test_train import BRIEF, NEEDS, every_method
 from ban.errors import UserError
 from ban.interfaces import Batch, Output, TeacherOutput
 from ban.terms import ConfidenceWeightedLabel
-from ban.training.rehearsal import FakeDevice, fake_tensors, rehearse, run_step
+from ban.training.rehearsal import FakeDevice, fake_tensors, rehearse_anew, run_step
 
 
 @every_method
@@ -71,7 +71,7 @@ def test_a_pretraining_ends_at_a_feature_that_is_there() -> None:
     first = plan("method=fitnets", "method.pretrain.until=nosuch")[1]
     assert first.is_pretraining
     with pytest.raises(UserError, match=r"has no feature 'nosuch', where .* ends: choose one of stem,"):
-        rehearse(first)
+        rehearse_anew(first)
 
 
 def test_a_term_that_reads_the_label_of_unlabelled_examples_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +80,7 @@ def test_a_term_that_reads_the_label_of_unlabelled_examples_is_refused(monkeypat
 
     monkeypatch.setattr("ban.terms.labels.Label.forward", reads)
     with pytest.raises(UserError, match="term label cannot be used with unlabelled examples"):
-        rehearse(plan("method=labels", "+method.data.unlabelled=true", "dataset.labelled=50")[-1])
+        rehearse_anew(plan("method=labels", "+method.data.unlabelled=true", "dataset.labelled=50")[-1])
 
 
 @pytest.mark.parametrize(
@@ -96,4 +96,4 @@ def test_a_term_that_needs_values_is_refused_with_what_to_use(
     monkeypatch.syspath_prepend(tmp_path)
     stage = plan(f"+method.terms.own={{_target_: {module}.Own, weight: 1.0}}")[-1]
     with pytest.raises(UserError, match=r"line 6, in forward: .* needs values, and ban tries a step on shapes alone"):
-        rehearse(stage)
+        rehearse_anew(stage)

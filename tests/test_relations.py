@@ -12,7 +12,7 @@ from ban import losses
 from ban.errors import UserError
 from ban.interfaces import Batch, Output, TeacherOutput
 from ban.terms import Relations, Variational
-from ban.training.rehearsal import rehearse
+from ban.training.rehearsal import rehearse_anew
 
 
 def made(count: int, channels: int, size: int, a: float, b: float) -> Tensor:
@@ -91,7 +91,7 @@ def test_of_two_sizes_the_larger_map_is_pooled(distance: Callable[[Tensor, Tenso
 )
 def test_layers_that_do_not_fit_are_refused_in_the_plan(words: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        rehearse(plan(*words)[-1])
+        rehearse_anew(plan(*words)[-1])
 
 
 def test_variational_information_is_a_gaussian_likelihood() -> None:
@@ -107,4 +107,4 @@ def test_variational_information_is_a_gaussian_likelihood() -> None:
 
 def test_words_have_no_maps() -> None:
     with pytest.raises(UserError, match="the student has no feature 'pooled'"):
-        rehearse(plan("method=rkd", kind="language")[-1])
+        rehearse_anew(plan("method=rkd", kind="language")[-1])

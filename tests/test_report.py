@@ -149,6 +149,21 @@ def test_pictures_are_those_of_the_test_images_that_changed(store: Store, say: S
     assert all(any(np.array_equal((one * 255 / 16).round(), each) for one in images) for each in pixels)
 
 
+@pytest.mark.parametrize("part", ["dataset", "augmentation"])
+def test_pictures_run_no_code_that_a_stage_names(part: str, say: Say, tmp_path: Path, monkeypatch: Any) -> None:
+    """As if somebody had sent the stages: their data set, or a part of it, is a function of another module."""
+    (tmp_path / "theirs.py").write_text("from pathlib import Path\ndef harm(**_): Path('harmed').touch()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    store = Store(tmp_path / "outputs")
+    for generation, stage in enumerate(plan("method=ban")):
+        dataset = stage.settings["dataset"]
+        (dataset if part == "dataset" else dataset[part])["_target_"] = "theirs.harm"
+        publish_predictions(store, stage, wrong=5 - generation)
+    say("report")
+    assert not (tmp_path / "harmed").exists()
+    assert "data:image/png" not in (tmp_path / "outputs" / "report" / "index.html").read_text(encoding="utf-8")
+
+
 def test_the_lineage_shows_what_prepared_a_student(say: Say, tmp_path: Path) -> None:
     store = Store(tmp_path / "outputs")
     for stage in plan("method=fitnets", "model=wrn_10_1", "model@teacher.model=wrn_10_2"):

@@ -10,7 +10,7 @@ from ban.errors import UserError
 from ban.plan.lineage import lineage
 from ban.settings.compose import CONF, compose_settings
 from ban.settings.types import RENAMED
-from ban.training.rehearsal import rehearse
+from ban.training.rehearsal import rehearse_anew
 
 MISSPELT = {
     "": "generation",
@@ -116,7 +116,7 @@ def test_an_impossible_value_is_one_sentence(override: str, message: str) -> Non
 def test_an_unknown_argument_of_a_class_is_refused_before_anything_is_trained(part: str) -> None:
     stages = lineage(compose_settings([*DIGITS, f"+{part}.wieght=1"]))
     with pytest.raises(UserError, match="unexpected keyword argument 'wieght'"):
-        [rehearse(stage) for stage in stages]
+        [rehearse_anew(stage) for stage in stages]
 
 
 def test_a_null_argument_of_a_class_is_not_its_default() -> None:

@@ -22,7 +22,7 @@ from ban.teachers.peers import batch_statistics_kept
 from ban.terms import Probabilities
 from ban.training import build
 from ban.training.device import Device
-from ban.training.rehearsal import rehearse
+from ban.training.rehearsal import rehearse_anew
 from ban.training.step import START, Learner, Objective, Student
 
 
@@ -196,14 +196,14 @@ class TestPeers:
 
     def test_one_network_has_no_peers(self) -> None:
         with pytest.raises(UserError, match=r"set method\.cohort"):
-            rehearse(plan("method=deep_mutual_learning", "method.cohort=1")[0])
+            rehearse_anew(plan("method=deep_mutual_learning", "method.cohort=1")[0])
 
 
 @pytest.mark.parametrize("decay", [1.0, -0.1])
 @pytest.mark.parametrize("method", ["mean_teacher", "temporal_ensembling"])
 def test_a_decay_outside_of_its_range_is_refused(method: str, decay: float) -> None:
     with pytest.raises(UserError, match="at least 0 and below 1"):
-        rehearse(plan(f"method={method}", f"method.teacher.decay={decay}")[0])
+        rehearse_anew(plan(f"method={method}", f"method.teacher.decay={decay}")[0])
 
 
 def test_ramps() -> None:
@@ -350,4 +350,4 @@ def test_what_cannot_be_compared_is_said_before_anything_is_trained() -> None:
     ):
         with pytest.raises(UserError, match=message):
             for stage in plan(*options):
-                rehearse(stage)
+                rehearse_anew(stage)

@@ -18,7 +18,7 @@ from ban.plan.stage import Stage
 from ban.settings import data_hash
 from ban.settings.compose import compose_settings
 from ban.training import build
-from ban.training.rehearsal import rehearse
+from ban.training.rehearsal import rehearse_anew
 
 OWN = Path(__file__).parent / "own"
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
@@ -100,7 +100,7 @@ def test_a_mistake_is_named_before_anything_is_trained(
     monkeypatch.syspath_prepend(tmp_path)
     stages = plan("method=ban_l", f"{place}._target_={module}.Own")
     with pytest.raises(UserError, match=says):
-        [rehearse(stage) for stage in stages]
+        [rehearse_anew(stage) for stage in stages]
 
 
 def test_a_reported_network_that_nobody_publishes_is_named_before_anything_is_trained() -> None:
@@ -108,7 +108,7 @@ def test_a_reported_network_that_nobody_publishes_is_named_before_anything_is_tr
     with pytest.raises(
         UserError, match=r"method\.reported_network is average, but the training gives the networks 0: choose"
     ):
-        [rehearse(stage) for stage in stages]
+        [rehearse_anew(stage) for stage in stages]
 
 
 def test_the_documentation_shows_these_files() -> None:

@@ -30,7 +30,7 @@ from ban.store.archive import export_stage, import_stage
 from ban.store.store import Store
 from ban.training import build
 from ban.training.from_file import load_weights
-from ban.training.rehearsal import rehearse
+from ban.training.rehearsal import rehearse_anew
 from ban.training.run import run
 from ban.training.signals import Signals
 
@@ -176,7 +176,7 @@ def test_the_lineage_begins_with_it(file: Path, state: State, tmp_path: Path) ->
     assert [first.model.name, second.model.name] == ["small_conv", "wrn_10_1"]
     assert [parent.stage for parent in student.teachers] == [first, second]
     for stage in (first, second, student):
-        rehearse(stage)
+        rehearse_anew(stage)
     first_only, _ = plan("method=fitnets", "model=wrn_10_1", f"teacher.weights={tmp_path / 'wrn.safetensors'}")[:2]
     assert first_only.label == "Teacher from wrn.safetensors"
 
@@ -430,7 +430,7 @@ def test_weights_of_another_network_are_refused(case: str, state: State, tmp_pat
     settings = compose_settings([*DIGITS, f"machine.outputs={tmp_path}", f"teacher.weights={path}"])
     stage, message = lineage(settings)[0], f"^teacher.weights: {path} does not fit Small-Conv.*{message}"
     with pytest.raises(UserError, match=message):
-        rehearse(stage)
+        rehearse_anew(stage)
     with pytest.raises(UserError, match=message):  # also where nothing was rehearsed
         run(stage, host(settings), quiet, Signals())
 

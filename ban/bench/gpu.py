@@ -19,7 +19,7 @@ import torch
 
 from ban.bench.measure import Product, facts, measure
 from ban.bench.synthetic import without_download
-from ban.errors import Interrupted
+from ban.errors import Interrupted, UserError
 from ban.plan.lineage import lineage
 from ban.settings.compose import compose_settings
 from ban.settings.files import CONF
@@ -27,13 +27,14 @@ from ban.settings.schema import Machine, Settings
 from ban.store.formats import weights_file
 from ban.store.store import Store
 from ban.training import build
+from ban.training.costs import rehearse
 from ban.training.device import Device
 from ban.training.memory import MIB, StepMemory
 from ban.training.run import Host, run
 from ban.training.signals import Signals
 
 LIMIT = 480.0
-"""Seconds after which no further part begins; the longest one takes about two minutes."""
+"""Seconds after which no further part begins."""
 CIFAR = ("dataset=cifar100", "recipe=wrn")
 DIGITS = ("dataset=digits", "model=small_conv", "recipe=digits")
 KINDS = {
@@ -41,8 +42,10 @@ KINDS = {
     "language": ("dataset=text", "model=lstm_small", "model.units=32", "recipe=budget_language"),
     "rows": ("dataset=digits_features", "dataset.train_size=100", "model=mlp_16"),
 }
-NEEDS = {"fsp": ("model=wrn_10_1", "recipe.optimizer.lr=0.01"), "munge": ("method.data.munge.multiplier=1",)}
-"""Method → what it cannot do without, or without which its epochs are long."""
+LAYERED = {"images": ("model=wrn_10_1",)}
+"""Kind of data → a network with the layers that methods compare."""
+NEEDS = {"fsp": ("recipe.optimizer.lr=0.01",), "munge": ("method.data.munge.multiplier=1",)}
+"""Method → without what it diverges, or its epochs are long."""
 DENSENETS = ("densenet_112_33", "densenet_90_60", "densenet_80_80", "densenet_80_120")
 
 Part = dict[str, Any]
@@ -104,6 +107,11 @@ TINY = Sizes(
 )
 
 
+def words_of(method: str, kind: str) -> list[str]:
+    """The settings with which a method is tried."""
+    return [*KINDS[kind], *LAYERED.get(kind, ()), f"method={method}", *NEEDS.get(method, ())]
+
+
 class Check:
     """One run of all parts on a machine."""
 
@@ -134,7 +142,7 @@ class Check:
 
     def methods(self) -> Part:
         """Every method takes a few steps with its teacher, and what it stores can be read and is finite."""
-        rows = [self._method(name, kind) for name in self.sizes.methods or _methods() for kind in self.sizes.kinds]
+        rows = [self._method(name, kind) for name in self.sizes.methods or all_methods() for kind in self.sizes.kinds]
         failed = [row for row in rows if row["outcome"] not in ("trained", "refused")]
         return {"failed": len(failed), "rows": rows}
 
@@ -142,8 +150,10 @@ class Check:
         few = ("recipe.epochs=1", f"recipe.steps_per_epoch={self.sizes.steps}")
         row = {"method": method, "kind": kind, "outcome": "trained", "why": ""}
         try:
-            settings = compose_settings([*KINDS[kind], f"method={method}", *NEEDS.get(method, ()), *few])
-        except Exception as error:  # a method of images and a text
+            settings = compose_settings([*words_of(method, kind), *few])
+            for stage in lineage(without_download(settings)):
+                rehearse(stage, self.device.torch_device.type)
+        except UserError as error:  # a method of images and a text
             return row | {"outcome": "refused", "why": str(error)}
         try:
             with tempfile.TemporaryDirectory() as folder:
@@ -317,7 +327,8 @@ def _sentence(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
 
 
-def _methods() -> list[str]:
+def all_methods() -> list[str]:
+    """The names of all methods."""
     return sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 
 

@@ -28,10 +28,11 @@ from ban.plan.stage import Parent, Stage
 from ban.settings.schema import Machine
 from ban.training import build, evaluation
 from ban.training.compilation import Compilation
+from ban.training.costs import rehearse
 from ban.training.device import Device
 from ban.training.loop import Training, TrainingState, alone, reseed
 from ban.training.memory import MIB, Allocations, StepMemory
-from ban.training.rehearsal import rehearse
+from ban.training.place import cpu_name
 from ban.training.step import START, TrainingStep
 from ban.training.timing import Timed, timed, wait
 
@@ -313,7 +314,7 @@ def facts(machine: Machine) -> dict[str, Any]:
     return {
         "device": device.name,
         "device_name": device.hardware,
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": device.threads,
         "torch": torch.__version__,
@@ -321,15 +322,6 @@ def facts(machine: Machine) -> dict[str, Any]:
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "date": time.strftime("%Y-%m-%d %H:%M"),
     }
-
-
-def _cpu() -> str:
-    """The CPU's product name, where Linux says it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123 – read line by line
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return ""
 
 
 # The start of a process

@@ -1,7 +1,6 @@
 """A finished stage's network, ready to be used."""
 
 import json
-import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,9 +18,8 @@ from ban.data.corpus import Vocabulary
 from ban.data.text import EVALUATION_STEPS
 from ban.errors import UserError
 from ban.inference.inputs import Inputs, inputs_of
-from ban.settings.construct import build
+from ban.settings.construct import build, foreign_target
 from ban.settings.schema import Network
-from ban.settings.types import targets_in
 from ban.store.formats import VOCABULARY, weights_file
 from ban.store.result import Result
 from ban.store.store import Store
@@ -140,7 +138,10 @@ def _network(
 ) -> nn.Module:
     models, number = description["models"], name.partition(".")[0]
     node = models[int(number) if number.isdigit() else 0]
-    _check_targets(node, modules)
+    if target := foreign_target(node, ("ban.models", *modules)):
+        raise UserError(
+            f"the network is made by {target!r}: to load it, name the module in modules=[…], if you trust it."
+        )
     try:
         model = TypeAdapter(Network).validate_python(node)
     except ValidationError as error:
@@ -161,24 +162,3 @@ def _network(
         reason = str(error).splitlines()[-1].strip()
         raise UserError(f"{path} does not fit {json.dumps(model.constructor)}: {reason}.") from error
     return network.requires_grad_(False).eval()
-
-
-def _check_targets(node: Any, modules: Sequence[str]) -> None:
-    """Refuses to run any code that a stage names but the installed networks and what the caller's modules define.
-
-    A name such as `ban.models.lstm.torch.load` begins like one of theirs.
-    """
-    allowed = ("ban.models", *modules)
-
-    def inside(name: str) -> bool:
-        return any(name == module or name.startswith(f"{module}.") for module in allowed)
-
-    for target in targets_in(node):
-        try:
-            known = inside(target) and inside(f"{pkgutil.resolve_name(target).__module__}")
-        except (ImportError, AttributeError, ValueError) as error:
-            raise UserError(f"the network is made by {target}, which cannot be imported: {error}.") from None
-        if not known:
-            raise UserError(
-                f"the network is made by {target!r}: to load it, name the module in modules=[…], if you trust it."
-            )

@@ -5,10 +5,11 @@ from itertools import pairwise
 from typing import Annotated
 
 import torch.nn.functional as F
-from annotated_types import Le, Len
+from annotated_types import Len
 from torch import Tensor, nn
 
-from ban.models.initialisation import by_outputs
+from ban.models.initialisation import he_normal
+from ban.models.resnet import Depth
 from ban.models.staged import Staged
 from ban.ranges import Positive
 
@@ -47,7 +48,7 @@ class CifarResNet(Staged):
 
     def __init__(
         self,
-        depth: Annotated[Positive, Le(10_000)],
+        depth: Depth,
         widths: Annotated[Sequence[Positive], Len(4, 4)] = (16, 16, 32, 64),
         *,
         classes: int,
@@ -62,4 +63,4 @@ class CifarResNet(Staged):
             first = BasicBlock(inputs, outputs, 2 if stage else 1)
             stages.append(nn.Sequential(first, *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1))))
         super().__init__(nn.Sequential(stem, nn.BatchNorm2d(widths[0]), nn.ReLU()), stages, widths[-1], classes)
-        by_outputs(self)
+        he_normal(self)

@@ -21,7 +21,7 @@ def initialise(network: nn.Module, fan: Literal["in", "out"]) -> None:
             nn.init.zeros_(module.bias)
 
 
-def by_outputs(network: nn.Module) -> None:
+def he_normal(network: nn.Module) -> None:
     """Draw convolutions from N(0, 2 / fan_out) (He et al. 2015), with biases of 0; all else keeps its weights."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

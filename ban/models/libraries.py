@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import (
 from ban.errors import UserError
 from ban.interfaces import Output, up_to
 from ban.models.head import Head
+from ban.models.initialisation import he_normal
 from ban.ranges import Text
 
 STAGES = {
@@ -269,9 +270,7 @@ def _replace_stem(network: nn.Module, channels: int, small_images: bool) -> None
     first: Any = network.get_submodule(name)
     shape = (3, 1, 1) if small_images else (first.kernel_size, first.stride, first.padding)
     new = nn.Conv2d(channels, first.out_channels, *shape, bias=first.bias is not None)
-    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
-    if new.bias is not None:
-        nn.init.zeros_(new.bias)
+    he_normal(new)
     network.set_submodule(name, new)
     if small_images and (pool := SMALL[type(network).__name__]):
         network.set_submodule(pool, nn.Identity())

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from ban.models.initialisation import by_outputs
+from ban.models.initialisation import he_normal
 from ban.models.libraries import Classifier
 from ban.ranges import Positive, PositiveNumber
 
@@ -33,7 +33,7 @@ class MobileNetV2(Classifier):
         network.features[0][0] = nn.Conv2d(channels, stem.out_channels, 3, 2, padding=1, bias=False)
         added = Conv2dNormActivation(stem.out_channels, stem.out_channels, 1, activation_layer=nn.ReLU6)
         network.features[1].conv.insert(0, added)
-        by_outputs(network)
+        he_normal(network)
         stages = [("features.2", "features.3"), ("features.4", "features.6")]
         stages += [("features.7", "features.13"), ("features.14", "features.17")]
         super().__init__("MobileNetV2", network, "classifier.1", stages, channels_last=False)

@@ -7,7 +7,7 @@ from typing import Annotated
 from annotated_types import Len
 from torch import nn
 
-from ban.models.initialisation import by_outputs
+from ban.models.initialisation import he_normal
 from ban.models.staged import Staged
 from ban.ranges import UpTo1000
 
@@ -31,7 +31,7 @@ class VGG(Staged):
         for stage in stages[:-1]:
             stage[0] = nn.Sequential(nn.MaxPool2d(2), stage[0])
         super().__init__(stem, stages, WIDTHS[-1], classes)
-        by_outputs(self)
+        he_normal(self)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
 

@@ -290,7 +290,7 @@ class Machine(Part):
     """Between checkpoints."""
     log_seconds: Seconds
     """Between a stage's lines in a log."""
-    compile: Literal["auto"] | Flag
+    compile: Switch
     """Whether to use `torch.compile`; auto: where it is expected to pay."""
     compile_mode: Literal["default", "max-autotune-no-cudagraphs", "reduce-overhead"] = "default"
     """Of `torch.compile`."""

@@ -21,9 +21,9 @@ from ban.settings.construct import build as construct
 from ban.settings.schema import Machine
 from ban.teachers import Frozen
 from ban.training import build
+from ban.training.costs import rehearse
 from ban.training.device import Device
 from ban.training.loop import Due, Steps
-from ban.training.rehearsal import rehearse
 from ban.training.step import START, Learner, Measured, TrainingStep
 
 LARGEST_STEP = {"cpu": 2e8, "cuda": 1e10}

@@ -45,9 +45,9 @@ def remembered(stage: Stage, device_type: str) -> StageCost | None:
 
 
 def _run(stage: Stage, device_type: str) -> StageCost:
-    from ban.training.rehearsal import rehearse as run
+    from ban.training.rehearsal import rehearse_anew
 
-    cost = run(stage, device_type)
+    cost = rehearse_anew(stage, device_type)
     memory("steps").add({_key(stage, device_type): cost})
     return cost
 

@@ -1,6 +1,5 @@
 """Where trainings run, in words. Torch is imported only where a GPU may be there."""
 
-import os
 import platform
 import re
 from dataclasses import dataclass
@@ -33,11 +32,16 @@ class Place:
     @property
     def product(self) -> str:
         """What the speed of a training depends on: the names of CPU and system, and the CPUs."""
-        try:
-            names = re.findall(r"^model name\s*:\s*(.+)$", CPU_INFO.read_text(encoding="utf-8"), re.MULTILINE)
-        except OSError:  # not Linux
-            names = []
-        return f"{(names or [platform.processor()])[0]}, {platform.platform()}, {cpus()}"
+        return f"{cpu_name()}, {platform.platform()}, {cpus()}"
+
+
+def cpu_name() -> str:
+    """The CPU's product name; perhaps empty where the system is not Linux."""
+    try:
+        names = re.findall(r"^model name\s*:\s*(.+)$", CPU_INFO.read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        names = []
+    return (names or [platform.processor()])[0]
 
 
 def place_of(machine: Machine) -> Place:
@@ -55,6 +59,6 @@ def place_of(machine: Machine) -> Place:
 
 def _may_have_gpu() -> bool:
     try:
-        return any(name.startswith(GPU_FILES) for name in os.listdir("/dev"))  # noqa: PTH208
+        return any(path.name.startswith(GPU_FILES) for path in Path("/dev").iterdir())
     except OSError:
         return True

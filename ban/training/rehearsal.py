@@ -25,12 +25,8 @@ from ban.training.from_file import check_fits
 from ban.training.step import START, Learner, TrainingStep
 
 
-def rehearse(stage: Stage, device_type: str = "cpu") -> StageCost:
-    """Runs the real training step once.
-
-    Args:
-        stage: what would be trained.
-        device_type: where it would be trained, "cpu" or "cuda".
+def rehearse_anew(stage: Stage, device_type: str = "cpu") -> StageCost:
+    """Runs the real training step once. `ban.training.costs.rehearse` remembers what it found.
 
     Raises:
         UserError: the parts do not fit together, for example DKPP and two classes.

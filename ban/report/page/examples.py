@@ -18,7 +18,7 @@ from ban.metrics import Predictions
 from ban.report.page.predictions import latest_against_teacher
 from ban.report.results import Results
 from ban.report.tables import Table
-from ban.settings.construct import build
+from ban.settings.construct import build, foreign_target
 from ban.settings.datasets import AnyDataset, Dataset, ImageDataset
 
 SHOWN = 12
@@ -110,9 +110,9 @@ def _test_images(dataset: str, data_dir: Path) -> NDArray[np.uint8] | None:
     No code but that of this package is run, and nothing is downloaded.
     """
     node: dict[str, Any] = json.loads(dataset) | {"whitening": None, "munge": None}
-    if not str(node.get("_target_")).startswith("ban.data."):
-        return None
     try:
+        if foreign_target(node, ["ban.data"]):
+            return None
         adapter: TypeAdapter[Dataset] = TypeAdapter(AnyDataset)
         settings = adapter.validate_python(node)
         return _read(settings.constructor_arguments, data_dir) if isinstance(settings, ImageDataset) else None
