@@ -12,7 +12,7 @@ from helpers import DIGITS, Say, plan
 from torch import nn
 
 from ban.bench import references
-from ban.bench.gpu import TINY, Check, is_failed, all_methods, words_of
+from ban.bench.gpu import TINY, Check, all_methods, is_failed, words_of
 from ban.bench.measure import Measured, Product, describe
 from ban.bench.references import InMemory, Reference, Script
 from ban.bench.synthetic import without_download
