@@ -11,7 +11,7 @@ import pytest
 from helpers import DIGITS, Say, environment, files, plan
 
 from ban.errors import UserError
-from ban.launch import server, timing
+from ban.launch import server
 from ban.launch.launchers import LocalLauncher
 from ban.plan.stage import Stage
 from ban.report.statistics import clusters
@@ -19,7 +19,7 @@ from ban.settings import sweeps
 from ban.settings.compose import compose_settings
 from ban.store import memory as memories
 from ban.store.remembered import folder, key, memory
-from ban.training import costs, rehearsal
+from ban.training import costs, rehearsal, timing
 
 SHORT = (*DIGITS, "recipe.epochs=2")
 SWEEP = ("-m", *SHORT, "seed=0,1", "generations=0")
