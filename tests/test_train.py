@@ -44,6 +44,7 @@ BRIEF = [
     *(
         "annealed",
         "at",
+        "byot",
         "cc",
         "cs_kd",
         "dark_knowledge",

@@ -13,6 +13,7 @@ from ban.terms.outputs import (
     TopScoreDifference,
 )
 from ban.terms.relations import Attention, Congruence, Neighbours, Relations, Selectivity, Similarities
+from ban.terms.shallow import ShallowClassifiers
 from ban.terms.variational import Variational
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Probabilities",
     "Relations",
     "Selectivity",
+    "ShallowClassifiers",
     "Similarities",
     "SmoothedLabel",
     "TopScoreDifference",
