@@ -1,5 +1,7 @@
 """Images: draws, views, and data that are not what they should be."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -243,6 +245,21 @@ class TestPartners:
     def test_a_class_with_one_image_is_refused(self) -> None:
         with pytest.raises(UserError, match="class 0 has a single training image"):
             images(train_size=4, batch_size=2, partners=True)
+
+
+@pytest.mark.parametrize("size", [7, 8])
+def test_repeated_batches_begin_with_other_views_of_the_end_of_the_one_before(size: int) -> None:
+    data, plain = images(batch_size=size, repeated=True), images(batch_size=size)
+    shown = [*data.epoch((0, 0, 0), 1)]
+    assert len(shown) == len([*plain.epoch((0, 0, 0), 1)]) == 30 // size
+    for before, batch in pairwise(shown):
+        half = size - size // 2
+        assert batch.indices[:half].equal(before.indices[-half:]) and batch.targets[:half].equal(before.targets[-half:])
+        assert not {*batch.indices[half:].tolist()} & {*before.indices.tolist()}
+        assert not torch.equal(batch.views[0][:half], before.views[0][-half:])
+        assert all(torch.equal(data._labels[batch.indices], batch.targets) for batch in shown)
+    for batch, again in zip(shown[2:], data.epoch((0, 0, 0), 1, 2), strict=True):
+        assert torch.equal(batch.views[0], again.views[0])
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ from torch import nn
 
 from ban import losses
 from ban.errors import UserError
-from ban.interfaces import Batch, Output, Progress, Step, TeacherContext
+from ban.interfaces import Batch, Output, Progress, Step, TeacherContext, TeacherOutput
 from ban.models import ConvLarge, SmallConv
 from ban.schedules import GaussianRampDown, GaussianRamps, GaussianRampUp, Linear
 from ban.settings.compose import compose_settings
-from ban.teachers import AverageWeights, EpochAverage, Frozen, Peers, SecondView
+from ban.teachers import AverageWeights, EpochAverage, Frozen, LastBatch, Peers, SecondView
 from ban.teachers.peers import batch_statistics_kept
 from ban.terms import Probabilities
 from ban.training import build
@@ -35,6 +35,29 @@ def step(outputs: list[torch.Tensor], *, turn: int = 0, number: int = 0, learner
 
 def context(*students: nn.Module, examples: int = 4, classes: int = 3) -> TeacherContext:
     return TeacherContext([], students, examples, classes)
+
+
+def test_the_last_batch_is_remembered_for_one_step() -> None:
+    """About examples that were not in it, the teacher says what the student says: no gradient for the student."""
+    memory, said = LastBatch(context(examples=6)), torch.randn(3, 3, 3)
+
+    def shown(logits: torch.Tensor, *indices: int) -> Step:
+        current = step([logits.clone().requires_grad_()])
+        return current._replace(batch=current.batch._replace(indices=torch.tensor(indices)))
+
+    first, second, third = shown(said[0], 0, 1, 2), shown(said[1], 2, 1, 3), shown(said[2], 0, 3, 2)
+    for current, expected in (
+        (first, said[0]),
+        (second, torch.stack([said[0][2], said[0][1], said[1][2]])),
+        (third, torch.stack([said[2][0], said[1][2], said[1][0]])),
+    ):
+        for _ in range(2):  # asking does not change it
+            given = memory.targets(current)
+            assert given.logits is not None and given.logits.equal(expected)
+        memory.after_step(current)
+    output = first.outputs[0]
+    Probabilities(temperature=3.0)(output, TeacherOutput(output.logits.detach()), first.batch).backward()
+    torch.testing.assert_close(output.logits.grad, torch.zeros(3, 3), atol=1e-6, rtol=0)
 
 
 class TestEpochAverage:

@@ -50,6 +50,7 @@ BRIEF = [
         "dark_knowledge",
         "dist",
         "dkd",
+        "dlb",
         "ema",
         "label_smoothing",
         "nst",

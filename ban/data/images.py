@@ -25,7 +25,6 @@ from ban.data.splits import (
     LabelledData,
     LabelledOptions,
     Splits,
-    epoch_order,
     evaluation_batches,
     make_splits,
 )
@@ -164,14 +163,15 @@ class Images(LabelledData):
         def generator(purpose: str) -> torch.Generator:
             return torch.Generator().manual_seed(stream(*key, purpose, epoch))
 
-        order = epoch_order(self.count, key, epoch)
+        order = self.order(key, epoch)
         purposes = ["views", *(f"views {number}" for number in range(1, self.views + self.partners))]
         drawn = [
             torch.randint(self.augmentation.views, (self.count,), generator=generator(purpose)) for purpose in purposes
         ]
         if self.shared_flip:  # odd views are flipped
             drawn = [each // 2 * 2 + drawn[0] % 2 for each in drawn]
-        drawn = [each[order].to(self.device) for each in drawn]
+        of_shown = slice(len(order)) if self.repeated else order  # an image that is shown twice has two views
+        drawn = [each[of_shown].to(self.device) for each in drawn]
         shown = [order]
         if self.partners:
             shown.append(partners(self._labels.cpu(), generator("partners"))[order])

@@ -65,6 +65,9 @@ class LabelledOptions:
     """Whether the other training examples are kept as unlabelled examples, instead of left out."""
     munge: Munge | None = None
     """How to make additional synthetic training examples, which are unlabelled; None: no such examples."""
+    repeated: bool = False
+    """Whether the first half of a batch shows the second half of the batch before again: an epoch of as many steps then
+    shows half of the examples, twice."""
     proportional: bool = False
     """Whether all splits have the classes in their proportions, rather than equally many examples of each."""
 
@@ -195,6 +198,14 @@ class LabelledData:
         self.steps_per_epoch, self.examples_per_step = options.steps_of(self.count), self.batch_size
         self.held_out = options.held_out
         self._labels = torch.from_numpy(train.labels).to(self.device)
+        self.repeated = options.repeated
+
+    def order(self, key: tuple[int, ...], epoch: int) -> Int64[Tensor, " shown"]:
+        """The examples of an epoch's batches, one after the other."""
+        order = epoch_order(self.count, key, epoch)
+        if not self.repeated:
+            return order
+        return order.unfold(0, self.batch_size, max(1, self.batch_size // 2))[: self.steps_per_epoch].flatten()
 
     def recorded(
         self, log_probabilities: Float[Tensor, "batch classes"], targets: Int64[Tensor, " batch"]

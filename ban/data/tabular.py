@@ -12,7 +12,6 @@ from ban.data.splits import (
     LabelledData,
     LabelledOptions,
     Splits,
-    epoch_order,
     evaluation_batches,
     make_splits,
 )
@@ -62,7 +61,7 @@ class Tabular(LabelledData):
 
     def epoch(self, key: tuple[int, ...], epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from `first_step` on. They depend on `key` and `epoch` only."""
-        order = epoch_order(self.count, key, epoch).to(self.device)
+        order = self.order(key, epoch).to(self.device)
         for step in range(first_step, self.steps_per_epoch):
             indices = order[step * self.batch_size : (step + 1) * self.batch_size]
             yield Batch((self._rows[indices],), self._labels[indices], indices)

@@ -185,6 +185,8 @@ class LabelledDataset(Dataset):
     """Whether the other examples are used, without their labels."""
     munge: Signed[Munge | None] = None
     """Synthetic examples without labels."""
+    repeated: Signed[Flag] = False
+    """Whether the first half of a batch shows the second half of the batch before again."""
 
     @property
     def unlabelled_examples(self) -> bool:

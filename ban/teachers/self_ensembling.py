@@ -1,4 +1,4 @@
-"""A student as its own teacher: its output for a second view, or an average of its predictions or of its weights."""
+"""A student as its own teacher: what it says about a second view or said in the last step, or an average over time."""
 
 import copy
 
@@ -74,6 +74,36 @@ class EpochAverage(Teacher):
         self.accumulated.copy_(torch.where(seen, averaged, self.accumulated))
         self.epochs += seen
         self.epoch_predictions.zero_()
+
+
+class LastBatch(Teacher):
+    """What the student said in the last step about those examples of the batch that were in it (DLB; Shen et al. 2022).
+
+    Of the other examples the targets are what the student says now, with which a cross-entropy has no gradient.
+    """
+
+    said: Tensor
+    """The last logits for each example, `[examples, classes]`."""
+    recent: Tensor
+    """Whether they are those of the last step, `[examples, 1]`."""
+
+    def __init__(self, context: TeacherContext) -> None:
+        super().__init__()
+        self.register_buffer("said", torch.zeros(context.examples, context.classes))
+        self.register_buffer("recent", torch.zeros(context.examples, 1, dtype=torch.bool))
+
+    @torch.no_grad()
+    def targets(self, step: Step) -> TeacherOutput:
+        """Logits."""
+        indices, now = step.batch.indices, step.outputs[step.turn].logits.detach().float()
+        return TeacherOutput(torch.where(self.recent[indices], self.said[indices], now))
+
+    @torch.no_grad()
+    def after_step(self, step: Step) -> None:
+        """Remember the student's outputs."""
+        self.said[step.batch.indices] = step.outputs[step.turn].logits.detach().float()
+        self.recent.zero_()
+        self.recent[step.batch.indices] = True
 
 
 class AverageWeights(Teacher):
