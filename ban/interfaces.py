@@ -210,6 +210,9 @@ class Term(nn.Module):
     in a teacher, so a resumed training draws the same ones.
     """
 
+    examples: int = 0
+    """Size of the training set, set before `prepare`: for buffers with a row for each example."""
+
     def prepare(self, output: Output, teacher: TeacherOutput) -> None:
         """Make the parameters whose shapes depend on the networks, and check that the networks fit together.
 

@@ -286,6 +286,15 @@ def selectivity_distance(student: Maps, teacher: Maps) -> PerExample:
     return kernel(t, t) + kernel(s, s) - 2 * kernel(s, t)
 
 
+def noise_contrast(scores: Float[Tensor, "batch _"], *, noise: float) -> PerExample:
+    """−log s₀/(s₀ + ν) − Σ_{k≥1} log ν/(s_k + ν): noise-contrastive estimation (CRD; Tian et al. 2020, eq. 18).
+
+    The first of the scores, which estimate probabilities, is that of the true pair. The expected number of times that
+    its partner would be drawn as noise is `noise`, ν: the number of other scores, divided by the number of examples.
+    """
+    return (1 + noise / scores[:, 0]).log() + (1 + scores[:, 1:] / noise).log().sum(-1)
+
+
 SMALLEST_VARIANCE = 1e-5
 """Added to predicted variances."""
 

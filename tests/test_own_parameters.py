@@ -7,7 +7,9 @@ from helpers import plan
 
 from ban.errors import UserError
 from ban.interfaces import Batch, Output, TeacherOutput
-from ban.terms import ShallowClassifiers
+from ban.terms import Contrast, ShallowClassifiers
+from ban.training import build
+from ban.training.device import Device
 from ban.training.rehearsal import rehearse_anew
 
 Y = torch.tensor([3, 1, 4, 1, -1, 5])
@@ -52,3 +54,90 @@ class TestShallowClassifiers:
     def test_other_networks_are_refused_in_the_plan(self, words: tuple[str, ...], message: str) -> None:
         with pytest.raises(UserError, match=message):
             rehearse_anew(plan("method=byot", *words)[-1])
+
+
+class TestContrast:
+    def made(self, examples: int = 9, **options: float) -> Contrast:
+        torch.manual_seed(1)
+        term = Contrast(width=4, **options)  # pyright: ignore[reportArgumentType]
+        term.examples = examples
+        term.prepare(*self.outputs(0))
+        return term
+
+    def outputs(self, seed: int) -> tuple[Output, TeacherOutput]:
+        generator = torch.Generator().manual_seed(seed)
+        ours, theirs = (torch.randn(3, width, generator=generator) for width in (5, 6))
+        return Output(torch.zeros(3, 2), {"pooled": ours}), TeacherOutput(features={"pooled": theirs})
+
+    def test_loss_memory_and_constants_are_those_of_the_reference_code_written_out(self) -> None:
+        """Pair by pair; the constants are those of the first step in the second, too."""
+        term = self.made(negatives=5, temperature=0.5, momentum=0.25)
+        memory, constants = term.memory.clone(), [0.0, 0.0]
+        assert float(memory.square().sum(-1).mean()) == pytest.approx(1, abs=0.3)
+        for number, indices in enumerate(([2, 8, 5], [8, 0, 2])):
+            output, teacher = self.outputs(number)
+            batch = Batch((), torch.tensor([0, 1, 0]), torch.tensor(indices))
+            term.labels[batch.indices] = batch.targets
+            torch.manual_seed(7)
+            others = term._negatives(batch.targets)
+            layers = (output.features["pooled"], teacher.features["pooled"])  # pyright: ignore[reportOptionalSubscript]
+            embedded = [
+                m(layer) / m(layer).norm(dim=1, keepdim=True) for m, layer in zip(term.embeddings, layers, strict=True)
+            ]
+            expected = torch.zeros(())
+            for side in (0, 1):
+                rows = [[index, *others[i].tolist()] for i, index in enumerate(indices)]
+                scores = torch.stack(
+                    [
+                        torch.stack([(embedded[side][i] @ memory[1 - side][j] / 0.5).exp() for j in row])
+                        for i, row in enumerate(rows)
+                    ]
+                )
+                constants[side] = constants[side] or float(scores.detach().mean() * 9)
+                p, noise = scores / constants[side], 5 / 9
+                expected = expected - (p[:, 0] / (p[:, 0] + noise)).log().sum() / 3
+                expected = expected - (noise / (p[:, 1:] + noise)).log().sum() / 3
+            expected_gradients = torch.autograd.grad(expected, [*term.parameters()])
+            for side in (0, 1):
+                for i, index in enumerate(indices):
+                    mixed = 0.25 * memory[side][index] + 0.75 * embedded[side][i].detach()
+                    memory[side][index] = mixed / mixed.norm()
+            torch.manual_seed(7)
+            loss = term(output, teacher, batch)
+            gradients = torch.autograd.grad(loss, [*term.parameters()])
+            torch.testing.assert_close((loss, gradients, term.memory), (expected, expected_gradients, memory))
+            torch.testing.assert_close(term.constants, torch.tensor(constants))
+
+    def test_negatives_are_drawn_equally_from_the_other_classes(self) -> None:
+        term = self.made(negatives=9)
+        term.labels.copy_(torch.tensor([0, 2, 1, 0, -1, -2, 1, 0, -1]))
+        drawn = torch.cat([term._negatives(torch.tensor([0, -1, 2, 1])) for _ in range(500)], 1)
+        for row, label in zip(drawn, (0, -1, 2, 1), strict=True):
+            counts = row.bincount(minlength=9)
+            others = term.labels != label
+            expected = len(row) / int(others.sum())
+            assert not counts[~others].any()
+            assert (counts[others] - expected).abs().max() < 5 * expected**0.5
+
+    def test_there_are_as_many_negatives_as_examples_at_most(self) -> None:
+        assert self.made()._negatives(torch.tensor([0, 1])).shape == (2, 9)
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (("method.terms.contrast.layer=stage1",), "CRD needs vectors"),
+            (("method.teacher_count=2",), "the teacher has no feature 'pooled'; its features: none"),
+        ],
+    )
+    def test_what_is_no_vector_is_refused_in_the_plan(self, words: tuple[str, ...], message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            rehearse_anew(plan("method=crd", *words)[-1])
+
+    @pytest.mark.parametrize(
+        ("words", "rows"),
+        [(("dataset.labelled=40",), 40), (("+method.data.unlabelled=true", "dataset.labelled=40"), 100)],
+    )
+    def test_the_memory_has_a_row_for_each_training_image(self, words: tuple[str, ...], rows: int) -> None:
+        stage = plan("method=crd", *words)[-1]
+        step = build.training_step(stage, lambda parent: build.network(parent.stage), Device("cpu"), None)
+        assert step.learners[0].objective.terms["contrast"].memory.shape == (2, rows, 128)

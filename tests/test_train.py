@@ -46,6 +46,7 @@ BRIEF = [
         "at",
         "byot",
         "cc",
+        "crd",
         "cs_kd",
         "dark_knowledge",
         "dist",

@@ -52,6 +52,7 @@ FIELD = tuple(
         "Neighbours": ", layers: [pooled]",
         "Relations": ", layers: [pooled], distance: 25.0, angle: 50.0",
         "Congruence": ", layers: [pooled], width: 8",
+        "Contrast": ", layer: pooled, width: 8, negatives: 8, temperature: 0.07, momentum: 0.5",
         "ShallowClassifiers": ", alpha: 0.3, temperature: 3.0, features: 0.03",
         "Correlations": ", inter: 1.0, intra: 1.0, temperature: 1.0",
     }.items()

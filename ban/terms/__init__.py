@@ -1,5 +1,6 @@
 """Loss terms: a method's loss is their weighted sum. Each is a thin module over a function of `ban.losses`."""
 
+from ban.terms.contrast import Contrast
 from ban.terms.features import Flow, Hint
 from ban.terms.labels import ConfidenceWeightedLabel, Label, SmoothedLabel, VirtualTeacher
 from ban.terms.outputs import (
@@ -21,6 +22,7 @@ __all__ = [
     "ConfidenceWeightedLabel",
     "Congruence",
     "Consistency",
+    "Contrast",
     "Correlations",
     "DarkKnowledge",
     "DecoupledProbabilities",

@@ -131,6 +131,8 @@ def training_step(
     source = teacher(stage, context).to(target)
     objectives = [objective(stage).to(target) for _ in networks]  # all are drawn before any term is prepared
     for student, loss in zip(networks, objectives, strict=True):
+        for term in loss.terms.values():
+            term.examples = stage.dataset.examples_per_epoch
         _prepare(loss, Student(network=student, until=stage.method.until), source, zero_batch(stage, target))
     return TrainingStep(
         learners=[_learner(stage, student, loss) for student, loss in zip(networks, objectives, strict=True)],
