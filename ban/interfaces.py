@@ -212,6 +212,8 @@ class Term(nn.Module):
 
     examples: int = 0
     """Size of the training set, set before `prepare`: for buffers with a row for each example."""
+    pretrained: Sequence[str] = ()
+    """Modules whose weights come from the term of the same name in the method's pre-training. They are not trained."""
 
     def prepare(self, output: Output, teacher: TeacherOutput) -> None:
         """Make the parameters whose shapes depend on the networks, and check that the networks fit together.

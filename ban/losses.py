@@ -208,14 +208,24 @@ def attention_distance(student: Maps, teacher: Maps) -> PerExample:
 
     Zagoruyko and Komodakis 2017. Of two sizes, the larger map is average-pooled before it is squared.
     """
-    maps = [each.square().mean(1).flatten(1) for each in _of_equal_size(student, teacher)]
-    ours, theirs = (nn.functional.normalize(each) for each in maps)
+    ours, theirs = _energies(student, teacher)
     return (ours - theirs).square().mean(1)
+
+
+def factor_distance(student: Maps, teacher: Maps) -> PerExample:
+    """Mean over positions of |Q_s − Q_t|, Q as in `attention_distance` (FT with p₁ = 2, p₂ = 1; Kim et al. 2018)."""
+    ours, theirs = _energies(student, teacher)
+    return (ours - theirs).abs().mean(1)
+
+
+def _energies(*maps: Maps) -> list[Tensor]:
+    """The mean of F² over channels, normalised over all positions, `[batch, positions]`."""
+    return [nn.functional.normalize(each.square().mean(1).flatten(1)) for each in _of_equal_size(*maps)]
 
 
 def _of_equal_size(*maps: Maps) -> list[Maps]:
     """In fp32, the larger ones average-pooled."""
-    height, width = min(each.shape[-2:] for each in maps)
+    height, width = (min(each.shape[side] for each in maps) for side in (-2, -1))
     return [nn.functional.adaptive_avg_pool2d(each.float(), (height, width)) for each in maps]
 
 

@@ -40,6 +40,8 @@ TRACED = [
     ("method=fitnets", "images"),
     ("method=pi_model", "images"),
     ("method=temporal_ensembling", "images"),
+    ("method=crd", "images"),
+    ("method=ft", "method.pretrain.terms.factors.layer=stage2", "images"),
     ("method=mean_teacher", "model=wrn_10_1", "model.dropout=0.3", "images"),
     ("method=labels", "model=densenet_40_12", "model.units=1", "model.dropout=0.3", "images"),
 ]

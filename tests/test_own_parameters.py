@@ -1,16 +1,23 @@
 """Terms that have parameters or a memory of their own, against closed forms and reference values."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import plan
+from helpers import DIGITS, Train, host, plan, quiet
+from safetensors.torch import load_file
 
 from ban.errors import UserError
 from ban.interfaces import Batch, Output, TeacherOutput
-from ban.terms import Contrast, ShallowClassifiers
+from ban.settings.compose import compose_settings
+from ban.store.stage_files import StageFiles
+from ban.terms import Contrast, Factors, Paraphrase, ShallowClassifiers
 from ban.training import build
 from ban.training.device import Device
 from ban.training.rehearsal import rehearse_anew
+from ban.training.run import _StageTraining
+from ban.training.signals import Signals
 
 Y = torch.tensor([3, 1, 4, 1, -1, 5])
 BATCH = Batch((), Y, torch.arange(6))
@@ -141,3 +148,59 @@ class TestContrast:
         stage = plan("method=crd", *words)[-1]
         step = build.training_step(stage, lambda parent: build.network(parent.stage), Device("cpu"), None)
         assert step.learners[0].objective.terms["contrast"].memory.shape == (2, rows, 128)
+
+
+class TestFactors:
+    words = ("method=ft", "method.pretrain.terms.factors.layer=stage2", "recipe.epochs=8")
+
+    def test_the_paraphraser_is_an_auto_encoder_of_the_teachers_layer(self) -> None:
+        torch.manual_seed(0)
+        maps, term = torch.randn(6, 4, 3, 3), Paraphrase("a", rate=0.5)
+        teacher = TeacherOutput(features={"a": maps})
+        term.prepare(Output(torch.zeros(6, 2), {}), teacher)
+        shapes = [tuple(each.shape[:2]) for each in term.parameters() if each.ndim == 4]
+        assert shapes == [(4, 4), (2, 4), (2, 2), (2, 2), (4, 2), (4, 4)]
+        decoded = term.decoder(term.paraphraser(maps))
+        torch.testing.assert_close(
+            term(Output(torch.zeros(6, 2), {}), teacher, BATCH), (decoded - maps).square().mean()
+        )
+
+    def test_the_student_learns_the_factors_of_the_first_training(self, train: Train, tmp_path: Path) -> None:
+        first, student = plan(*self.words)[-2:]
+        train(*self.words)
+        trained = load_file(tmp_path / "stages" / first.signature / "weights.terms.safetensors")
+        StageFiles.of(tmp_path / "stages" / first.signature, first.signature).check_all()
+        stage = _StageTraining(
+            student,
+            host(compose_settings([*DIGITS, f"machine.outputs={tmp_path}"])),
+            None,
+            quiet,
+            Signals(),  # pyright: ignore
+        )
+        (learner,) = stage.training.step.learners
+        term = learner.objective.terms["factors"]
+        assert isinstance(term, Factors) and not hasattr(term, "decoder")
+        for name, value in term.paraphraser.state_dict().items():
+            assert value.equal(trained[f"terms.factors.paraphraser.{name}"])
+        updated = {id(each) for group in learner.optimizer.param_groups for each in group["params"]}
+        assert not updated & {id(each) for each in term.paraphraser.parameters()}
+        assert updated >= {id(each) for each in term.translator.parameters()}
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (("method=ft",), "the teacher has no feature 'stage3'"),
+            (("method=ft", "method.pretrain.terms.factors.layer=pooled"), "FT needs a convolutional layer"),
+            (
+                (
+                    *("method=ft", "method.pretrain=null"),
+                    *("method.terms.factors.layer=stage2", "method.terms.factors.rate=0.5"),
+                ),
+                "needs a term of that name in method.pretrain.terms",
+            ),
+        ],
+    )
+    def test_what_does_not_fit_is_refused_in_the_plan(self, words: tuple[str, ...], message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            for stage in plan(*words)[1:]:
+                rehearse_anew(stage)

@@ -21,9 +21,11 @@ def made(count: int, channels: int, size: int, a: float, b: float) -> Tensor:
 
 
 F_S, F_T = made(6, 4, 6, 0.7, 0.3), made(6, 8, 6, 0.4, 1.1)
+F_T4 = made(6, 4, 6, 0.4, 1.1)
 E_S, E_T = made(6, 5, 1, 0.9, 0.2).flatten(1), made(6, 5, 1, 0.3, 1.3).flatten(1)
 GOLDEN: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor, float, float]] = {
     "AT": (losses.attention_distance, F_S, F_T, 0.00637179443, 0.00175568605),
+    "FT": (losses.factor_distance, F_S, F_T4, 0.0816943855, 0.0130091259),
     "SP": (losses.similarity_distance, F_S, F_T, 0.1468075, 0.0135717107),
     "NST": (losses.selectivity_distance, F_S, F_T, 1.21135142, 0.0446640994),
     "CC": (losses.correlation_congruence, E_S, E_T, 3.30599197, 1.65658766),
@@ -66,7 +68,7 @@ def test_relations_are_the_weighted_sum() -> None:
     assert float(Relations(["pooled"])(output, teacher, batch)) == pytest.approx(9.59374734, rel=1e-5)
 
 
-@pytest.mark.parametrize("distance", [losses.attention_distance, losses.selectivity_distance])
+@pytest.mark.parametrize("distance", [losses.attention_distance, losses.factor_distance, losses.selectivity_distance])
 def test_of_two_sizes_the_larger_map_is_pooled(distance: Callable[[Tensor, Tensor], Tensor]) -> None:
     larger = F_S.repeat_interleave(2, 2).repeat_interleave(2, 3)
     for pair in ((larger, F_T), (F_T, larger)):

@@ -77,6 +77,7 @@ CONFIGS = {
     "labels": ("method=labels", "model=small_conv", "dataset=parquet", "recipe=photos", *OWN),
     "munge": ("method=munge", "model=mlp_256", "dataset=breast_cancer", "recipe=tabular"),
     "cs_kd": ("method=cs_kd", *DIGITS, "recipe=tian", "recipe.batch_size=8", "model=resnet8", "+model@peers.a=vgg8"),
+    "ft": ("method=ft", "model=wrn_10_2", "dataset=cifar100"),
     "dlb": ("method=dlb", *DIGITS, "recipe=digits", "model=small_conv"),
     "benchmark": ("method=vid", "model=mobilenet_v2", "dataset=cifar100", *PEERS),
     "field": ("method=prior", *DIGITS, *FIELD, WARM_UP),

@@ -39,6 +39,10 @@ Record = dict[str, float | None]
 """Curve → its value after an epoch; None: not a finite number."""
 
 
+TERMS = "terms"
+"""In the place of a network's name: the parameters of a pre-training's terms."""
+
+
 def weights_file(network: str) -> str:
     """The file of one of a stage's networks."""
     return "weights.safetensors" if network == "0" else f"weights.{network}.safetensors"

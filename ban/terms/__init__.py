@@ -1,6 +1,7 @@
 """Loss terms: a method's loss is their weighted sum. Each is a thin module over a function of `ban.losses`."""
 
 from ban.terms.contrast import Contrast
+from ban.terms.factors import Factors, Paraphrase
 from ban.terms.features import Flow, Hint
 from ban.terms.labels import ConfidenceWeightedLabel, Label, SmoothedLabel, VirtualTeacher
 from ban.terms.outputs import (
@@ -26,11 +27,13 @@ __all__ = [
     "Correlations",
     "DarkKnowledge",
     "DecoupledProbabilities",
+    "Factors",
     "Flow",
     "Hint",
     "Label",
     "Logits",
     "Neighbours",
+    "Paraphrase",
     "PermutedProbabilities",
     "Probabilities",
     "Relations",

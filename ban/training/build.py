@@ -134,6 +134,7 @@ def training_step(
         for term in loss.terms.values():
             term.examples = stage.dataset.examples_per_epoch
         _prepare(loss, Student(network=student, until=stage.method.until), source, zero_batch(stage, target))
+        _check_pretrained(loss, stage)
     return TrainingStep(
         learners=[_learner(stage, student, loss) for student, loss in zip(networks, objectives, strict=True)],
         teacher=source,
@@ -199,6 +200,23 @@ def _prepare(loss: Objective, student: Student, source: Teacher, batch: Batch) -
     for term in unprepared:
         term.prepare(output, targets)  # pyright: ignore[reportCallIssue]
         term.to(batch.views[0].device)
+
+
+def _check_pretrained(loss: Objective, stage: Stage) -> None:
+    first = next((each.parent.stage.method.terms for each in stage.inherits if each.parent.stage.is_pretraining), {})
+    if missing := [name for name, term in loss.terms.items() if term.pretrained and name not in first]:
+        raise ValueError(
+            f"the term {missing[0]} needs a term of that name in method.pretrain.terms, which trains it first"
+        )
+
+
+def inherit_terms(loss: Objective, trained: Mapping[str, Tensor]) -> None:
+    """Copies the modules that a pre-training has trained into the terms, from the state of its objective."""
+    for name, term in loss.terms.items():
+        for module in term.pretrained:
+            prefix = f"terms.{name}.{module}."
+            state = {key.removeprefix(prefix): value for key, value in trained.items() if key.startswith(prefix)}
+            term.get_submodule(module).load_state_dict(state)
 
 
 def zero_batch(stage: Stage, device: torch.device, size: int = 2, unroll: int = 1) -> Batch:

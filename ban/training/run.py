@@ -7,6 +7,7 @@ import functools
 import gc
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from ban.interfaces import Progress
 from ban.plan.identity import description_of
 from ban.plan.stage import Parent, Stage
 from ban.settings.schema import Machine
-from ban.store.formats import weights_file
+from ban.store.formats import TERMS, weights_file
 from ban.store.result import Result, doubt, outcome
 from ban.store.store import Store, Work
 from ban.trackers.run import Run
@@ -120,6 +121,9 @@ class _StageTraining:
         self.data = build.data(stage, host.machine, self.device)
         self.loaded: list[nn.Module] = []
         step = build.training_step(stage, self._load, host.device, self.data.spelling, self.data)
+        for learner in step.learners:
+            if any(term.pretrained for term in learner.objective.terms.values()):
+                build.inherit_terms(learner.objective, load_file(self._terms_of(stage.inherits[0].parent)))
         self.training = Training(
             key=stage.stream_key,
             step=step,
@@ -235,6 +239,9 @@ class _StageTraining:
             ) from error
         return self.loaded[-1]
 
+    def _terms_of(self, parent: Parent) -> Path:
+        return self.host.store.file(parent.stage.signature, weights_file(TERMS))
+
     def _network(self, parent: Parent, state: Mapping[str, torch.Tensor]) -> nn.Module:
         network = build.network(parent.stage, parent.index, self.data.spelling)
         network.load_state_dict(state)
@@ -257,6 +264,9 @@ class _StageTraining:
             tensors = {key: tensor.contiguous() for key, tensor in state.items()}
             self.work.write(weights_file(name), functools.partial(save_file, tensors))
             networks[name] = self._network(Parent(self.stage, name), load_file(self.work.folder / weights_file(name)))
+        terms = self.training.step.learners[0].objective.state_dict()
+        if self.stage.is_pretraining and terms:
+            self.work.write(weights_file(TERMS), functools.partial(save_file, terms))
         return networks
 
     def _weights(self) -> dict[str, dict[str, torch.Tensor]]:
