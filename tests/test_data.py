@@ -8,7 +8,7 @@ import torch
 from helpers import DIGITS, Train, plan
 from torchvision.transforms import functional as transforms
 
-from ban.data.augmentation import Augmentation
+from ban.data.augmentation import OPERATIONS, Augmentation, Distortion, ResizedCrop, Views
 from ban.data.images import Images, Options
 from ban.data.splits import Labelled, balanced_order
 from ban.errors import UserError
@@ -207,6 +207,71 @@ def test_a_class_without_examples_is_refused(train: Train) -> None:
 def test_other_digits_than_the_signature_names_are_refused(train: Train) -> None:
     with pytest.raises(UserError, match="checksum"):
         train("dataset.checksum=sha256:0", *DIGITS)
+
+
+class TestDistortion:
+    def after(self, name: str, shown: torch.Tensor, magnitude: float = 1.0, sign: int = 1) -> torch.Tensor:
+        """One image, `[height, width]`, after one operation."""
+        drawn = torch.tensor([[sign * (OPERATIONS.index(name) + 1)]])
+        return Distortion(operations=1, magnitude=magnitude)(shown[None, :, :, None], drawn)[0, :, :, 0]
+
+    def test_what_is_moved_is_where_it_should_be(self) -> None:
+        shown = torch.zeros(20, 20)
+        shown[8:12, 8:12] = 100.0
+        for sign in (1, -1):  # to the left first: the places that are looked up move to the right
+            moved = self.after("move x", shown, magnitude=4 / 9, sign=sign)  # by a fifth of the side
+            torch.testing.assert_close(moved, shown.roll(-4 * sign, 1), atol=1e-3, rtol=0)
+            moved = self.after("move y", shown, magnitude=4 / 9, sign=sign)
+            torch.testing.assert_close(moved, shown.roll(-4 * sign, 0), atol=1e-3, rtol=0)
+        torch.testing.assert_close(self.after("identity", shown), shown, atol=1e-3, rtol=0)
+        rotated, sheared = self.after("rotate", shown), self.after("shear x", shown)
+        for changed in (rotated, sheared):
+            torch.testing.assert_close(changed, changed.flip(0, 1), atol=1e-3, rtol=0)  # around the centre
+            assert not torch.allclose(changed, shown, atol=1) and changed.sum() == pytest.approx(1600, rel=0.1)
+
+    def test_colours_are_those_of_their_formulas(self) -> None:
+        shown = torch.arange(64.0).view(8, 8) * 4  # white is 252, the mean 126
+        expected = {
+            ("brightness", 1): (shown * 1.475).clamp(max=252),
+            ("brightness", -1): shown * 0.525,
+            ("contrast", 1): (126 + (shown - 126) * 1.475).clamp(0, 252),
+            ("contrast", -1): 126 + (shown - 126) * 0.525,
+            ("posterise", -1): (shown / 252 * 64).floor() / 64 * 252,
+            ("solarise", 1): torch.where(shown >= 126, 252 - shown, shown),
+        }
+        for (name, sign), image in expected.items():
+            torch.testing.assert_close(self.after(name, shown, 0.5, sign), image, atol=2e-3, rtol=0)
+        assert (
+            not self.after("solarise", torch.zeros(8, 8)).any() and not self.after("posterise", torch.zeros(8, 8)).any()
+        )
+
+    def test_every_image_has_operations_of_its_own_and_each_is_drawn_equally_often(self) -> None:
+        drawn = Distortion(operations=2).drawn(10_000, torch.Generator().manual_seed(0))
+        counts = drawn.flatten().add(10).bincount(minlength=21)
+        assert drawn.shape == (10_000, 2) and not counts[10]
+        assert (counts[torch.arange(21) != 10] - 1000).abs().max() < 5 * 1000**0.5
+        shown, few = torch.rand(50, 8, 8, 3) * 255, Distortion()
+        one_by_one = torch.cat([few(shown[i : i + 1], drawn[i : i + 1]) for i in range(50)])
+        torch.testing.assert_close(few(shown, drawn[:50]), one_by_one, atol=1e-3, rtol=1e-5)
+
+    @pytest.mark.parametrize("augmentation", [REFLECT, ResizedCrop(crops=3, mean=REFLECT.mean, std=REFLECT.std)])
+    def test_the_first_view_is_distorted_and_the_last_the_image_itself(self, augmentation: Views) -> None:
+        noisy = images(augmentation=augmentation, distortion=Distortion(operations=1), views=2)
+        alone = images(augmentation=augmentation, views=2)
+        (whole,) = (batch.views[0] for batch in alone.evaluation("train"))
+        batches = [*noisy.epoch((0, 0, 0), 1)]
+        for one, other in zip(batches, alone.epoch((0, 0, 0), 1), strict=True):
+            distorted, second, plain = one.views
+            assert second.equal(other.views[1]) and one.indices.equal(other.indices)
+            assert plain.equal(whole[one.indices])
+            same = [torch.allclose(*pair, atol=1e-3) for pair in zip(distorted, other.views[0], strict=True)]
+            assert same.count(False) > 4
+        for batch, again in zip(batches[1:], noisy.epoch((0, 0, 0), 1, 1), strict=True):
+            assert all(map(torch.equal, batch.views, again.views))
+
+    def test_whitened_images_are_refused(self) -> None:
+        with pytest.raises(UserError, match="Distortion needs images in bytes"):
+            images(distortion=Distortion(), whitening="zca")
 
 
 class TestPartners:

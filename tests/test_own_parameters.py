@@ -5,19 +5,21 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import DIGITS, Train, host, plan, quiet
+from helpers import DIGITS, Train, frozen, host, plan, quiet
 from safetensors.torch import load_file
 
 from ban.errors import UserError
-from ban.interfaces import Batch, Output, TeacherOutput
+from ban.interfaces import Batch, Output, Step, TeacherOutput
+from ban.models import SmallConv
 from ban.settings.compose import compose_settings
 from ban.store.stage_files import StageFiles
-from ban.terms import Contrast, Factors, Paraphrase, ShallowClassifiers
+from ban.terms import Contrast, Factors, Paraphrase, Probabilities, ShallowClassifiers
 from ban.training import build
 from ban.training.device import Device
 from ban.training.rehearsal import rehearse_anew
 from ban.training.run import _StageTraining
 from ban.training.signals import Signals
+from ban.training.step import START
 
 Y = torch.tensor([3, 1, 4, 1, -1, 5])
 BATCH = Batch((), Y, torch.arange(6))
@@ -148,6 +150,17 @@ class TestContrast:
         stage = plan("method=crd", *words)[-1]
         step = build.training_step(stage, lambda parent: build.network(parent.stage), Device("cpu"), None)
         assert step.learners[0].objective.terms["contrast"].memory.shape == (2, rows, 128)
+
+
+def test_the_noisy_students_teacher_looks_at_the_plain_view_and_labels_the_unlabelled_alone() -> None:
+    guide, views = SmallConv(classes=10), tuple(torch.rand(6, 1, 8, 8) for _ in range(3))
+    batch = BATCH._replace(views=views)
+    teacher = frozen(guide, view=-1).targets(Step(batch, [], [], 0, START))
+    assert teacher.logits is not None and teacher.logits.equal(guide(views[-1]).logits)
+    logits = torch.randn(6, 10, requires_grad=True)
+    loss = Probabilities(unlabelled=True)(Output(logits, {}), teacher, batch)
+    expected = F.cross_entropy(logits[4], teacher.logits[4].softmax(-1)) / 6  # the one without a label
+    torch.testing.assert_close(loss, expected)
 
 
 class TestFactors:

@@ -55,6 +55,7 @@ BRIEF = [
         "ema",
         "ft",
         "label_smoothing",
+        "noisy_student",
         "nst",
         "pkt",
         "prior",
@@ -80,6 +81,7 @@ every_method_at_length = pytest.mark.parametrize(("method", "kind"), CONTRACT)
 every_taught_method = pytest.mark.parametrize(("method", "kind"), TAUGHT)
 NEEDS = {
     "at": ("method.terms.layers.layers=[stage1,stage2]",),
+    "noisy_student": ("dataset.train_size=200", "dataset.labelled=100", "dataset.test_size=1000"),
     "nst": ("method.terms.layers.layers=[stage1,stage2]",),
     "sp": ("method.terms.layers.layers=[stage2]",),
     "vid": ("method.terms.layers.layers=[stage1,stage2]",),

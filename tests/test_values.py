@@ -78,6 +78,7 @@ CONFIGS = {
     "munge": ("method=munge", "model=mlp_256", "dataset=breast_cancer", "recipe=tabular"),
     "cs_kd": ("method=cs_kd", *DIGITS, "recipe=tian", "recipe.batch_size=8", "model=resnet8", "+model@peers.a=vgg8"),
     "ft": ("method=ft", "model=wrn_10_2", "dataset=cifar100"),
+    "noisy_student": ("method=noisy_student", *DIGITS, "recipe=digits", "model=small_conv"),
     "dlb": ("method=dlb", *DIGITS, "recipe=digits", "model=small_conv"),
     "benchmark": ("method=vid", "model=mobilenet_v2", "dataset=cifar100", *PEERS),
     "field": ("method=prior", *DIGITS, *FIELD, WARM_UP),

@@ -155,3 +155,73 @@ class ResizedCrop(Views):
         grid = torch.stack(torch.broadcast_tensors(columns[:, None, :], rows[:, :, None]), -1)
         images = stored[chosen].permute(0, 3, 1, 2).float()
         return F.grid_sample(images, grid, padding_mode="border", align_corners=False).permute(0, 2, 3, 1)
+
+
+OPERATIONS = (
+    "identity",
+    "rotate",
+    "shear x",
+    "shear y",
+    "move x",
+    "move y",
+    "brightness",
+    "contrast",
+    "posterise",
+    "solarise",
+)
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """Some of ten operations on each image, drawn at random, in the manner of RandAugment (Cubuk et al. 2020).
+
+    With magnitude 1 they rotate by 30°, shear by 0.3, move by 45 % of the side, brighten or raise the contrast by 95 %,
+    all in either direction, leave four bits of the values, or invert all values. An image's largest value stands for
+    white, and what comes from outside is black.
+    """
+
+    operations: UpTo1000 = 2
+    magnitude: Share = 0.9
+
+    def drawn(self, count: int, generator: torch.Generator) -> Int64[Tensor, "count operations"]:
+        """For each image the numbers of its operations, counted from 1, with the sign of their directions."""
+        shape = (count, self.operations)
+        signs = 2 * torch.randint(2, shape, generator=generator) - 1
+        return signs * torch.randint(1, len(OPERATIONS) + 1, shape, generator=generator)
+
+    def __call__(
+        self, images: Num[Tensor, "batch height width channels"], drawn: Int64[Tensor, "batch operations"]
+    ) -> Float[Tensor, "batch height width channels"]:
+        """The images after their operations, one after the other."""
+        images = images.float()
+        for each in drawn.unbind(1):
+            images = self._coloured(self._moved(images, each), each)
+        return images
+
+    def _amount(self, drawn: Int64[Tensor, " batch"], name: str, largest: float) -> Float[Tensor, " batch"]:
+        """Of one operation; 0 for images that have another one."""
+        return torch.where(drawn.abs() == OPERATIONS.index(name) + 1, drawn.sign() * self.magnitude * largest, 0.0)
+
+    def _moved(self, images: Tensor, drawn: Int64[Tensor, " batch"]) -> Tensor:
+        angle = self._amount(drawn, "rotate", torch.pi / 6)
+        across, down = (self._amount(drawn, f"shear {axis}", 0.3) for axis in "xy")
+        right, below = (self._amount(drawn, f"move {axis}", 2 * 0.45) for axis in "xy")
+        rows = [angle.cos(), across - angle.sin(), right], [down + angle.sin(), angle.cos(), below]
+        places = torch.stack([torch.stack(row, 1) for row in rows], 1)
+        pixels = images.permute(0, 3, 1, 2)
+        grid = F.affine_grid(places, [*pixels.shape], align_corners=False)
+        return F.grid_sample(pixels, grid, align_corners=False).permute(0, 2, 3, 1)
+
+    def _coloured(self, images: Tensor, drawn: Int64[Tensor, " batch"]) -> Tensor:
+        def each(values: Tensor) -> Tensor:
+            return values[:, None, None, None]
+
+        white, mean = images.amax((1, 2, 3), keepdim=True), images.mean((1, 2, 3), keepdim=True)
+        images = images * (1 + each(self._amount(drawn, "brightness", 0.95)))
+        images = mean + (images - mean) * (1 + each(self._amount(drawn, "contrast", 0.95)))
+        images = images.clamp(min=torch.zeros_like(white), max=white)
+        step = white.clamp(min=1e-6) / 2 ** (8 - 4 * self.magnitude)
+        posterised = each(self._amount(drawn, "posterise", 1.0)) != 0
+        images = torch.where(posterised, (images / step).floor() * step, images)
+        solarised = (each(self._amount(drawn, "solarise", 1.0)) != 0) & (images >= white * (1 - self.magnitude))
+        return torch.where(solarised, white - images, images)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ban.data import inspection
-from ban.data.augmentation import Views
+from ban.data.augmentation import Distortion, Views
 from ban.data.labelled import Gathered, Labelled
 from ban.data.normalisation import PixelNormalisation
 from ban.data.splits import (
@@ -52,6 +52,9 @@ class ImageOptions(LabelledOptions):
     """Whether either all views of an image in a batch are flipped, or none."""
     partners: bool = False
     """Whether a batch has one more view, of another image of the same class for each image."""
+    distortion: Distortion | None = None
+    """What is done to the first view after its augmentation. A batch then has one more view, of its images as they are:
+    without distortion and augmentation."""
     whitening: Literal["zca"] | None = None
     """Whitening before augmentation, computed from all training images, labelled or not; None: no whitening."""
     streamed: bool | None = None
@@ -125,8 +128,9 @@ class Images(LabelledData):
     def __init__(
         self, pool: Labelled, test: Labelled | None, options: ImageOptions, validation: Labelled | None = None
     ) -> None:
-        if options.whitening and options.munge:
-            raise UserError("MUNGE needs images in bytes: set dataset.whitening=null, or choose another method.")
+        if options.whitening and (options.munge or options.distortion):
+            name = "MUNGE" if options.munge else "Distortion"
+            raise UserError(f"{name} needs images in bytes: set dataset.whitening=null, or choose another method.")
         pool = _inspected(pool, options, "")
         test = None if test is None else _inspected(test, options, "test ")
         validation = None if validation is None else _inspected(validation, options, "validation ")
@@ -142,6 +146,7 @@ class Images(LabelledData):
             train = train.with_unlabelled(synthetic)
         super().__init__(train, options)
         self.augmentation, self.partners = options.augmentation, options.partners
+        self.distortion, self.shape = options.distortion, options.shape
         if self.partners:
             check_partners(train.labels)
         self.views, self.shared_flip = options.views, options.shared_flip and options.augmentation.flip
@@ -172,6 +177,9 @@ class Images(LabelledData):
             drawn = [each // 2 * 2 + drawn[0] % 2 for each in drawn]
         of_shown = slice(len(order)) if self.repeated else order  # an image that is shown twice has two views
         drawn = [each[of_shown].to(self.device) for each in drawn]
+        operations = None
+        if self.distortion:
+            operations = self.distortion.drawn(self.count, generator("distortion"))[of_shown].to(self.device)
         shown = [order]
         if self.partners:
             shown.append(partners(self._labels.cpu(), generator("partners"))[order])
@@ -180,11 +188,11 @@ class Images(LabelledData):
         for step, images in enumerate(zip(*sources, strict=True), first_step):
             batch = slice(step * self.batch_size, (step + 1) * self.batch_size)
             of_view = [images[0]] * self.views + [*images[1:]]  # stored images, and their places
-            yield Batch(
-                tuple(self.view(stored, at, draw[batch]) for (stored, at), draw in zip(of_view, drawn, strict=True)),
-                self._labels[order[batch]],
-                order[batch],
-            )
+            views = [self.view(stored, at, draw[batch]) for (stored, at), draw in zip(of_view, drawn, strict=True)]
+            if operations is not None:
+                distorted = self.view(*images[0], drawn[0][batch], operations[batch])
+                views = [distorted, *views[1:], self.plain(*images[0])]
+            yield Batch(tuple(views), self._labels[order[batch]], order[batch])
 
     def _read(
         self, order: Int64[Tensor, " count"], first_step: int
@@ -194,11 +202,24 @@ class Images(LabelledData):
         return self.training_images.batches(batches[first_step:])
 
     def view(
-        self, stored: Tensor, places: Int64[Tensor, " batch"], views: Int64[Tensor, " batch"]
+        self,
+        stored: Tensor,
+        places: Int64[Tensor, " batch"],
+        views: Int64[Tensor, " batch"],
+        operations: Int64[Tensor, "batch operations"] | None = None,
     ) -> Float[Tensor, "batch channels height width"]:
-        """View number `views[i]` of the stored image `places[i]`, normalised, in channels-last memory."""
+        """View number `views[i]` of the stored image `places[i]`, distorted, normalised, in channels-last memory."""
         rows, columns = (table[views] for table in self._tables)
-        return self._normalise(self.augmentation.view(stored, places, rows, columns))
+        images = self.augmentation.view(stored, places, rows, columns)
+        if self.distortion and operations is not None:
+            images = self.distortion(images, operations)
+        return self._normalise(images)
+
+    def plain(self, stored: Tensor, places: Int64[Tensor, " batch"]) -> Float[Tensor, "batch channels height width"]:
+        """The stored image `places[i]` without what augmentation adds around it, normalised."""
+        _, height, width = self.shape
+        top, left = (stored.shape[1] - height) // 2, (stored.shape[2] - width) // 2
+        return self._normalise(stored[places, top : top + height, left : left + width])
 
     def _normalise(
         self, images: UInt8[Tensor, "batch height width channels"] | Float[Tensor, "batch height width channels"]

@@ -238,6 +238,9 @@ class ImageDataset(LabelledDataset):
     """Whether all views of an image are flipped alike."""
     partners: Signed[Flag] = False
     """Whether a batch holds, as its last view, another image of the same class for each of its images."""
+    distortion: Signed[Component | None] = None
+    """What is done to the first view after its augmentation. A batch then holds, as one more view, its images as they
+    are: without distortion and augmentation."""
 
     @property
     def network_arguments(self) -> dict[str, Any]:
@@ -252,7 +255,7 @@ class ImageDataset(LabelledDataset):
     @property
     def views_per_batch(self) -> int:
         """See `Dataset`."""
-        return self.views + self.partners
+        return self.views + self.partners + (self.distortion is not None)
 
     @property
     def description(self) -> str:

@@ -23,14 +23,19 @@ class Probabilities(Term):
 
     `squared_temperature` multiplies the loss by temperature², so that the scale of its gradient does not depend on the
     temperature (Hinton, Vinyals and Dean 2015). At temperature 1 this is the loss of born-again networks.
-    `standardised` logits have mean 0 and standard deviation 1 before that (Sun et al. 2024).
+    `standardised` logits have mean 0 and standard deviation 1 before that (Sun et al. 2024). With `unlabelled`,
+    labelled examples count in the mean with a loss of 0.
     """
 
     def __init__(
-        self, temperature: PositiveNumber = 1.0, squared_temperature: bool = True, standardised: bool = False
+        self,
+        temperature: PositiveNumber = 1.0,
+        squared_temperature: bool = True,
+        standardised: bool = False,
+        unlabelled: bool = False,
     ) -> None:
         super().__init__()
-        self.temperature, self.standardised = temperature, standardised
+        self.temperature, self.standardised, self.unlabelled = temperature, standardised, unlabelled
         self.scale = temperature**2 if squared_temperature else 1.0
 
     def forward(self, output: Output, teacher: TeacherOutput, batch: Batch) -> Float[Tensor, ""]:
@@ -41,6 +46,7 @@ class Probabilities(Term):
             ours, theirs = _compared(output, teacher, self.standardised)
             targets = losses.probabilities(theirs, temperature=self.temperature)
         loss = losses.soft_cross_entropy(ours, targets, temperature=self.temperature)
+        loss = torch.where(batch.targets < 0, loss, 0.0) if self.unlabelled else loss
         return self.scale * loss.mean()
 
 
