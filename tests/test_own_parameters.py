@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from ban.errors import UserError
 from ban.interfaces import Batch, Output, Step, TeacherOutput
 from ban.models import SmallConv
+from ban.plan.contrast import family_names
 from ban.settings.compose import compose_settings
 from ban.store.stage_files import StageFiles
 from ban.terms import Contrast, Factors, Paraphrase, Probabilities, ShallowClassifiers
@@ -161,6 +162,11 @@ def test_the_noisy_students_teacher_looks_at_the_plain_view_and_labels_the_unlab
     loss = Probabilities(unlabelled=True)(Output(logits, {}), teacher, batch)
     expected = F.cross_entropy(logits[4], teacher.logits[4].softmax(-1)) / 6  # the one without a label
     torch.testing.assert_close(loss, expected)
+
+
+def test_what_a_method_does_to_images_is_not_named_beside_its_name() -> None:
+    names = [*family_names(plan("method=noisy_student", "dataset.labelled=50")).values()]
+    assert names == ["Teacher", "Noisy student-1"]
 
 
 class TestFactors:
