@@ -256,7 +256,7 @@ class TestDistortion:
 
     @pytest.mark.parametrize("augmentation", [REFLECT, ResizedCrop(crops=3, mean=REFLECT.mean, std=REFLECT.std)])
     def test_the_first_view_is_distorted_and_the_last_the_image_itself(self, augmentation: Views) -> None:
-        noisy = images(augmentation=augmentation, distortion=Distortion(operations=1), views=2)
+        noisy = images(augmentation=augmentation, distortion={"operations": 1}, views=2)
         alone = images(augmentation=augmentation, views=2)
         (whole,) = (batch.views[0] for batch in alone.evaluation("train"))
         batches = [*noisy.epoch((0, 0, 0), 1)]
@@ -271,7 +271,7 @@ class TestDistortion:
 
     def test_whitened_images_are_refused(self) -> None:
         with pytest.raises(UserError, match="Distortion needs images in bytes"):
-            images(distortion=Distortion(), whitening="zca")
+            images(distortion={"operations": 2}, whitening="zca")
 
 
 class TestPartners:

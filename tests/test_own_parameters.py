@@ -156,7 +156,7 @@ class TestContrast:
 def test_the_noisy_students_teacher_looks_at_the_plain_view_and_labels_the_unlabelled_alone() -> None:
     guide, views = SmallConv(classes=10), tuple(torch.rand(6, 1, 8, 8) for _ in range(3))
     batch = BATCH._replace(views=views)
-    teacher = frozen(guide, view=-1).targets(Step(batch, [], [], 0, START))
+    teacher = frozen(guide, view="last").targets(Step(batch, [], [], 0, START))
     assert teacher.logits is not None and teacher.logits.equal(guide(views[-1]).logits)
     logits = torch.randn(6, 10, requires_grad=True)
     loss = Probabilities(unlabelled=True)(Output(logits, {}), teacher, batch)

@@ -100,7 +100,19 @@ FRACTIONAL = {*LARGE, "mean", "std", "checkpoint_seconds", "log_seconds"}
 """Numbers that files may give without a decimal point."""
 OPEN = {"files", "skipped", "directives", "left_out", "gaps", "mixed"}
 """Mappings whose keys are any texts."""
-CHOICES = {"precision", "pad_mode", "device", "source", "select", "order", "whitening", "distribution", "form", "over"}
+CHOICES = {
+    "precision",
+    "pad_mode",
+    "device",
+    "source",
+    "select",
+    "order",
+    "whitening",
+    "distribution",
+    "form",
+    "over",
+    "view",
+}
 """Texts of which there are a few."""
 NULLABLE = {"stem", "checkpointing", "as_published"}
 SWITCHES = {"checkpointing", "compile"}

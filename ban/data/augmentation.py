@@ -180,8 +180,8 @@ class Distortion:
     white, and what comes from outside is black.
     """
 
-    operations: UpTo1000 = 2
-    magnitude: Share = 0.9
+    operations: int = 2
+    magnitude: float = 0.9
 
     def drawn(self, count: int, generator: torch.Generator) -> Int64[Tensor, "count operations"]:
         """For each image the numbers of its operations, counted from 1, with the sign of their directions."""

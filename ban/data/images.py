@@ -3,7 +3,7 @@
 import functools
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -52,9 +52,9 @@ class ImageOptions(LabelledOptions):
     """Whether either all views of an image in a batch are flipped, or none."""
     partners: bool = False
     """Whether a batch has one more view, of another image of the same class for each image."""
-    distortion: Distortion | None = None
-    """What is done to the first view after its augmentation. A batch then has one more view, of its images as they are:
-    without distortion and augmentation."""
+    distortion: Mapping[str, Any] | None = None
+    """Arguments of `Distortion`: what is done to the first view after its augmentation. A batch then has one more view,
+    of its images as they are: without distortion and augmentation."""
     whitening: Literal["zca"] | None = None
     """Whitening before augmentation, computed from all training images, labelled or not; None: no whitening."""
     streamed: bool | None = None
@@ -146,7 +146,7 @@ class Images(LabelledData):
             train = train.with_unlabelled(synthetic)
         super().__init__(train, options)
         self.augmentation, self.partners = options.augmentation, options.partners
-        self.distortion, self.shape = options.distortion, options.shape
+        self.distortion, self.shape = options.distortion and Distortion(**options.distortion), options.shape
         if self.partners:
             check_partners(train.labels)
         self.views, self.shared_flip = options.views, options.shared_flip and options.augmentation.flip
@@ -190,8 +190,9 @@ class Images(LabelledData):
             of_view = [images[0]] * self.views + [*images[1:]]  # stored images, and their places
             views = [self.view(stored, at, draw[batch]) for (stored, at), draw in zip(of_view, drawn, strict=True)]
             if operations is not None:
-                distorted = self.view(*images[0], drawn[0][batch], operations[batch])
-                views = [distorted, *views[1:], self.plain(*images[0])]
+                stored, at = images[0]
+                distorted = self.view(stored, at, drawn[0][batch], operations[batch])
+                views = [distorted, *views[1:], self.plain(stored, at)]
             yield Batch(tuple(views), self._labels[order[batch]], order[batch])
 
     def _read(

@@ -71,7 +71,7 @@ def _named(part: str, settings: Node, teaches: bool = False) -> tuple[Any, dict[
         file = settings.get(part)
         shown = {part: f"{file['file']} ({file['sha256'][:6]})"} if file else {}
         return settings["generation"] == 0 and (teaches or bool(file)), shown
-    changed = {f"dataset.{key}".replace("._target_", ".class") for key in _flat("", method.get("data") or {})}
+    changed = {f"dataset.{key}" for key in _flat("", method.get("data") or {})}
     flat = _flat("model" if part == "models" else part, content.get(part, {})) | (
         _flat("dataset", content["dataset"]) if part == "method" else {}
     )

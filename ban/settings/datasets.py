@@ -23,6 +23,7 @@ from ban.ranges import (
     Positive,
     PositiveOrInfinite,
     Probability,
+    Share,
     Text,
     UpTo1000,
 )
@@ -166,6 +167,15 @@ class Munge(TypedDict):
     components: NotRequired[Positive]
 
 
+class Distortion(TypedDict):
+    """The arguments of `ban.data.augmentation.Distortion`."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # pyright: ignore[reportGeneralTypeIssues]
+
+    operations: UpTo1000
+    magnitude: Share
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelledDataset(Dataset):
     """Examples with one label each."""
@@ -238,7 +248,7 @@ class ImageDataset(LabelledDataset):
     """Whether all views of an image are flipped alike."""
     partners: Signed[Flag] = False
     """Whether a batch holds, as its last view, another image of the same class for each of its images."""
-    distortion: Signed[Component | None] = None
+    distortion: Signed[Distortion | None] = None
     """What is done to the first view after its augmentation. A batch then holds, as one more view, its images as they
     are: without distortion and augmentation."""
 

@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ban.interfaces import Output, Step, Teacher, TeacherContext, TeacherOutput
-from ban.ranges import Integer
 
 
 def log_mean_probability(logits: Float[Tensor, "networks *batch classes"]) -> Float[Tensor, "*batch classes"]:
@@ -21,8 +20,8 @@ class Frozen(Teacher):
     """One or more trained networks in evaluation mode, without gradient, on the student's view of each example.
 
     Several networks form an ensemble: `average` chooses the mean of their probabilities or of their logits. Recurrent
-    networks read the same text as the student and carry their own states. `view` is another view of the batch than the
-    student's first: with a `distortion`, -1 is the one without.
+    networks read the same text as the student and carry their own states. With a `distortion`, the batch's `last` view
+    is the one without.
 
     With `normalised` the teacher also provides the standard deviation of each logit over the training set: over the
     labelled images without augmentation, or over the rows of a text.
@@ -38,12 +37,12 @@ class Frozen(Teacher):
         context: TeacherContext,
         average: Literal["probabilities", "logits"] = "probabilities",
         normalised: bool = False,
-        view: Integer = 0,
+        view: Literal["first", "last"] = "first",
     ) -> None:
         super().__init__()
         # A tuple hides the networks from state_dict(): they are in the store already.
         self.networks = tuple(network.eval().requires_grad_(False) for network in context.networks)
-        self.average, self.view = average, view
+        self.average, self.view = average, 0 if view == "first" else -1
         self._states: list[Any] = [None] * len(self.networks)
         self._next_states = self._states
         self.register_buffer("deviations", self._deviations(context) if normalised else None)

@@ -132,7 +132,7 @@ def training_step(
     objectives = [objective(stage).to(target) for _ in networks]  # all are drawn before any term is prepared
     for student, loss in zip(networks, objectives, strict=True):
         for term in loss.terms.values():
-            term.examples = stage.dataset.examples_per_epoch
+            term.examples = stage.dataset.examples_per_epoch  # pyright: ignore[reportArgumentType]
         _prepare(loss, Student(network=student, until=stage.method.until), source, zero_batch(stage, target))
         _check_pretrained(loss, stage)
     return TrainingStep(
@@ -213,7 +213,7 @@ def _check_pretrained(loss: Objective, stage: Stage) -> None:
 def inherit_terms(loss: Objective, trained: Mapping[str, Tensor]) -> None:
     """Copies the modules that a pre-training has trained into the terms, from the state of its objective."""
     for name, term in loss.terms.items():
-        for module in term.pretrained:
+        for module in term.pretrained:  # pyright: ignore[reportGeneralTypeIssues]
             prefix = f"terms.{name}.{module}."
             state = {key.removeprefix(prefix): value for key, value in trained.items() if key.startswith(prefix)}
             term.get_submodule(module).load_state_dict(state)
