@@ -146,7 +146,8 @@ class Images(LabelledData):
             train = train.with_unlabelled(synthetic)
         super().__init__(train, options)
         self.augmentation, self.partners = options.augmentation, options.partners
-        self.distortion, self.shape = options.distortion and Distortion(**options.distortion), options.shape
+        self.distortion = Distortion(**options.distortion) if options.distortion else None
+        self.shape = options.shape
         if self.partners:
             check_partners(train.labels)
         self.views, self.shared_flip = options.views, options.shared_flip and options.augmentation.flip
