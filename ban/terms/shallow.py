@@ -15,7 +15,7 @@ from ban.ranges import NonNegativeNumber, PositiveNumber, Probability
 class ShallowClassifiers(Term):
     """For each stage but the last, (1 − `alpha`) · CE(label) + `alpha` · H(p, q) + `features` · ‖F − F_C‖.
 
-    Zhang et al., Be your own teacher, ICCV 2019; loss as in the authors' code. q are the stage's probabilities and p
+    Zhang et al., Be your own teacher, ICCV 2019; loss as in public codes. q are the stage's probabilities and p
     the network's own, both at `temperature`. F are the stage's features before its linear layer and F_C those of the
     network, `pooled`; their distance is that of the whole batch. p and F_C get no gradient. A stage's classifier has
     one block for each later stage, with its channels: a 3×3 convolution with stride 2, batch normalisation and ReLU.
