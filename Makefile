@@ -10,7 +10,7 @@ RUN_YES := $(if $(filter 1 true yes,$(YES)),yes=true)
 
 .DEFAULT_GOAL := help
 TABLES := $(addprefix reproduce-table,1 2 3 4 5 6)
-.PHONY: help install demo demo-noise demo-language compare-methods bench gpu-check test test-hydra-next test-long check format clean $(TABLES)
+.PHONY: help install demo demo-noise demo-language compare-methods bench gpu-check test test-hydra-next test-long check format pages clean $(TABLES)
 
 help:  ## list the targets
 	@grep -hE '^(# )?[a-zA-Z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^# //; s/:[^#]*## */\t/' | expand -t 22
@@ -55,6 +55,9 @@ check: install  ## check format, style, spelling, types and the layers of import
 format: install  ## format the code and fix its style
 	$(BIN)/ruff format ban tests
 	$(BIN)/ruff check --fix ban tests
+
+pages: install  ## write what docs/methods.md and docs/methods/ take from the YAML files of the methods
+	$(BIN)/python -m ban.commands.method_pages docs
 
 # reproduce-tableN:  ## run an experiment of the paper, N = 1 … 6; SCALE=paper|budget|smoke; YES=1 starts without asking
 $(TABLES): reproduce-table%: install
