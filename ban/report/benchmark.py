@@ -20,8 +20,8 @@ from ban.store.store import Store
 
 CONTROLS = {"labels": "against the labels alone", "kd": "against KD"}
 """Method → the heading of the differences to the networks that it trains."""
-PROTOCOL = {"dataset": "cifar100", "train_size": 50_000, "recipe": "tian"}
-"""What a result has in common with the published ones."""
+PROTOCOL = ("cifar100", 50_000, "tian")
+"""Data set, training images and recipe of the published results."""
 
 
 @functools.cache
@@ -94,8 +94,8 @@ def _pairs(families: Sequence[str], results: Results) -> list[Pair]:
 
 
 def _lines(teacher: Result, students: Sequence[Result], results: Results) -> list[Line]:
-    metric, network = students[-1]["metric"], students[-1]["model"]
-    alike = all(students[-1][key] == value for key, value in PROTOCOL.items())
+    last = students[-1]
+    metric, alike = last["metric"], (last["dataset"], last["train_size"], last["recipe"]) == PROTOCOL
     controls = {member["method"]: member["family"] for member in reversed(students)}
     headings = labels([student["family"] for student in students], results)
     found: list[Line] = []
@@ -104,7 +104,7 @@ def _lines(teacher: Result, students: Sequence[Result], results: Results) -> lis
         heading = "Labels alone" if method == "labels" else heading.replace("-1", "", 1)
         others = [None if method in ("teacher", "labels", name) else controls.get(name) for name in CONTROLS]
         gains = [results.difference([member["family"]], [other], metric) if other else None for other in others]
-        published = published_errors().get((teacher["model"], network, method)) if alike else None
+        published = published_errors().get((teacher["model"], last["model"], method)) if alike else None
         if test := results.measured(member["family"], "test", metric):
             found.append(Line(heading, member, test, gains, published))
     return found
