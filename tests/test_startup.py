@@ -17,7 +17,7 @@ from ban.plan.stage import Stage
 from ban.report.statistics import clusters
 from ban.settings import sweeps
 from ban.settings.compose import compose_settings
-from ban.store import memory as memories
+from ban.store import remembered
 from ban.store.remembered import folder, key, memory
 from ban.training import costs, rehearsal, timing
 
@@ -29,7 +29,7 @@ LOADED = "import sys; from ban.__main__ import main; main(); print(*({'torch', '
 def forget() -> None:
     """What this process knows, so that only the files are left."""
     costs._REHEARSED.clear()
-    memories._opened.cache_clear()
+    remembered._opened.cache_clear()
 
 
 @pytest.mark.parametrize("words", [SHORT, SWEEP])
@@ -67,7 +67,7 @@ def test_facts_are_remembered_for_the_same_code_only(monkeypatch: pytest.MonkeyP
     forget()
     assert memory("facts").found[key("a")] == [1, 2.5]
     before = key("a")
-    monkeypatch.setattr(memories, "_software", lambda: ["another version"])
+    monkeypatch.setattr(remembered, "_software", lambda: ["another version"])
     assert key("a") != before
 
 
@@ -82,8 +82,8 @@ def test_a_damaged_file_is_an_absent_one(content: bytes) -> None:
 
 
 def test_a_file_stays_small_and_what_others_wrote_stays_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memories, "MOST", 3)
-    mine, other = memories.Memory(folder() / "facts.json"), memories.Memory(folder() / "facts.json")
+    monkeypatch.setattr(remembered, "MOST", 3)
+    mine, other = remembered.Memory(folder() / "facts.json"), remembered.Memory(folder() / "facts.json")
     assert mine.found == other.found == {}
     other.add({"a": 1})
     mine.add({"b": 2})
@@ -117,7 +117,7 @@ def test_a_dry_run_is_rehearsed_and_timed_once(say: Say, monkeypatch: pytest.Mon
     assert "timed by an earlier command" in again and len(rehearsed) == len(timed) == 2
     assert again.replace("; timed by an earlier command", "") == first
     forget()
-    monkeypatch.setattr(time, "time", lambda: (folder() / "speeds.json").stat().st_mtime + 8 * 86400)
+    monkeypatch.setattr(time, "time", lambda: (folder() / "rates.json").stat().st_mtime + 8 * 86400)
     say(*SHORT, "dry_run=true")
     assert len(rehearsed) == 2 and len(timed) == 4
 

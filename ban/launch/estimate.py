@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ban.plan.order import longest_paths
 from ban.plan.stage import Stage
+from ban.settings.types import plain
 from ban.store.remembered import key, memory
 from ban.store.store import Store
 from ban.training.costs import rehearse
@@ -17,6 +18,10 @@ from ban.training.place import Place
 
 DAYS = 7
 """A timing is remembered that long: drivers, clocks and other processes change."""
+
+
+LARGE_STEP = 1e10
+"""Floating-point operations of a step on a CPU from which its time is in proportion to them: losses hardly count."""
 
 
 class Disk(NamedTuple):
@@ -50,12 +55,14 @@ def estimate(stages: Sequence[Stage], place: Place, track: Callable[[Iterable[St
     Raises:
         UserError: one does not fit into the device's memory.
     """
-    by_kind = {stage.step_kind: stage for stage in stages}
-    speeds = {kind: speed for kind, stage in by_kind.items() if (speed := _remembered(stage, place))}
-    earlier = len(speeds)
-    for stage in track([stage for kind, stage in by_kind.items() if kind not in speeds]):
-        speeds[stage.step_kind] = _timed(stage, place)
-    seconds = {stage.signature: _examples(stage) / speeds[stage.step_kind] for stage in stages}
+    kinds = {stage.step_kind: _kind(stage, place) for stage in stages}
+    first = {kinds[stage.step_kind]: stage for stage in reversed(stages)}
+    rates = {kind: rate for kind in first if (rate := _remembered(kind)) is not None}
+    earlier = len(rates)
+    for stage in track([stage for kind, stage in first.items() if kind not in rates]):
+        kind = kinds[stage.step_kind]
+        rates[kind] = _timed(kind, stage, place)
+    seconds = {stage.signature: _examples(stage) * _cost(stage) / rates[kinds[stage.step_kind]] for stage in stages}
     chains = longest_paths(stages, lambda stage: seconds[stage.signature])
     space = [disk(stage) for stage in stages]
     return Estimate(
@@ -63,31 +70,41 @@ def estimate(stages: Sequence[Stage], place: Place, track: Callable[[Iterable[St
         longest=max(chains.values(), default=0.0),
         kept=sum(each.kept for each in space),
         temporary=max((each.temporary for each in space), default=0),
-        kinds=len(by_kind),
+        kinds=len(first),
         earlier=earlier,
     )
 
 
-def _remembered(stage: Stage, place: Place) -> float | None:
-    """Examples per second, as a command of the last days timed them here."""
-    match memory("speeds").found.get(_key(stage, place)):
-        case [int() | float() as speed, int() | float() as at] if speed > 0 and 0 <= time.time() - at < DAYS * 86400:
-            return speed
+def _kind(stage: Stage, place: Place) -> str:
+    """What trainings have in common whose time is in proportion to their operations: all of a step, if it is small."""
+    recipe, alike = stage.recipe, stage.step_kind
+    size = recipe.batch_size * (recipe.unroll or 1)
+    if place.name == "cpu" and _cost(stage) * size >= LARGE_STEP:
+        alike = plain([stage.models, size, recipe.precision])
+    return key(alike, place.name, place.product, place.threads)
+
+
+def _cost(stage: Stage) -> float:
+    """Operations for each example; 1 where none were counted."""
+    return rehearse(stage).training_flops or 1.0
+
+
+def _remembered(kind: str) -> float | None:
+    """Operations per second, as a command of the last days timed them here."""
+    match memory("rates").found.get(kind):
+        case [int() | float() as rate, int() | float() as at] if rate > 0 and 0 <= time.time() - at < DAYS * 86400:
+            return rate
         case _:
             return None
 
 
-def _timed(stage: Stage, place: Place) -> float:
+def _timed(kind: str, stage: Stage, place: Place) -> float:
     from ban.training.device import Device
     from ban.training.timing import examples_per_second
 
-    speed = examples_per_second(stage, Device(place.name, place.threads))
-    memory("speeds").add({_key(stage, place): [speed, time.time()]})
-    return speed
-
-
-def _key(stage: Stage, place: Place) -> str:
-    return key(stage.step_kind, place.name, place.product, place.threads)
+    rate = _cost(stage) * examples_per_second(stage, Device(place.name, place.threads))
+    memory("rates").add({kind: [rate, time.time()]})
+    return rate
 
 
 def _examples(stage: Stage) -> float:
