@@ -107,7 +107,7 @@ def test_small_scales_have_one_pair_and_all_methods(scale: str) -> None:
     words = [dict(word.split("=", 1) for word in job) for job in jobs]
     assert {job["method"] for job in words} == {job["method"] for job in JOBS}
     assert len(jobs) == len({job["method"] for job in JOBS})
-    assert {(job["teacher"], job["model"]) for job in words} == {("resnet20", "resnet8")}
+    assert {(job["teacher"], job["model"]) for job in words} == {("wrn_16_1", "wrn_10_1")}
 
 
 def test_a_scale_may_choose_among_the_sweeps() -> None:
