@@ -18,7 +18,10 @@ from safetensors.numpy import save_file
 from ban.commands.doctor import _permissions
 from ban.errors import DamagedStage, UserError
 from ban.launch.journal import Journal, Note
+from ban.store import formats, index
 from ban.store.archive import export_stage, import_stage
+from ban.store.index import index_of
+from ban.store.remembered import folder
 from ban.store.store import Store
 from ban.store.work import Work
 
@@ -175,6 +178,37 @@ def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"machine\.outputs"), Store(tmp_path / "file").claim(S):
         pass
+
+
+def test_results_are_read_once_until_their_files_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "FEWEST", 1)
+    store, reads = published(tmp_path), list[str]()
+    file = store.folder(S) / "result.json"
+
+    def later() -> Store:
+        """The store, as a later process sees it."""
+        index_of(tmp_path).save()
+        index_of.cache_clear()
+        return Store(tmp_path)
+
+    read = formats.read_result
+    monkeypatch.setattr(formats, "read_result", lambda *given, **named: reads.append("") or read(*given, **named))
+    first = store.result(S)
+    assert later().result(S) == first and len(reads) == 1
+    store.check(S)
+    assert len(reads) == 2
+    content = file.read_bytes()
+    file.write_bytes(content)  # other times of change
+    assert later().result(S) == first and len(reads) == 3
+    file.write_bytes(content.replace(b"50", b"40"))
+    with pytest.raises(DamagedStage, match=r"result\.json is damaged"):
+        later().result(S)
+    next((folder() / "stores").iterdir()).write_text("[")  # then all is read again
+    file.write_bytes(content)
+    assert later().result(S) == first and len(reads) == 4
+    store.remove(store.folder(S))
+    with pytest.raises(DamagedStage, match="is missing"):
+        later().result(S)
 
 
 def test_a_damaged_result_is_an_error_that_names_it(tmp_path: Path) -> None:

@@ -166,12 +166,18 @@ class Results:
         for signature, members in self.repetitions(families).items():
             value = measured(members[-1], "test", metric)
             if len(members) > 1:
-                averaged = self.averaged(members)
-                value = metrics.measure(averaged).get(metric) if averaged else None
+                value = self._of_an_ensemble(members, metric)
             if value is not None:
                 streams = frozenset[Hashable]().union(*map(self.streams, members))
                 tested[signature] = Tested(value, streams)
         return tested
+
+    def _of_an_ensemble(self, members: Sequence[Result], metric: str) -> float | None:
+        def measure() -> float | None:
+            averaged = self.averaged(members)
+            return metrics.measure(averaged).get(metric) if averaged else None
+
+        return self.store.remembered(f"ensemble {metric}", [member["signature"] for member in members], measure)
 
     def repetitions(self, families: Families) -> dict[str, list[Result]]:
         """Signature of the latest member → all members, of each repetition of one family, or of an ensemble's."""

@@ -38,17 +38,21 @@ class Interval:
     @classmethod
     def of(cls, values: Sequence[float], streams: Sequence[Streams] | None = None) -> "Interval":
         """Of the values of trainings, and the streams of each; without streams they are independent."""
-        members = [[index] for index in range(len(values))] if streams is None else clusters(streams)
-        groups = [np.take(values, indexes) for indexes in members]
-        means = np.array([group.mean() for group in groups])
+        numbers, cluster = np.asarray(values, float), np.arange(len(values))  # cluster: the index of each value's own
+        if streams is not None:
+            for index, members in enumerate(clusters(streams)):
+                cluster[members] = index
+        sizes = np.bincount(cluster)
+        means = np.bincount(cluster, numbers) / sizes
         mean, count = float(means.mean()), len(means)
         if count < 2:
             return cls(mean, None, count, len(values))
         deviation = float(means.std(ddof=1))
-        if deviation <= 1e-9 * float(np.abs(values).max()):  # equal but for rounding
+        if deviation <= 1e-9 * float(np.abs(numbers).max()):  # equal but for rounding
             return cls(mean, 0.0, count, len(values))  # no spread is known, so nothing can be predicted
         # Law of total variance; the population variance of m values lacks the share 1/m that their mean has.
-        spread = math.sqrt(deviation**2 + float(np.mean([group.var() for group in groups])))
+        variances = np.bincount(cluster, (numbers - means[cluster]) ** 2) / sizes
+        spread = math.sqrt(deviation**2 + float(variances.mean()))
         return cls(mean, _quantile(count) * deviation / math.sqrt(count), count, len(values), spread)
 
     @property

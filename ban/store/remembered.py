@@ -30,8 +30,9 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
 class Memory:
     """Key → fact, in one file. Several processes may use it: a file is replaced as a whole."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, most: int | None = None, limit: int = LIMIT) -> None:
+        """`most`: facts that are kept, `MOST` by default; `limit`: bytes of the file that are read."""
+        self.path, self.most, self.limit = path, most, limit
 
     @cached_property
     def found(self) -> dict[str, Any]:
@@ -40,14 +41,14 @@ class Memory:
 
     def _stored(self) -> dict[str, Any]:
         try:
-            return read_json(read(self.path, LIMIT))
+            return read_json(read(self.path, self.limit))
         except (BadFile, OSError):
             return {}
 
     def add(self, facts: Mapping[str, Any]) -> None:
         """Remembers facts, as far as the folder can be written."""
         self.found.update(facts)
-        kept = [*{**self._stored(), **facts}.items()][-MOST:]
+        kept = [*{**self._stored(), **facts}.items()][-(self.most or MOST) :]
         temporary = self.path.with_suffix(f".{secrets.token_hex(4)}.part")
         with suppress(OSError):
             if self.path.is_absolute():

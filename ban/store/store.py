@@ -12,10 +12,11 @@ import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -23,10 +24,12 @@ from ban.errors import DamagedStage, StageError, UserError
 from ban.metrics import Predictions
 from ban.store.files import BadFile, cause, delete, denied, read
 from ban.store.formats import RESULT, SIGNATURE, Record
+from ban.store.index import Index, index_of
 from ban.store.result import Result
 from ban.store.stage_files import StageFiles
 from ban.store.work import Work
 
+Found = TypeVar("Found")
 FORMAT = 1
 """Raised when the layout of stores changes."""
 DISCARDED = ".discarded"
@@ -39,6 +42,10 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.stages, self.works = root / "stages", root / "work"
+
+    @cached_property
+    def _index(self) -> Index:
+        return index_of(self.root.resolve())
 
     def folder(self, signature: str) -> Path:
         """The folder of a finished stage, which need not exist yet."""
@@ -109,8 +116,22 @@ class Store:
         Raises:
             StageError: its files are damaged or another stage's, or cannot be read.
         """
-        with self._files(signature) as files:
-            return files.result
+
+        def read() -> Result:
+            with self._files(signature) as files:
+                return files.result
+
+        return self.remembered("result", [signature], read)
+
+    def remembered(self, what: str, signatures: Sequence[str], read: Callable[[], Found]) -> Found:
+        """What `read` finds in the files of finished stages, or what an earlier command found in the same files."""
+        index, name = self._index, " ".join([what, *signatures])
+        state = index.state(*signatures)
+        found = index.get(name, state)
+        if found is None:
+            found = read()
+            index.add(name, state, found)
+        return found
 
     def results(self) -> list[Result]:
         """The results of all finished stages."""
