@@ -10,7 +10,7 @@ RUN_YES := $(if $(filter 1 true yes,$(YES)),yes=true)
 
 .DEFAULT_GOAL := help
 TABLES := $(addprefix reproduce-table,1 2 3 4 5 6)
-.PHONY: help install demo demo-noise demo-language compare-methods bench gpu-check test test-hydra-next test-long check format clean $(TABLES)
+.PHONY: help install demo demo-noise demo-language compare-methods benchmark bench gpu-check test test-hydra-next test-long check format pages clean $(TABLES)
 
 help:  ## list the targets
 	@grep -hE '^(# )?[a-zA-Z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^# //; s/:[^#]*## */\t/' | expand -t 22
@@ -56,17 +56,24 @@ format: install  ## format the code and fix its style
 	$(BIN)/ruff format ban tests
 	$(BIN)/ruff check --fix ban tests
 
+pages: install  ## write what docs/methods.md and docs/methods/ take from the YAML files of the methods
+	$(BIN)/python -m ban.commands.method_pages docs
+
 # reproduce-tableN:  ## run an experiment of the paper, N = 1 … 6; SCALE=paper|budget|smoke; YES=1 starts without asking
 $(TABLES): reproduce-table%: install
 	$(BIN)/ban -m experiment=table$* scale=$(SCALE) $(RUN_YES)
 	$(BIN)/ban table $* scale=$(SCALE)
 
 EXPERIMENTS := $(basename $(notdir $(wildcard conf/experiment/*.yaml)))
-METHODS := $(filter-out demo% table%,$(EXPERIMENTS))
+METHODS := $(filter-out demo% table% benchmark,$(EXPERIMENTS))
 
 compare-methods: install  ## compare every method with training on labels alone; SCALE=paper|budget|digits|smoke
 	@for experiment in $(METHODS); do $(BIN)/ban experiment=$$experiment scale=$(SCALE) $(RUN_YES) || exit 1; done
 	$(BIN)/ban table methods
+
+benchmark: install  ## compare methods for pairs of teacher and student (Tian et al. 2020); SCALE=paper|budget|digits|smoke
+	$(BIN)/ban experiment=benchmark scale=$(SCALE) $(RUN_YES)
+	$(BIN)/ban table benchmark
 
 bench: install  ## measure the speed of trainings here beside plain loops: minutes; results go to bench.json
 	$(BIN)/ban bench startup=true json=bench.json

@@ -23,7 +23,7 @@ def main() -> None:
         if help_.answers(words):
             return
         gc.set_threshold(GARBAGE)
-        if not {"help", "-h", "--help", "--shell-completion", "-sc"} & {*words}:
+        if not {"help", "methods", "-h", "--help", "--shell-completion", "-sc"} & {*words}:
             busy("reading the settings")
         from ban.cli import main as run
 

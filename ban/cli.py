@@ -234,6 +234,14 @@ def _help(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -
         help_.screen()
 
 
+def _methods(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:
+    from ban.commands.methods import methods
+
+    if overrides or len(words) > 1:
+        raise UserError(COMMANDS["methods"].use)
+    methods(words, folder)
+
+
 def _stages(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:
     from ban.commands.stages import stages
 
@@ -374,6 +382,7 @@ gpu-check.json and gpu-check.md.""",
     "doctor": Command(
         _doctor, "use: ban doctor [KEY=VALUE …], with the settings of a command that you want to run here."
     ),
+    "methods": Command(_methods, "use: ban methods [NAME]: all methods by group, or what one of them is and needs."),
     "help": Command(_help, "use: ban help [KEY], where KEY is a setting that chooses a file, or a sub-command."),
 }
 
@@ -383,6 +392,7 @@ FOLLOWING: dict[str, Sequence[str]] = {
     "report": (*help_.files_of("experiment"),),
     "track": ("import",),
     "bench": ("gpu",),
+    "methods": (*help_.files_of("method"),),
     "help": (*help_.GROUPS,),
 }
 """Sub-command → words that may follow it, for completion."""

@@ -1,5 +1,6 @@
 """`ban help`: the command on one screen, and the choices of each setting. Imports neither torch nor hydra."""
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ COMMANDS = {
     "report, compare": "a page with figures; two stages or two stores side by side",
     "predict, export": "predictions for files; a folder for use without ban",
     "doctor, bench": "what this machine lacks; how fast it trains",
-    "help KEY": "all names of a setting, for example: ban help model",
+    "methods, help KEY": "all methods, or one of them; all names of a setting",
 }
 """Sub-commands → what they show or do."""
 
@@ -56,6 +57,10 @@ def answers(words: Sequence[str]) -> bool:
             screen()
         case ["help", group] if group in GROUPS:
             choices(group)
+        case ["methods", *names] if len(names) < 2 and {*names} <= {*files_of("method")}:
+            from ban.commands.methods import methods
+
+            methods(names)
         case ["--version"]:
             print(f"ban {__version__}")
         case _:
@@ -87,7 +92,7 @@ def choices(group: str, folder: Path | None = None) -> None:
     if group == "teacher":
         console.print("teacher=same is the student's own network; else the teacher is one of model=NAME:")
     sized = group in ("model", "teacher")
-    rows = [(name, title(path), size(path), about(path)) for name, path in files.items()]
+    rows = [(name, title(path), size(path), sentence(path)) for name, path in files.items()]
     if sized and console.width < 120:  # no room for sentences
         rows = [row[:3] for row in rows]
     _print(
@@ -109,15 +114,18 @@ def files_of(group: str, folder: Path | None = None) -> dict[str, Path]:
 
 def title(path: Path) -> str:
     """The title in a file or in those that it extends; empty if there is none."""
-    node = _content(path)
+    node = content(path)
     return re.sub(r"\$\{\.(\w+)\}", lambda key: f"{node.get(key[1]) or '?'}", f"{node.get('title') or ''}")
 
 
-def _content(path: Path) -> dict[str, Any]:
+def content(path: Path) -> dict[str, Any]:
+    """A file's keys, and those of the files that it extends."""
+    from ban.settings.types import merged  # imports pydantic
+
     node = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     bases = [base for base in node.get("defaults", ()) if isinstance(base, str) and base != "_self_"]
-    inherited = [_content(path.with_stem(base)) for base in bases if path.with_stem(base).is_file()]
-    return {key: value for each in [*inherited, node] for key, value in each.items()}
+    inherited = [content(path.with_stem(base)) for base in bases if path.with_stem(base).is_file()]
+    return functools.reduce(merged, [*inherited, node])
 
 
 def comment(path: Path) -> str:
@@ -133,8 +141,8 @@ def size(path: Path) -> str:
     return found[1] if found and path.parent.name == "model" else ""
 
 
-def about(path: Path) -> str:
-    """The first sentence of a file's comment."""
+def sentence(path: Path) -> str:
+    """The first sentence of a file's comment, without its full stop."""
     return re.split(r"(?<!al)\.\s+(?=[^a-z\d])|\s+ban (?:-m )?experiment=", comment(path))[0].rstrip(".")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ban.errors import UserError
 from ban.plan.lineage import lineage, union
+from ban.report.benchmark import show_benchmark
 from ban.report.gradients import show_gradients
 from ban.report.paper import is_as_published, show_paper_table
 from ban.report.render import show
@@ -22,7 +23,12 @@ def _show_everything(store: Store, outputs: Path) -> None:
     show(everything(Results(store)), outputs, "all")
 
 
-OF_THE_STORE = {"": _show_everything, "methods": show_systems, "diagnostics": show_gradients}
+OF_THE_STORE = {
+    "": _show_everything,
+    "methods": show_systems,
+    "diagnostics": show_gradients,
+    "benchmark": show_benchmark,
+}
 
 
 def table(name: str, overrides: Sequence[str], folder: Path | None = None) -> None:

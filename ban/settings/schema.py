@@ -175,6 +175,10 @@ class Method(Part):
 
     name: Unsigned[Text]
     title: Unsigned[Text]
+    group: Unsigned[Text | None] = None
+    """The heading under which `ban methods` lists it."""
+    reference: Unsigned[Text | None] = None
+    """Who published it: authors, year, title, place."""
     teacher_count: Unsigned[ZeroTo1000] = 0
     """Trained networks that teach; none: the method is a generation 0."""
     teacher: Signed[Component | None] = None

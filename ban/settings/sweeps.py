@@ -33,7 +33,8 @@ class UnionSweeper(Sweeper):
     """The union of Cartesian products, each job once; settings on the command line win over a sweep's.
 
     `hydra.sweeper.sweeps: {name: {key: value or "value,value,…"}}`; without it there is one product, the command line.
-    `hydra.sweeper.by_scale: {scale: {key: value}}`: what changes in every product at `scale=…`.
+    `hydra.sweeper.by_scale: {scale: {key: value}}`: what changes in every product at `scale=…`; its key `sweeps` lists
+    the products that there are at this scale.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -167,7 +168,7 @@ def expand(
 
     Raises:
         UserError: several experiments at once, of which Hydra would use the sweeps of none, or one that has no stand-in
-            on digits.
+            on digits, or that names a product which it does not have.
     """
     parser = OverridesParser.create(config_loader=loader)
     given = parser.parse_overrides(read(arguments))
@@ -179,9 +180,10 @@ def expand(
     if experiment and scale == "digits" and "digits" not in (by_scale or {}):
         name = experiment.get_value_element_as_str()
         raise UserError(f"experiment={name} has no stand-in on digits: choose scale=paper, budget or smoke.")
-    changes = (by_scale or {}).get(scale) or {}
+    changes = {**((by_scale or {}).get(scale) or {})}
+    products = _chosen(sweeps, changes.pop("sweeps", None), scale)
     jobs: dict[tuple[str, ...], list[str]] = {}
-    for product in list(sweeps.values()) or [{}]:
+    for product in products or [{}]:
         plain: Any = OmegaConf.to_container(OmegaConf.create({**product, **changes}))
         own = [f"{key}={value if isinstance(value, str) else _literal(value)}" for key, value in plain.items()]
         for job in _product(_joined(parser.parse_overrides(read(own)), given)):
@@ -189,6 +191,13 @@ def expand(
     if not jobs:
         raise UserError("the sweep is empty: one of its settings has no values.")
     return list(jobs.values())
+
+
+def _chosen(sweeps: Sweeps, names: Sequence[str] | None, scale: str) -> list[Mapping[str, Any]]:
+    """The products that there are at a scale; without names, all."""
+    if unknown := [name for name in names or () if name not in sweeps]:
+        raise UserError(f"hydra.sweeper.by_scale.{scale}.sweeps: there is no sweep '{unknown[0]}'.")
+    return [product for name, product in sweeps.items() if names is None or name in names]
 
 
 def _place(word: Override) -> tuple[str, str | None]:

@@ -17,48 +17,59 @@ class Hint(Term):
     """Half the squared distance from a regression of the student's layer `guided` to the teacher's layer `hint`.
 
     Romero et al. 2015. The regressor is a convolution without padding whose kernel maps one layer's shape to the
-    other's: 1×1 if their sizes agree. The authors' ends in the non-linearity of the hint layer (maxout). This one is
-    linear, optionally followed by batch normalisation (`norm`) and then a ReLU (`relu`).
+    other's: 1×1 if their sizes agree. To a hint of twice the height and width it is a transposed convolution of 4×4.
+    The authors' ends in the non-linearity of the hint layer (maxout). This one is linear, optionally followed by batch
+    normalisation (`norm`) and then a ReLU (`relu`). `mean` takes the mean square over the layer's activations instead
+    of half the sum, as the code of Tian et al. 2020 does.
     """
 
     regressor: nn.Module
 
-    def __init__(self, guided: Text, hint: Text, norm: bool = False, relu: bool = False) -> None:
+    def __init__(self, guided: Text, hint: Text, norm: bool = False, relu: bool = False, mean: bool = False) -> None:
         super().__init__()
-        self.guided, self.hint, self.norm, self.relu = guided, hint, norm, relu
+        self.guided, self.hint, self.norm, self.relu, self.mean = guided, hint, norm, relu, mean
 
     def prepare(self, output: Output, teacher: TeacherOutput) -> None:
         """Make the regressor.
 
         Raises:
-            ValueError: a layer does not exist or is not convolutional, or the hint is larger than the guided layer.
+            ValueError: a layer does not exist or is not convolutional, or the hint is larger than the guided layer, but
+                not twice as high and wide.
         """
         ours = feature(output.features, self.guided, "the student")
         theirs = feature(teacher.features, self.hint, "the teacher")
         if ours.ndim != 4 or theirs.ndim != 4:
             raise ValueError("hints need convolutional layers, [batch, channels, height, width]")
         kernel = (ours.shape[2] - theirs.shape[2] + 1, ours.shape[3] - theirs.shape[3] + 1)
-        if min(kernel) < 1:
+        doubled = theirs.shape[2:] == (2 * ours.shape[2], 2 * ours.shape[3])
+        if min(kernel) < 1 and not doubled:
             raise ValueError(
                 f"the hint '{self.hint}' of {list(theirs.shape[1:])} is larger than the guided layer "
                 f"'{self.guided}' of {list(ours.shape[1:])}"
             )
         norm = [nn.BatchNorm2d(theirs.shape[1])] * self.norm
-        convolution = nn.Conv2d(ours.shape[1], theirs.shape[1], kernel)
+        channels = ours.shape[1], theirs.shape[1]
+        convolution = nn.ConvTranspose2d(*channels, 4, 2, 1) if doubled else nn.Conv2d(*channels, kernel)
         self.regressor = nn.Sequential(convolution, *norm, *[nn.ReLU()] * self.relu)
 
     def forward(self, output: Output, teacher: TeacherOutput, batch: Batch) -> Float[Tensor, ""]:
         """Mean over the batch."""
         ours = self.regressor(feature(output.features, self.guided, "the student"))
-        return losses.hint_distance(ours, feature(teacher.features, self.hint, "the teacher")).mean()
+        distance = losses.hint_distance(ours, feature(teacher.features, self.hint, "the teacher")).mean()
+        return 2 / ours[0].numel() * distance if self.mean else distance
 
 
 class Flow(Term):
-    """Squared distance between the student's and the teacher's FSP matrices of `pairs` of layers (Yim et al. 2017)."""
+    """Squared distance between the student's and the teacher's FSP matrices of `pairs` of layers (Yim et al. 2017).
 
-    def __init__(self, pairs: Annotated[Sequence[Annotated[Sequence[Text], Len(2, 2)]], MinLen(1)]) -> None:
+    `mean` takes the mean over a matrix's entries instead of their sum, as the code of Tian et al. 2020 does.
+    """
+
+    def __init__(
+        self, pairs: Annotated[Sequence[Annotated[Sequence[Text], Len(2, 2)]], MinLen(1)], mean: bool = False
+    ) -> None:
         super().__init__()
-        self.pairs = [(first, last) for first, last in pairs]
+        self.pairs, self.mean = [(first, last) for first, last in pairs], mean
 
     def prepare(self, output: Output, teacher: TeacherOutput) -> None:
         """Check the layers.
@@ -76,13 +87,14 @@ class Flow(Term):
                 )
 
     def forward(self, output: Output, teacher: TeacherOutput, batch: Batch) -> Float[Tensor, ""]:
-        """Squared Frobenius distances, summed over the pairs; mean over the batch."""
-        distances = [
-            (self._flow(output.features, pair, "the student") - self._flow(teacher.features, pair, "the teacher"))
-            .square()
-            .sum((1, 2))
+        """Squared distances of the matrices, summed over the pairs; mean over the batch."""
+        squares = [
+            (
+                self._flow(output.features, pair, "the student") - self._flow(teacher.features, pair, "the teacher")
+            ).square()
             for pair in self.pairs
         ]
+        distances = [each.mean((1, 2)) if self.mean else each.sum((1, 2)) for each in squares]
         return torch.stack(distances).sum(0).mean()
 
     def _flow(self, features: Mapping[str, Tensor] | None, pair: tuple[str, str], whose: str) -> Tensor:

@@ -1,0 +1,170 @@
+"""`ban methods`: all methods by group, or one with its terms and settings, which are on its page in docs/methods/ too.
+
+Reads YAML files and docstrings, and imports neither torch nor the code that a file names.
+"""
+
+import ast
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from ban.commands.help import comment, content, files_of, sentence, title
+from ban.display import console, show_facts
+from ban.errors import UserError
+from ban.wording import close, plural
+
+GROUPS = (
+    "Training on the labels",
+    "Born-again networks",
+    "Distillation into another network",
+    "Matching hidden layers",
+    "Self-ensembling with few labels",
+    "Self-distillation without a teacher",
+    "Networks that teach each other",
+    "Tolerant teachers",
+)
+"""In the order in which they are listed; a user's own groups follow."""
+OTHERS = "Other methods"
+"""The heading of those whose file names no group."""
+LAYER = re.compile(r"stem|pooled|stage\d+(\.first)?")
+Node = Mapping[str, Any]
+
+
+def methods(words: Sequence[str], folder: Path | None = None) -> None:
+    """Lists the methods of this package and of the user's folder, or shows the one that is named.
+
+    Raises:
+        UserError: there is no such method.
+    """
+    files = files_of("method", folder)
+    if not words:
+        show_all(files)
+    elif words[0] in files:
+        show_one(files[words[0]])
+    else:
+        meant = close(words[0], files)
+        advice = f"did you mean `ban methods {meant}`?" if meant else "`ban methods` lists all."
+        raise UserError(f"there is no method '{words[0]}': {advice}")
+
+
+def by_group(files: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
+    """Heading → name → file."""
+    found = {name: content(path).get("group") or OTHERS for name, path in files.items()}
+    headings = dict.fromkeys([*GROUPS, *sorted({*found.values()} - {OTHERS}), OTHERS])
+    groups = {heading: {name: files[name] for name in files if found[name] == heading} for heading in headings}
+    return {heading: members for heading, members in groups.items() if members}
+
+
+def show_all(files: Mapping[str, Path]) -> None:
+    """Prints a name and a sentence for each method."""
+    for heading, members in by_group(files).items():
+        console.print(f"{heading}:")
+        show_facts([(name, f"{sentence(path)}.") for name, path in members.items()])
+    console.print("One of them with its settings: ban methods NAME. Train with it: ban method=NAME.")
+
+
+def show_one(path: Path) -> None:
+    """Prints what a method is, what it needs, and what it matches."""
+    console.print(f"{title(path)}: method={path.stem}")
+    shown = [("what it is", comment(path)), *facts(path), ("command", f"ban method={path.stem} dry_run=true")]
+    show_facts([(name, text.replace("`", "")) for name, text in shown])
+
+
+def facts(path: Path) -> list[tuple[str, str]]:
+    """What the file and the docstrings of its parts say: name → text."""
+    node = content(path)
+    first = node.get("pretrain") or {}
+    found = [("group", node.get("group") or OTHERS), ("source", node.get("reference") or ""), ("needs", needs(node))]
+    found += [(f"first stage: {name}", text) for name, text in _parts(first)]
+    found += [("second stage: " * bool(first) + name, text) for name, text in _parts(node)]
+    return [(name, text) for name, text in found if text]
+
+
+def needs(node: Node) -> str:
+    """What a method needs beside the labels, in words."""
+    data, pretrain = node.get("data") or {}, node.get("pretrain") or {}
+    count, cohort = node.get("teacher_count") or 0, node.get("cohort") or 1
+    layers = sorted({*_layers(node)})
+    shorter = _arguments(pretrain, ("epochs", "rate"))
+    found = [
+        (count, plural(count, "trained teacher")),
+        (cohort > 1, f"{cohort} networks that are trained together"),
+        (layers, f"networks with the layers {', '.join(layers)}"),
+        (pretrain, f"a first stage up to {pretrain.get('until')} ({shorter} of the recipe's)"),
+        (data.get("unlabelled"), "images without labels (dataset.labelled=N)"),
+        (data.get("munge"), f"synthetic examples ({_arguments(data.get('munge') or {})})"),
+        (data.get("partners"), "another image of the same class beside each"),
+        ((data.get("views") or 1) > 1, f"{data.get('views')} views of each image"),
+    ]
+    return "; ".join(text for needed, text in found if needed) or "the labels alone"
+
+
+def _layers(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        value = [*cast("Node", value).values()]
+    if isinstance(value, list):
+        for item in cast("list[Any]", value):
+            yield from _layers(item)
+    elif isinstance(value, str) and LAYER.fullmatch(value):
+        yield value
+
+
+def _parts(node: Node) -> Iterator[tuple[str, str]]:
+    """The teacher, and the terms with their weights."""
+    if node.get("teacher"):
+        yield "teacher", _described(node["teacher"])
+    for name, term in (node.get("terms") or {}).items():
+        weight = term.get("weight")
+        shown = _named(weight) if isinstance(weight, Mapping) else f"{weight}"
+        yield f"term {name}", f"weight {shown}; {_described(term)}"
+
+
+def _described(component: Node) -> str:
+    """Like "ban.terms.Hint (guided stage2, hint stage2): Half the squared distance …"."""
+    said = docstring(f"{component.get('_target_')}")
+    return _named(component) + (f": {said}" if said else "")
+
+
+def _named(component: Any) -> str:
+    arguments = _arguments({key: value for key, value in component.items() if key not in ("_target_", "weight")})
+    return f"{component.get('_target_')}" + (f" ({arguments})" if arguments else "")
+
+
+def _arguments(node: Node, keys: Sequence[str] = ()) -> str:
+    return ", ".join(f"{key} {_value(node[key])}" for key in keys or node if key in node)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, cast('list[Any]', value)))}]"
+    return f"{value}".lower() if isinstance(value, bool) else f"{value}"
+
+
+def docstring(target: str) -> str:
+    """The first sentence of the docstring of what a `_target_` names; empty if it is not found."""
+    module, _, name = target.rpartition(".")
+    for file in _sources(module):
+        try:
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+        except (OSError, SyntaxError, ValueError):
+            continue
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+                text = " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())
+                return re.split(r"(?<=\.)\s+(?=[A-Z])", text)[0]
+    return ""
+
+
+def _sources(module: str) -> list[Path]:
+    """The files of a module, or of the modules of a package, which may define what it re-exports."""
+    top, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return []
+    if spec is None or not spec.origin:
+        return []
+    place = Path(spec.origin).parent.joinpath(*rest)
+    return [place.with_suffix(".py"), *sorted(place.glob("*.py"))] if rest else [Path(spec.origin)]
