@@ -11,6 +11,7 @@ from ban.errors import UserError
 from ban.interfaces import Batch, Output, TeacherOutput
 from ban.terms import ConfidenceWeightedLabel
 from ban.training.rehearsal import FakeDevice, fake_tensors, rehearse_anew, run_step
+from ban.training.stand_in import Networks
 
 
 @every_method
@@ -20,6 +21,23 @@ def test_every_method_steps_in_every_precision_on_every_device(method: str, kind
         stages = plan(f"method={method}", f"recipe.precision={precision}", *NEEDS.get(method, ()), kind=kind)
         for stage in stages[-1:] if method in BRIEF else stages:
             assert run_step(stage, device_type).training_flops > 0
+
+
+@pytest.mark.parametrize("method", ["ban", "crd", "fitnets", "mean_teacher", "byot", "deep_mutual_learning"])
+def test_a_network_that_was_rehearsed_need_not_be_computed_again(method: str) -> None:
+    networks = Networks()
+    run_step(plan("model=wrn_10_1", "method=labels")[0], "cpu", networks)
+    for stage in plan("model=wrn_10_1", f"method={method}"):
+        assert run_step(stage, "cpu", networks) == run_step(stage, "cpu")
+
+
+def test_mistakes_are_found_with_stand_ins_too() -> None:
+    networks = Networks()
+    run_step(plan("model=wrn_10_1", "method=labels")[0], "cpu", networks)
+    stage = plan("model=wrn_10_1", "method=at", "method.terms.layers.layers=[stage9]")[-1]
+    for known in (None, networks):
+        with pytest.raises(UserError, match="no feature 'stage9'; its features: stem, stage1"):
+            rehearse_anew(stage, "cpu", known)
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,14 @@
 Torch is imported only where a kind of step is new.
 """
 
-from typing import NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
 
 from ban.plan.stage import Stage
 from ban.store.remembered import key, memory
+
+if TYPE_CHECKING:
+    from ban.training.stand_in import Networks
 
 
 class StageCost(NamedTuple):
@@ -47,9 +51,17 @@ def remembered(stage: Stage, device_type: str) -> StageCost | None:
 def _run(stage: Stage, device_type: str) -> StageCost:
     from ban.training.rehearsal import rehearse_anew
 
-    cost = rehearse_anew(stage, device_type)
+    cost = rehearse_anew(stage, device_type, _networks())
     memory("steps").add({_key(stage, device_type): cost})
     return cost
+
+
+@cache
+def _networks() -> "Networks":
+    """Those that this process has rehearsed."""
+    from ban.training.stand_in import Networks
+
+    return Networks()
 
 
 def _key(stage: Stage, device_type: str) -> str:

@@ -22,17 +22,20 @@ from ban.training import build
 from ban.training.costs import StageCost
 from ban.training.device import Device
 from ban.training.from_file import check_fits
+from ban.training.stand_in import Networks, parameters_of
 from ban.training.step import START, Learner, TrainingStep
 
 
-def rehearse_anew(stage: Stage, device_type: str = "cpu") -> StageCost:
+def rehearse_anew(stage: Stage, device_type: str = "cpu", networks: Networks | None = None) -> StageCost:
     """Runs the real training step once. `ban.training.costs.rehearse` remembers what it found.
+
+    `networks`: those that need not be computed again, because an earlier rehearsal did it.
 
     Raises:
         UserError: the parts do not fit together, for example DKPP and two classes.
     """
     try:
-        return run_step(stage, device_type)
+        return run_step(stage, device_type, networks)
     except UserError:
         raise
     except Exception as error:
@@ -62,8 +65,8 @@ def _in_users_code(error: Exception, stage: Stage) -> str | None:
     return None
 
 
-def run_step(stage: Stage, device_type: str) -> StageCost:
-    """Builds the training step, and runs it on a batch of fake tensors.
+def run_step(stage: Stage, device_type: str, networks: Networks | None = None) -> StageCost:
+    """Builds the training step, and runs it on a batch of fake tensors. `networks` as in `rehearse_anew`.
 
     Raises:
         UserError: a constructor does not accept its arguments.
@@ -71,8 +74,8 @@ def run_step(stage: Stage, device_type: str) -> StageCost:
     """
     build.munge(stage)
     shapes = content(stage.weights.path).shapes if stage.weights else {}  # of real tensors
-    device = FakeDevice(device_type)
-    with fake_tensors(), device.torch_device:
+    device, networks = FakeDevice(device_type), networks or Networks()
+    with networks.used(stage, device_type), fake_tensors(), device.torch_device:
         spelling = build.zero_spelling(stage, device.torch_device)
 
         def load(parent: Parent) -> nn.Module:
@@ -85,31 +88,47 @@ def run_step(stage: Stage, device_type: str) -> StageCost:
                 check_fits(stage, step.networks()["0"], shapes)
             # Batch normalisation of a single position refuses to learn from a single example.
             batch = build.zero_batch(stage, device.torch_device, min(2, stage.recipe.batch_size))
-            output, targets, flops = _forward(stage, step, batch)
+            output, targets, own, taught = _forward(stage, step, batch, networks)
             for learner in step.learners:
                 replace_kernels(learner)
             step(batch, START)
     if stage.dataset.unlabelled_examples:
         _check_unlabelled(stage, *tree_map_only(Tensor, _zeros, (output, targets, batch)))
-    parameters = sum(parameter.numel() for learner in step.learners for parameter in learner.network.parameters())
-    return StageCost(parameters, flops / batch.targets.numel())
+    learners = [learner.network for learner in step.learners]
+    networks.learn(stage, device_type, learners[0], output, own)
+    flops = 3 * own + len(learners) * taught
+    return StageCost(sum(map(parameters_of, learners)), flops / batch.targets.numel())
 
 
-def _forward(stage: Stage, training_step: TrainingStep, batch: Batch) -> tuple[Output, TeacherOutput, int]:
-    """The first learner's output, its targets, and a step's operations; the checks name the part at fault."""
+def _forward(
+    stage: Stage, training_step: TrainingStep, batch: Batch, networks: Networks
+) -> tuple[Output, TeacherOutput, float, float]:
+    """The first learner's output, its targets, and the operations of all learners and of the teacher for one of them.
+
+    The checks name the part at fault.
+    """
     learners, teacher, precision = training_step.learners, training_step.teacher, training_step.precision
-    with FlopCounterMode(display=False) as own, torch.no_grad(), precision():
+    with _counted(networks) as own, torch.no_grad(), precision():
         outputs = [learner(batch.views[0]) for learner in learners]
     for learner, output in zip(learners, outputs, strict=True):
         _check_output(learner, output, [*batch.targets.shape, stage.dataset.classes])
     step = Step(batch, learners, outputs, 0, START)
     with torch.no_grad(), precision():
         teacher.targets(step)  # so that what a teacher computes only once does not count
-        with FlopCounterMode(display=False) as taught:
+        with _counted(networks) as taught:
             targets = teacher.targets(step)
     for name, term in learners[0].objective.terms.items():
         _check_loss(name, term(outputs[0], targets, batch))
-    return outputs[0], targets, 3 * own.get_total_flops() + len(learners) * taught.get_total_flops()
+    return outputs[0], targets, sum(own), sum(taught)
+
+
+@contextmanager
+def _counted(networks: Networks) -> Iterator[list[float]]:
+    """A context at whose end the list holds the floating-point operations in it."""
+    found, before = list[float](), networks.flops
+    with FlopCounterMode(display=False) as counter:
+        yield found
+    found += [counter.get_total_flops(), networks.flops - before]
 
 
 def _check_unlabelled(stage: Stage, output: Output, targets: TeacherOutput, batch: Batch) -> None:
