@@ -73,6 +73,12 @@ def frozen(*networks: nn.Module, **options: Any) -> Frozen:
     return Frozen(TeacherContext(networks, [], 0, 0), **options)
 
 
+def made(count: int, channels: int, size: int, a: float, b: float) -> torch.Tensor:
+    """A made-up hidden layer in fp64, by a formula that the golden numbers share."""
+    number = torch.arange(count * channels * size**2, dtype=torch.float64)
+    return torch.sin(a * number + b * number.sqrt()).view(count, channels, size, size)
+
+
 def quiet(event: Event) -> None:
     """A report that nobody reads."""
 

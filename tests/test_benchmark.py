@@ -1,5 +1,6 @@
 """The benchmark of Tian et al. 2020: its plan, its published numbers, and the table of pairs of teacher and student."""
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from helpers import DIGITS, Say, cifar100, publish
-from test_relations import made
+from helpers import DIGITS, Say, made, publish
 
 from ban.errors import UserError
 from ban.interfaces import Batch, Output, Progress, TeacherOutput
@@ -26,21 +26,30 @@ from ban.terms import Flow, Hint
 SLOW = {"mobilenet_v2", "shufflenet_v1", "shufflenet_v2"}
 """Students that learn at a rate of 0.01."""
 GIVEN = ["experiment=benchmark", "seed=0"]
-SWEEPER = compose_config(["experiment=benchmark"]).hydra.sweeper
-JOBS = [
-    dict(word.lstrip("+").split("=", 1) for word in job if not word.startswith("method.pretrain"))
-    for job in expand(SWEEPER["sweeps"], GIVEN, SWEEPER["by_scale"])
-]
-"""Key → value of each job at scale=paper: composing them all takes half a minute."""
+
+
+@functools.cache
+def sweeper() -> Any:
+    """The experiment's sweeps, all and by scale."""
+    return compose_config(["experiment=benchmark"]).hydra.sweeper
+
+
+@functools.cache
+def jobs() -> list[dict[str, str]]:
+    """Key → value of each job at scale=paper: composing them all takes half a minute."""
+    return [
+        dict(word.lstrip("+").split("=", 1) for word in job if not word.startswith("method.pretrain"))
+        for job in expand(sweeper()["sweeps"], GIVEN, sweeper()["by_scale"])
+    ]
 
 
 # The plan
 
 
 def test_the_pairs_and_methods_are_those_of_the_published_tables() -> None:
-    taught = {(job["teacher"], job["model"], job["method"]) for job in JOBS if "teacher" in job}
-    alone = {job["model"] for job in JOBS if job["method"] == "labels"}
-    assert len(JOBS) == len(taught) + len(alone) and len({job[:2] for job in taught}) == 13 and len(alone) == 9
+    taught = {(job["teacher"], job["model"], job["method"]) for job in jobs() if "teacher" in job}
+    alone = {job["model"] for job in jobs() if job["method"] == "labels"}
+    assert len(jobs()) == len(taught) + len(alone) and len({job[:2] for job in taught}) == 13 and len(alone) == 9
     assert {model for _, model, _ in taught} == alone
     published = {key for key in published_errors() if key[2] not in ("teacher", "labels")}
     assert published <= taught
@@ -48,7 +57,7 @@ def test_the_pairs_and_methods_are_those_of_the_published_tables() -> None:
 
 
 def test_small_networks_without_plain_convolutions_learn_slowly_and_their_teachers_do_not() -> None:
-    for job in JOBS:
+    for job in jobs():
         slow = job["model"] in SLOW
         assert job.get("recipe.optimizer.lr") == ("0.01" if slow else None)
         assert job.get("teacher.recipe.optimizer.lr") == ("0.05" if slow and "teacher" in job else None)
@@ -59,7 +68,7 @@ def some() -> list[Stage]:
     """The stages of four pairs and two methods, and of two students alone."""
     words = [
         [f"{key}={value}" for key, value in job.items()]
-        for job in JOBS
+        for job in jobs()
         if job["model"] in ("vgg8", "mobilenet_v2") and job["method"] in ("at", "labels")
     ]
     return union(lineage(compose_settings(["experiment=benchmark", *each])) for each in words)
@@ -99,10 +108,10 @@ def terms_of(method: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("scale", ["digits", "smoke"])
 def test_small_scales_have_one_pair_and_all_methods_but_factor_transfer(scale: str) -> None:
-    jobs = expand(SWEEPER["sweeps"], [*GIVEN, f"scale={scale}"], SWEEPER["by_scale"])
-    words = [dict(word.split("=", 1) for word in job) for job in jobs]
-    assert {job["method"] for job in words} == {job["method"] for job in JOBS} - {"ft"}
-    assert len(jobs) == len({job["method"] for job in words})
+    small = expand(sweeper()["sweeps"], [*GIVEN, f"scale={scale}"], sweeper()["by_scale"])
+    words = [dict(word.split("=", 1) for word in job) for job in small]
+    assert {job["method"] for job in words} == {job["method"] for job in jobs()} - {"ft"}
+    assert len(small) == len({job["method"] for job in words})
     assert {(job["teacher"], job["model"]) for job in words} == {("wrn_16_1", "wrn_10_1")}
 
 
@@ -183,11 +192,11 @@ def with_seed(job: Settings, seed: int) -> Settings:
 def test_the_table_compares_students_of_one_teacher(say: Say, tmp_path: Path) -> None:
     store = Store(tmp_path / "outputs")
     pair = ("model=wrn_10_1", "teacher=wrn_10_2")
-    jobs = [compose_settings([*DIGITS, *pair, f"method={method}"]) for method in ("labels", "kd", "at")]
-    jobs.append(compose_settings([*DIGITS, "model=wrn_10_1", "method=ban"]))  # no pair
+    trained = [compose_settings([*DIGITS, *pair, f"method={method}"]) for method in ("labels", "kd", "at")]
+    trained.append(compose_settings([*DIGITS, "model=wrn_10_1", "method=ban"]))  # no pair
     for seed, noise in enumerate((0.0, 0.5, 1.0)):
         values = {"teacher": 5.0 + noise, "labels": 20.0 + noise, "kd": 15.0 + 1.1 * noise, "at": 16.0 + 1.3 * noise}
-        for job in jobs:
+        for job in trained:
             errors(store, lineage(with_seed(job, seed)), values | {"ban": 1.0})
     shown = say("table", "benchmark")
     assert "Wide-ResNet-10-2 teaches Wide-ResNet-10-1" in shown and "published" not in shown
@@ -204,13 +213,24 @@ def test_the_table_compares_students_of_one_teacher(say: Say, tmp_path: Path) ->
 
 def test_published_numbers_stand_beside_results_of_their_protocol_only(say: Say, tmp_path: Path) -> None:
     pair = ("model=resnet20", "teacher=resnet56", "method=kd")
-    for words in ((*pair, "recipe=tian"), (*pair, "recipe=tian", "dataset.train_size=2500"), pair):
-        for stage in cifar100(*words):
-            publish(Store(tmp_path / "outputs"), stage, test_error_percent=30.0)
+    changes = ("recipe.epochs=2", "dataset.train_size=2500", "method.terms.teacher.temperature=1", "recipe=wrn")
+    words = [[GIVEN[0], *pair], *([GIVEN[0], *pair, change] for change in changes)]
+    words.append(["dataset=cifar100", "recipe=tian", *pair])  # with other means and deviations of the images
+    for stage in union(lineage(compose_settings(each)) for each in words):
+        publish(Store(tmp_path / "outputs"), stage, test_error_percent=30.0)
     shown = say("table", "benchmark")
     assert shown.count("27.66") == shown.count("29.34") == 1  # 72.34 and 70.66 % accuracy
     frame = pd.read_csv(tmp_path / "outputs" / "tables" / "benchmark.csv")
-    assert len(frame) == 6 and frame["published"].dropna().tolist() == [27.66, 29.34]
+    assert frame["published"].dropna().tolist() == [27.66, 29.34]
+    assert frame["cell"].tolist().count("Teacher") == 5  # one for each recipe and data set
+    assert {*frame[frame["published"].notna()]["cell"]} == {"Teacher", "KD (temperature 4)"}
+
+
+def test_a_heading_keeps_what_is_in_a_title(say: Say, tmp_path: Path) -> None:
+    words = ("model=wrn_10_1", "teacher=wrn_10_2", "method=kd", "method.title=Two-1-two")
+    for stage in lineage(compose_settings([*DIGITS, *words])):
+        publish(Store(tmp_path / "outputs"), stage, test_error_percent=5.0)
+    assert "Two-1-two " in say("table", "benchmark")
 
 
 def test_a_store_without_pairs_says_so(say: Say) -> None:

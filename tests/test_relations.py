@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers import plan
+from helpers import made, plan
 from torch import Tensor
 
 from ban import losses
@@ -13,12 +13,6 @@ from ban.errors import UserError
 from ban.interfaces import Batch, Output, TeacherOutput
 from ban.terms import Relations, Variational
 from ban.training.rehearsal import rehearse_anew
-
-
-def made(count: int, channels: int, size: int, a: float, b: float) -> Tensor:
-    number = torch.arange(count * channels * size**2, dtype=torch.float64)
-    return torch.sin(a * number + b * number.sqrt()).view(count, channels, size, size)
-
 
 F_S, F_T = made(6, 4, 6, 0.7, 0.3), made(6, 8, 6, 0.4, 1.1)
 F_T4 = made(6, 4, 6, 0.4, 1.1)

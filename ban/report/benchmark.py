@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ban.display import console
+from ban.plan.lineage import lineage
 from ban.report.markup import Section
 from ban.report.render import publish
 from ban.report.results import Results
@@ -15,13 +16,15 @@ from ban.report.tables import is_baseline, labels, networks
 from ban.report.tables import regimes as titles_of
 from ban.report.verdicts import ADJUSTED, about
 from ban.report.verdicts import pairs as counted
+from ban.settings.compose import compose_config, compose_settings
+from ban.settings.sweeps import expand
 from ban.store.result import Result
 from ban.store.store import Store
 
 CONTROLS = {"labels": "against the labels alone", "kd": "against KD"}
 """Method → the heading of the differences to the networks that it trains."""
 PROTOCOL = ("cifar100", 50_000, "tian")
-"""Data set, training images and recipe of the published results."""
+"""Data set, training images and recipe of the published results: what has others is not composed to be compared."""
 
 
 @functools.cache
@@ -30,6 +33,35 @@ def published_errors() -> dict[tuple[str, str, str], float]:
     with (Path(__file__).parent / "benchmark.csv").open(encoding="utf-8") as lines:
         rows = [*csv.DictReader(lines)]
     return {(row["teacher"], row["student"], row["method"]): float(row["error_percent"]) for row in rows}
+
+
+@functools.cache
+def _shipped_jobs() -> dict[tuple[str | None, str, str], list[str]]:
+    """(Teacher, student, method) → the words of the job of `experiment=benchmark`. A student alone has no teacher."""
+    words = ["experiment=benchmark", "seed=0"]
+    sweeper = compose_config(words).hydra.sweeper
+    jobs = expand(sweeper["sweeps"], words, sweeper["by_scale"])
+    given = [dict(word.split("=", 1) for word in job) for job in jobs]
+    return {(each.get("teacher"), each["model"], each["method"]): job for each, job in zip(given, jobs, strict=True)}
+
+
+@functools.cache
+def _shipped_families(teacher: str | None, student: str, method: str) -> list[str]:
+    """The families that a job of `experiment=benchmark` trains, the teacher's first; none if there is no such job."""
+    job = _shipped_jobs().get((teacher, student, method))
+    return [stage.family for stage in lineage(compose_settings(job))] if job else []
+
+
+def _published(teacher: str, student: str, method: str, family: str) -> float | None:
+    """The published number, if it is there and all settings of the family are those of `experiment=benchmark`."""
+    number = published_errors().get((teacher, student, method))
+    if number is None:
+        return None
+    if method == "teacher":
+        shipped = _shipped_families(teacher, student, "kd")[:1]
+    else:
+        shipped = _shipped_families(None if method == "labels" else teacher, student, method)[-1:]
+    return number if shipped == [family] else None
 
 
 class Line(NamedTuple):
@@ -101,10 +133,11 @@ def _lines(teacher: Result, students: Sequence[Result], results: Results) -> lis
     found: list[Line] = []
     for heading, member in zip(["Teacher", *headings], [teacher, *students], strict=True):
         method = member["method"] if member is not teacher else "teacher"
-        heading = "Labels alone" if method == "labels" else heading.replace("-1", "", 1)
+        label = f"{member['method_title']}-1"  # every student's generation is 1
+        heading = "Labels alone" if method == "labels" else heading.replace(label, member["method_title"], 1)
         others = [None if method in ("teacher", "labels", name) else controls.get(name) for name in CONTROLS]
         gains = [results.difference([member["family"]], [other], metric) if other else None for other in others]
-        published = published_errors().get((teacher["model"], last["model"], method)) if alike else None
+        published = _published(teacher["model"], last["model"], method, member["family"]) if alike else None
         if test := results.measured(member["family"], "test", metric):
             found.append(Line(heading, member, test, gains, published))
     return found
