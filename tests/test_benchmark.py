@@ -1,6 +1,7 @@
 """The benchmark of Tian et al. 2020: its plan, its published numbers, and the table of pairs of teacher and student."""
 
 import functools
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,20 @@ def test_a_scale_may_choose_among_the_sweeps() -> None:
     ]
     with pytest.raises(UserError, match=r"by_scale.smoke.sweeps: there is no sweep 'c'"):
         expand(sweeps, ["scale=smoke"], {"smoke": {"sweeps": ["c"]}})
+
+
+@pytest.mark.parametrize(
+    ("names", "refusal"),
+    [
+        ("b", '"b", but it must be a list of names, for example [b]'),
+        ([], "[], but it"),
+        ({"b": 1}, "{b:1}, but it"),
+        ([["b"]], '[["b"]], but it'),
+    ],
+)
+def test_what_is_no_list_of_sweeps_is_refused(names: Any, refusal: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"hydra.sweeper.by_scale.smoke.sweeps is {refusal}")):
+        expand({"a": {"seed": 1}, "b": {"seed": 3}}, ["scale=smoke"], {"smoke": {"sweeps": names}})
 
 
 def test_some_of_the_pairs_can_be_chosen() -> None:

@@ -13,6 +13,7 @@ from ban import display
 from ban.commands import help as help_
 from ban.commands import methods
 from ban.commands.method_pages import of_all, of_method, with_generated, write
+from ban.errors import UserError
 from ban.settings.compose import CONF
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -52,7 +53,7 @@ def test_one_method_is_shown(width: int, monkeypatch: pytest.MonkeyPatch) -> Non
         "FitNet: method=fitnets",
         "Romero et al. 2015, FitNets: Hints for Thin Deep Nets, ICLR",
         "1 trained teacher; networks with the layers stage2; a first stage up to stage2 (epochs 0.5, rate 0.1 of",
-        "weight 0.01; ban.terms.Hint (guided stage2, hint stage2): Half the squared distance from a regression of",
+        "weight 0.01; ban.terms.Hint (guided stage2, hint stage2): Squared distance of a regression of",
         "weight ban.schedules.Linear (start 4.0, end 1.0); ban.terms.Probabilities (temperature 3.0, squared_tempera",
         "ban method=fitnets dry_run=true",
     ):
@@ -68,6 +69,13 @@ def test_one_method_is_shown(width: int, monkeypatch: pytest.MonkeyPatch) -> Non
         ("cs_kd", "another image of the same class beside each"),
         ("munge", "3 trained teachers; synthetic examples (multiplier 10, swap_probability 0.5, local_variance 1.0)"),
         ("at", "1 trained teacher; networks with the layers stage1, stage2, stage3"),
+        ("byot", "networks with two or more convolutional stages"),
+        ("dlb", "batches of which half is the last one's again"),
+        (
+            "noisy_student",
+            "1 trained teacher; images without labels (dataset.labelled=N); "
+            "distorted images (operations 2, magnitude 0.9)",
+        ),
     ],
 )
 def test_what_a_method_needs(name: str, needs: str) -> None:
@@ -95,6 +103,27 @@ def test_a_users_method_is_listed_too(say: Say, tmp_path: Path, monkeypatch: pyt
     listed = say("--config-dir", "own", "methods")
     assert listed.index("Tolerant teachers:") < listed.index("Other methods:") < listed.index("Mine, as I thought.")
     assert "weight 2; mine_too.Mine: My own loss." in say("--config-dir", "own", "methods", "mine")
+
+
+def test_relative_references_are_resolved() -> None:
+    assert (
+        "ban.terms.Factors (layer stage3, rate 0.5)" in dict(methods.facts(FILES["ft"]))["second stage: term factors"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "refusal"),
+    [
+        ("terms: {label: null}", "method.terms.label is null, but it must be a mapping"),
+        ("terms: [1]", "method.terms is [1], but it must be"),
+        ("pretrain: {terms: {hint: 0.5}}", "method.pretrain.terms.hint is 0.5, but it must be"),
+        ("data: {munge: true}", "method.data.munge is true, but it must be"),
+    ],
+)
+def test_a_users_file_without_the_right_parts_is_refused(settings: str, refusal: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"name: mine\n{settings}\n")
+    with pytest.raises(UserError, match=re.escape(refusal)):
+        methods.facts(tmp_path / "mine.yaml")
 
 
 @pytest.mark.parametrize(
@@ -126,9 +155,8 @@ def test_a_page_has_its_parts_in_order(name: str) -> None:
     found = re.findall(r"^\*\*([\w ]+)\.\*\*", text, re.M)
     assert found == [part for part in PARTS if part in found] and {*PARTS[:3]} <= {*found}
     assert text.index("**Idea.**") < text.index("```math") < text.index("**What is matched.**")
-    assert re.search(
-        rf"```sh\n.*(method|experiment)=[^\n]*\b{name}|experiment=", text.partition("**Command.**")[2], re.S
-    )
+    commands = text.partition("**Command.**")[2].partition("\n**")[0]
+    assert re.search(rf"```sh\n.*(method=[^\n]*\b{name}\b|experiment=)", commands, re.S)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from ban.commands.help import comment, files_of, title
+from ban.commands.help import content, files_of, title
 from ban.commands.methods import by_group, facts
 from ban.report.markup import in_markdown
 
@@ -15,9 +15,8 @@ BEGIN, END = "<!-- from the YAML files and docstrings, by make pages -->", "<!--
 
 
 def of_method(path: Path) -> str:
-    """What a method needs and matches, and what its file says of its settings."""
-    rows = "".join(f"| {name} | {_escaped(text)} |\n" for name, text in facts(path))
-    return f"| | |\n|:--|:--|\n{rows}\n`conf/method/{path.name}` says: {in_markdown(comment(path))}\n"
+    """What a method needs and matches."""
+    return "| | |\n|:--|:--|\n" + "".join(f"| {name} | {_escaped(text)} |\n" for name, text in facts(path))
 
 
 def of_all() -> str:
@@ -31,7 +30,7 @@ def of_all() -> str:
 
 
 def _source(path: Path) -> str:
-    return in_markdown(dict(facts(path)).get("source", ""))
+    return in_markdown(content(path).get("reference") or "")
 
 
 def _escaped(text: str) -> str:

@@ -4,6 +4,7 @@ Reads YAML files and docstrings, and imports neither torch nor the code that a f
 """
 
 import ast
+import functools
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,9 @@ GROUPS = (
 OTHERS = "Other methods"
 """The heading of those whose file names no group."""
 LAYER = re.compile(r"stem|pooled|stage\d+(\.first)?")
+STAGED = {"ban.terms.ShallowClassifiers": "networks with two or more convolutional stages"}
+"""Terms that name no layer, but need some → what they need."""
+REFERENCE = re.compile(r"\$\{(\.+)(\w[\w.]*)\}")
 Node = Mapping[str, Any]
 
 
@@ -73,8 +77,13 @@ def show_one(path: Path) -> None:
 
 
 def facts(path: Path) -> list[tuple[str, str]]:
-    """What the file and the docstrings of its parts say: name → text."""
-    node = content(path)
+    """What the file and the docstrings of its parts say: name → text.
+
+    Raises:
+        UserError: a part of the file is no mapping.
+    """
+    node = _resolved(content(path))
+    _check(node)
     first = node.get("pretrain") or {}
     found = [("group", node.get("group") or OTHERS), ("source", node.get("reference") or ""), ("needs", needs(node))]
     found += [(f"first stage: {name}", text) for name, text in _parts(first)]
@@ -82,21 +91,53 @@ def facts(path: Path) -> list[tuple[str, str]]:
     return [(name, text) for name, text in found if text]
 
 
+def _resolved(value: Any, above: Sequence[Any] = ()) -> Any:
+    """The value with what its relative references stand for, such as `${..label.weight}`. `above`: nearest first."""
+    if isinstance(value, Mapping):
+        return {key: _resolved(item, (value, *above)) for key, item in cast("Node", value).items()}
+    if isinstance(value, list):
+        return [_resolved(item, (value, *above)) for item in cast("list[Any]", value)]
+    found = REFERENCE.fullmatch(value) if isinstance(value, str) else None
+    node = above[len(found[1]) - 1] if found and len(found[1]) <= len(above) else None
+    for key in found[2].split(".") if found else ():
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return value if node is None else node
+
+
+def _check(node: Node, place: str = "method") -> None:
+    """Refuses a part that is no mapping. Other values are checked before a training."""
+    parts = {f"{place}.{key}": node.get(key) for key in ("data", "teacher", "terms", "pretrain")}
+    if isinstance(node.get("data"), Mapping):
+        parts |= {f"{place}.data.{key}": node["data"].get(key) for key in ("munge", "distortion")}
+    parts = {name: value for name, value in parts.items() if value is not None}
+    if isinstance(node.get("terms"), Mapping):
+        parts |= {f"{place}.terms.{name}": term for name, term in node["terms"].items()}
+    for name, value in parts.items():
+        if not isinstance(value, Mapping):
+            raise UserError(f"{name} is {_value(value)}, but it must be a mapping of settings.")
+    if node.get("pretrain"):
+        _check(node["pretrain"], f"{place}.pretrain")
+
+
 def needs(node: Node) -> str:
     """What a method needs beside the labels, in words."""
     data, pretrain = node.get("data") or {}, node.get("pretrain") or {}
     count, cohort = node.get("teacher_count") or 0, node.get("cohort") or 1
     layers = sorted({*_layers(node)})
+    staged = [STAGED[term["_target_"]] for term in (node.get("terms") or {}).values() if term.get("_target_") in STAGED]
     shorter = _arguments(pretrain, ("epochs", "rate"))
     found = [
         (count, plural(count, "trained teacher")),
-        (cohort > 1, f"{cohort} networks that are trained together"),
+        (cohort != 1, f"{cohort} networks that are trained together"),
         (layers, f"networks with the layers {', '.join(layers)}"),
+        (staged, "; ".join(staged)),
         (pretrain, f"a first stage up to {pretrain.get('until')} ({shorter} of the recipe's)"),
         (data.get("unlabelled"), "images without labels (dataset.labelled=N)"),
         (data.get("munge"), f"synthetic examples ({_arguments(data.get('munge') or {})})"),
         (data.get("partners"), "another image of the same class beside each"),
-        ((data.get("views") or 1) > 1, f"{data.get('views')} views of each image"),
+        ((data.get("views") or 1) != 1, f"{data.get('views')} views of each image"),
+        (data.get("repeated"), "batches of which half is the last one's again"),
+        (data.get("distortion"), f"distorted images ({_arguments(data.get('distortion') or {})})"),
     ]
     return "; ".join(text for needed, text in found if needed) or "the labels alone"
 
@@ -139,22 +180,29 @@ def _arguments(node: Node, keys: Sequence[str] = ()) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_value, cast('list[Any]', value)))}]"
-    return f"{value}".lower() if isinstance(value, bool) else f"{value}"
+    return "null" if value is None else f"{value}".lower() if isinstance(value, bool) else f"{value}"
 
 
 def docstring(target: str) -> str:
     """The first sentence of the docstring of what a `_target_` names; empty if it is not found."""
     module, _, name = target.rpartition(".")
+    return _first_sentences(module).get(name, "")
+
+
+@functools.cache
+def _first_sentences(module: str) -> dict[str, str]:
+    """Class or function of a module → the first sentence of its docstring."""
+    found: dict[str, str] = {}
     for file in _sources(module):
         try:
             tree = ast.parse(file.read_text(encoding="utf-8"))
         except (OSError, SyntaxError, ValueError):
             continue
         for node in tree.body:
-            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
                 text = " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())
-                return re.split(r"(?<=\.)\s+(?=[A-Z])", text)[0]
-    return ""
+                found.setdefault(node.name, re.split(r"(?<=\.)\s+(?=[A-Z])", text)[0])
+    return found
 
 
 def _sources(module: str) -> list[Path]:

@@ -193,11 +193,16 @@ def expand(
     return list(jobs.values())
 
 
-def _chosen(sweeps: Sweeps, names: Sequence[str] | None, scale: str) -> list[Mapping[str, Any]]:
+def _chosen(sweeps: Sweeps, names: Any, scale: str) -> list[Mapping[str, Any]]:
     """The products that there are at a scale; without names, all."""
-    if unknown := [name for name in names or () if name not in sweeps]:
-        raise UserError(f"hydra.sweeper.by_scale.{scale}.sweeps: there is no sweep '{unknown[0]}'.")
-    return [product for name, product in sweeps.items() if names is None or name in names]
+    key = f"hydra.sweeper.by_scale.{scale}.sweeps"
+    listed: list[Any] = [*names] if isinstance(names, Sequence) and not isinstance(names, str) else []
+    if names is not None and (not listed or not all(isinstance(name, str) for name in listed)):
+        example = names if isinstance(names, str) and names in sweeps else next(iter(sweeps), "NAME")
+        raise UserError(f"{key} is {_literal(names)}, but it must be a list of names, for example [{example}].")
+    if unknown := [name for name in listed if name not in sweeps]:
+        raise UserError(f"{key}: there is no sweep '{unknown[0]}'.")
+    return [product for name, product in sweeps.items() if names is None or name in listed]
 
 
 def _place(word: Override) -> tuple[str, str | None]:

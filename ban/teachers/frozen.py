@@ -17,7 +17,7 @@ def log_mean_probability(logits: Float[Tensor, "networks *batch classes"]) -> Fl
 
 
 class Frozen(Teacher):
-    """One or more trained networks in evaluation mode, without gradient, on the student's view of each example.
+    """Trained networks in evaluation mode, without gradient, on the student's view of each example or another `view`.
 
     Several networks form an ensemble: `average` chooses the mean of their probabilities or of their logits. Recurrent
     networks read the same text as the student and carry their own states. With a `distortion`, the batch's `last` view

@@ -14,7 +14,7 @@ from ban.ranges import Text
 
 
 class Hint(Term):
-    """Half the squared distance from a regression of the student's layer `guided` to the teacher's layer `hint`.
+    """Squared distance of a regression of the student's layer `guided` to the teacher's `hint`: half, or its `mean`.
 
     Romero et al. 2015. The regressor is a convolution without padding whose kernel maps one layer's shape to the
     other's: 1×1 if their sizes agree. To a hint of twice the height and width it is a transposed convolution of 4×4.
