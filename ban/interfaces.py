@@ -20,7 +20,7 @@ class Batch(NamedTuple):
 
     views: tuple[Tensor, ...]
     """One input tensor per augmented view of the same examples. The student's forward pass uses the first. With
-    `partners`, the last shows other examples of the same classes. With a `distortion`, the last shows the same examples
+    `partners`, one more shows other examples of the same classes. With a `distortion`, the last shows the same examples
     without distortion and augmentation."""
     targets: Integer[Tensor, "*batch"]
     """Class indices; -1 for unlabelled examples."""

@@ -270,8 +270,9 @@ class TestDistortion:
             assert all(map(torch.equal, batch.views, again.views))
 
     def test_whitened_images_are_refused(self) -> None:
-        with pytest.raises(UserError, match="Distortion needs images in bytes"):
-            images(distortion={"operations": 2}, whitening="zca")
+        for method, name in (("noisy_student", "distortion"), ("munge", "MUNGE")):
+            with pytest.raises(UserError, match=f"{name}, which needs images in bytes"):
+                plan(f"method={method}", "dataset.whitening=zca")
 
 
 class TestPartners:

@@ -44,8 +44,11 @@ class TestShallowClassifiers:
         loss.backward()
         expected = torch.zeros(())
         for name in ("stage1", "stage2"):
-            maps = term.blocks[name](output.features[name])
-            shallow = term.heads[name](maps)
+            maps = output.features[name]
+            for weight in (each.weight for each in term.blocks[name].modules() if isinstance(each, torch.nn.Conv2d)):
+                maps = F.batch_norm(F.conv2d(maps, weight, stride=2, padding=1), None, None, training=True).relu()
+            maps = maps.mean((2, 3))
+            shallow = maps @ term.heads[name].weight.T + term.heads[name].bias
             label = F.cross_entropy(shallow, Y, ignore_index=-1, reduction="sum") / 6
             own = F.cross_entropy(shallow / 3, (logits.detach() / 3).softmax(-1))
             distance = (maps - output.features["pooled"]).square().sum().sqrt()
@@ -168,6 +171,14 @@ def test_what_a_method_does_to_images_is_not_named_beside_its_name() -> None:
     names = [*family_names(plan("method=noisy_student", "dataset.labelled=50")).values()]
     assert names == ["Teacher", "Noisy student-1"]
 
+    def test_unlabelled_examples_are_rehearsed(self) -> None:
+        words = ("method=crd", "+method.data.unlabelled=true", "dataset.labelled=20")
+        assert rehearse_anew(plan(*words)[-1]).training_flops > 0
+
+    def test_the_memory_is_part_of_what_a_step_takes(self) -> None:
+        small, large = (plan("method=crd", f"dataset.train_size={size}")[-1] for size in (100, 200))
+        assert small.step_kind != large.step_kind
+
 
 class TestFactors:
     words = ("method=ft", "method.pretrain.terms.factors.layer=stage2", "recipe.epochs=8")
@@ -179,7 +190,9 @@ class TestFactors:
         term.prepare(Output(torch.zeros(6, 2), {}), teacher)
         shapes = [tuple(each.shape[:2]) for each in term.parameters() if each.ndim == 4]
         assert shapes == [(4, 4), (2, 4), (2, 2), (2, 2), (4, 2), (4, 4)]
-        decoded = term.decoder(term.paraphraser(maps))
+        decoded, layers = maps, [each for each in term.modules() if isinstance(each, torch.nn.Conv2d)]
+        for layer in layers:
+            decoded = F.leaky_relu(F.conv2d(decoded, layer.weight, layer.bias, padding=1), 0.1)
         torch.testing.assert_close(
             term(Output(torch.zeros(6, 2), {}), teacher, BATCH), (decoded - maps).square().mean()
         )
@@ -209,6 +222,10 @@ class TestFactors:
         ("words", "message"),
         [
             (("method=ft",), "the teacher has no feature 'stage3'"),
+            (
+                ("method=ft", "method.pretrain.terms.factors.layer=stage2", "method.terms.factors.rate=0.25"),
+                "the paraphraser of the term factors is not the one that method.pretrain trains",
+            ),
             (("method=ft", "method.pretrain.terms.factors.layer=pooled"), "FT needs a convolutional layer"),
             (
                 (

@@ -107,7 +107,7 @@ def test_without_a_folder_for_it_nothing_is_remembered(tmp_path: Path, monkeypat
 def test_a_dry_run_is_rehearsed_and_timed_once(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
     rehearsed, timed = list[str](), list[str]()
     run_step, speed = rehearsal.run_step, timing.examples_per_second
-    monkeypatch.setattr(rehearsal, "run_step", lambda s, d: rehearsed.append(s.step_kind) or run_step(s, d))
+    monkeypatch.setattr(rehearsal, "run_step", lambda s, *how: rehearsed.append(s.step_kind) or run_step(s, *how))
     monkeypatch.setattr(timing, "examples_per_second", lambda s, d: timed.append(s.step_kind) or speed(s, d))
     forget()
     first = say(*SHORT, "dry_run=true")

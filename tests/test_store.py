@@ -193,22 +193,22 @@ def test_results_are_read_once_until_their_files_change(tmp_path: Path, monkeypa
 
     read = formats.read_result
     monkeypatch.setattr(formats, "read_result", lambda *given, **named: reads.append("") or read(*given, **named))
-    first = store.result(S)
-    assert later().result(S) == first and len(reads) == 1
+    first = store.listed(S)
+    assert later().listed(S) == first and len(reads) == 1
     store.check(S)
     assert len(reads) == 2
     content = file.read_bytes()
     file.write_bytes(content)  # other times of change
-    assert later().result(S) == first and len(reads) == 3
+    assert later().listed(S) == first and len(reads) == 3
     file.write_bytes(content.replace(b"50", b"40"))
     with pytest.raises(DamagedStage, match=r"result\.json is damaged"):
-        later().result(S)
+        later().listed(S)
     next((folder() / "stores").iterdir()).write_text("[")  # then all is read again
     file.write_bytes(content)
-    assert later().result(S) == first and len(reads) == 4
+    assert later().listed(S) == first and len(reads) == 4
     store.remove(store.folder(S))
     with pytest.raises(DamagedStage, match="is missing"):
-        later().result(S)
+        later().listed(S)
 
 
 def test_a_damaged_result_is_an_error_that_names_it(tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ def readable(store: Store) -> tuple[list[Result], dict[str, StageError]]:
     whole, unreadable = list[Result](), dict[str, StageError]()
     for signature in store.finished():
         try:
-            whole.append(store.result(signature))
+            whole.append(store.listed(signature))
         except StageError as error:
             unreadable[signature] = error
     return whole, unreadable

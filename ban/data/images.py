@@ -128,9 +128,6 @@ class Images(LabelledData):
     def __init__(
         self, pool: Labelled, test: Labelled | None, options: ImageOptions, validation: Labelled | None = None
     ) -> None:
-        if options.whitening and (options.munge or options.distortion):
-            name = "MUNGE" if options.munge else "Distortion"
-            raise UserError(f"{name} needs images in bytes: set dataset.whitening=null, or choose another method.")
         pool = _inspected(pool, options, "")
         test = None if test is None else _inspected(test, options, "test ")
         validation = None if validation is None else _inspected(validation, options, "validation ")
@@ -189,12 +186,13 @@ class Images(LabelledData):
         for step, images in enumerate(zip(*sources, strict=True), first_step):
             batch = slice(step * self.batch_size, (step + 1) * self.batch_size)
             of_view = [images[0]] * self.views + [*images[1:]]  # stored images, and their places
-            views = [self.view(stored, at, draw[batch]) for (stored, at), draw in zip(of_view, drawn, strict=True)]
-            if operations is not None:
-                stored, at = images[0]
-                distorted = self.view(stored, at, drawn[0][batch], operations[batch])
-                views = [distorted, *views[1:], self.plain(stored, at)]
-            yield Batch(tuple(views), self._labels[order[batch]], order[batch])
+            distorted = [None if operations is None else operations[batch], *[None] * (len(of_view) - 1)]
+            views = [
+                self.view(stored, at, draw[batch], each)
+                for (stored, at), draw, each in zip(of_view, drawn, distorted, strict=True)
+            ]
+            plain = [] if operations is None else [self.plain(*images[0])]
+            yield Batch((*views, *plain), self._labels[order[batch]], order[batch])
 
     def _read(
         self, order: Int64[Tensor, " count"], first_step: int

@@ -110,7 +110,8 @@ class Stage:
     def step_kind(self) -> str:
         """A hash of all that the shapes, the operations and the time of a training step depend on."""
         content = signature.without_seeds(self._signed)
-        dataset = {key: value for key, value in content["dataset"].items() if not key.endswith("_size")}
+        tested = ("validation_size", "test_size")  # the training's size is that of terms' and teachers' memories
+        dataset = {key: value for key, value in content["dataset"].items() if key not in tested}
         networks = plain([*self.models, *(parent.stage.model for parent in self.parent_networks)])
         if self.weights:  # whose shapes have to be those of the network
             return signature.digest([dataset, content["weights"], networks])

@@ -60,7 +60,7 @@ class Results:
         self._by_seeds = functools.cache(self._with_seeds)
         self._streams: dict[str, Streams] = {}
         for signature in store.finished():
-            result = self._read(functools.partial(store.result, signature))
+            result = self._read(functools.partial(store.listed, signature))
             if result and (families is None or result["family"] in families):
                 self.by_signature[signature] = result
                 self.families.setdefault(result["family"], []).append(result)

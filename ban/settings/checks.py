@@ -130,6 +130,12 @@ def _check_dataset(dataset: Dataset) -> None:
             f"dataset.train_size={dataset.train_size} is less than two images for each of the {dataset.classes} "
             "classes, but the method pairs images of one class: set it higher, or choose another method."
         )
+    if isinstance(dataset, ImageDataset) and dataset.whitening and (dataset.munge or dataset.distortion):
+        name = "MUNGE" if dataset.munge else "distortion"
+        raise UserError(
+            f"dataset.whitening={dataset.whitening} is impossible with the method's {name}, which needs images in "
+            "bytes: set dataset.whitening=null, or choose another method."
+        )
     if isinstance(dataset, ImageDataset) and dataset.augmentation["_target_"].startswith("ban."):
         channels = dataset.shape[0]
         for name in ("mean", "std"):

@@ -40,7 +40,7 @@ Record = dict[str, float | None]
 
 
 TERMS = "terms"
-"""In the place of a network's name: the parameters of a pre-training's terms."""
+"""In the place of a network's name: the parameters and buffers of a pre-training's terms."""
 
 
 def weights_file(network: str) -> str:
@@ -53,6 +53,7 @@ def expected_files(result: Result) -> set[str]:
     networks = {*result.get("networks", map(str, range(result["cohort"])))} - {"ensemble"}
     names = {DESCRIPTION, RESULT, CURVES, *map(weights_file, networks)}
     names |= set() if result["prepares"] else {PREDICTIONS}
+    names |= {weights_file(TERMS)} if result.get("term_values") else set()
     return names | ({VOCABULARY} if result["metric"] == "perplexity" else set())
 
 
@@ -64,7 +65,8 @@ def size_limit(name: str, description: Mapping[str, Any], result: Result) -> int
         return 2**16 + 8 * description["dataset"]["test_size"] + 4 * math.prod(_shape(description, result))
     if name == VOCABULARY:
         return 2**28
-    return 2**26 + 16 * result["parameters"] if name.startswith("weights") else 2**20
+    values = result.get("term_values", 0) if name == weights_file(TERMS) else result["parameters"]
+    return 2**26 + 16 * values if name.startswith("weights") else 2**20
 
 
 # JSON

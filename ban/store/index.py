@@ -17,7 +17,7 @@ from ban.store.remembered import Memory, folder, key
 FEWEST = 100
 """New entries that are worth a new file: fewer are read again in less time than it takes to write all."""
 MOST = 2**17
-LIMIT = 2**28
+LIMIT = 2**30
 """The most entries of a file, and its bytes."""
 
 
@@ -26,11 +26,12 @@ class Index:
 
     def __init__(self, root: Path) -> None:
         self.root, self.new = root, dict[str, Any]()
-        self.memory = Memory(folder() / "stores" / f"{key(os.fspath(root))}.json", MOST, LIMIT)
+        name = hashlib.sha256(os.fspath(root).encode()).hexdigest()[:32]
+        self.memory, self.software = Memory(folder() / "stores" / f"{name}.json", MOST, LIMIT), key()
 
     def state(self, *signatures: str) -> str:
-        """The state of the files of stages that results and predictions are read from."""
-        return hashlib.sha256("".join(map(self._files, signatures)).encode()).hexdigest()[:32]
+        """The state of the files of stages that results and predictions are read from, and of the code that reads."""
+        return hashlib.sha256("".join([self.software, *map(self._files, signatures)]).encode()).hexdigest()[:32]
 
     def _files(self, signature: str) -> str:
         names = (SUMS, DESCRIPTION, RESULT, PREDICTIONS)

@@ -50,10 +50,10 @@ class Memory:
         self.found.update(facts)
         kept = [*{**self._stored(), **facts}.items()][-(self.most or MOST) :]
         temporary = self.path.with_suffix(f".{secrets.token_hex(4)}.part")
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # ValueError: a number is not finite
             if self.path.is_absolute():
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                temporary.write_text(json.dumps(dict(kept)), encoding="utf-8")
+                temporary.write_text(json.dumps(dict(kept), allow_nan=False), encoding="utf-8")
                 temporary.replace(self.path)
 
 

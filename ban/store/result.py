@@ -39,6 +39,8 @@ class Result(Identity):
     """Of all networks of a cohort together."""
     network_parameters: NotRequired[list[int]]
     """Of each network of a cohort."""
+    term_values: NotRequired[int]
+    """Numbers in `weights.terms.safetensors`, which a pre-training has whose terms have parameters."""
     seconds: float
     """Training time, without evaluations and checkpoints."""
     images_per_second: NotRequired[float]

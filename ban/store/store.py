@@ -9,6 +9,7 @@ This module does not import torch: callers define the content of checkpoints and
 """
 
 import fcntl
+import math
 import os
 import secrets
 import stat
@@ -116,12 +117,16 @@ class Store:
         Raises:
             StageError: its files are damaged or another stage's, or cannot be read.
         """
+        with self._files(signature) as files:
+            return files.result
 
-        def read() -> Result:
-            with self._files(signature) as files:
-                return files.result
+    def listed(self, signature: str) -> Result:
+        """The same, if need be as an earlier command read it: for commands that read all stages.
 
-        return self.remembered("result", [signature], read)
+        Raises:
+            StageError: as `result` does.
+        """
+        return self.remembered("result", [signature], lambda: self.result(signature))
 
     def remembered(self, what: str, signatures: Sequence[str], read: Callable[[], Found]) -> Found:
         """What `read` finds in the files of finished stages, or what an earlier command found in the same files."""
@@ -130,12 +135,13 @@ class Store:
         found = index.get(name, state)
         if found is None:
             found = read()
-            index.add(name, state, found)
+            if not isinstance(found, float) or math.isfinite(found):  # JSON has no other numbers
+                index.add(name, state, found)
         return found
 
     def results(self) -> list[Result]:
         """The results of all finished stages."""
-        return [self.result(signature) for signature in self.finished()]
+        return [self.listed(signature) for signature in self.finished()]
 
     def description(self, signature: str) -> dict[str, Any]:
         """What a finished stage is, with all its settings.

@@ -89,6 +89,8 @@ class LastBatch(Teacher):
 
     def __init__(self, context: TeacherContext) -> None:
         super().__init__()
+        if len(context.students) > 1:
+            raise ValueError("the last mini-batch teaches one network: leave method.cohort out")
         self.register_buffer("said", torch.zeros(context.examples, context.classes))
         self.register_buffer("recent", torch.zeros(context.examples, 1, dtype=torch.bool))
 

@@ -95,6 +95,8 @@ def munge(stage: Stage) -> Munge | None:
 def objective(stage: Stage) -> Objective:
     """The method's named, weighted terms."""
     terms = {name: build(term.constructor) for name, term in stage.method.terms.items()}
+    for term in terms.values():
+        term.examples = stage.dataset.examples_per_epoch
     return Objective(terms, {name: _weight(term.weight) for name, term in stage.method.terms.items()})
 
 
@@ -131,8 +133,6 @@ def training_step(
     source = teacher(stage, context).to(target)
     objectives = [objective(stage).to(target) for _ in networks]  # all are drawn before any term is prepared
     for student, loss in zip(networks, objectives, strict=True):
-        for term in loss.terms.values():
-            term.examples = stage.dataset.examples_per_epoch  # pyright: ignore[reportArgumentType]
         _prepare(loss, Student(network=student, until=stage.method.until), source, zero_batch(stage, target))
         _check_pretrained(loss, stage)
     return TrainingStep(
@@ -210,13 +210,28 @@ def _check_pretrained(loss: Objective, stage: Stage) -> None:
         )
 
 
+def stored_terms(stage: Stage, step: TrainingStep) -> dict[str, Tensor]:
+    """The parameters and buffers of a pre-training's terms, which the training after it may go on with."""
+    return dict(step.learners[0].objective.state_dict()) if stage.is_pretraining else {}
+
+
 def inherit_terms(loss: Objective, trained: Mapping[str, Tensor]) -> None:
-    """Copies the modules that a pre-training has trained into the terms, from the state of its objective."""
+    """Copies the modules that a pre-training has trained into the terms, from its `stored_terms`.
+
+    Raises:
+        ValueError: they do not fit.
+    """
     for name, term in loss.terms.items():
         for module in term.pretrained:  # pyright: ignore[reportGeneralTypeIssues]
             prefix = f"terms.{name}.{module}."
             state = {key.removeprefix(prefix): value for key, value in trained.items() if key.startswith(prefix)}
-            term.get_submodule(module).load_state_dict(state)
+            try:
+                term.get_submodule(module).load_state_dict(state)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"the {module} of the term {name} is not the one that method.pretrain trains: "
+                    f"{str(error).splitlines()[-1].strip()}"
+                ) from error
 
 
 def zero_batch(stage: Stage, device: torch.device, size: int = 2, unroll: int = 1) -> Batch:

@@ -97,7 +97,8 @@ def resume(training: Training, work: Work, device: torch.device) -> list[str]:
 
 def _size_limit(training: Training) -> int:
     """The largest size in bytes that a checkpoint of this training can have."""
-    modules = [training.step.teacher, *(learner.network for learner in training.step.learners)]
+    learners = training.step.learners
+    modules = [training.step.teacher, *(each for learner in learners for each in (learner.network, learner.objective))]
     tensors = [tensor for module in modules for tensor in module.state_dict().values() if isinstance(tensor, Tensor)]
     return 2**28 + 16 * sum(tensor.nbytes for tensor in tensors)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import ban
 from ban import metrics
@@ -20,7 +20,7 @@ from ban.models.libraries import Classifier
 from ban.plan.identity import identity_of
 from ban.plan.stage import Stage
 from ban.store.result import Result
-from ban.training import evaluation
+from ban.training import build, evaluation
 from ban.training.device import Device
 from ban.training.loop import Training, TrainingState
 from ban.training.progress import examples_per_second
@@ -39,6 +39,7 @@ def result(stage: Stage, training: Training, device: Device, measured: Mapping[s
         "parameters": sum(counts),
         "network_parameters": counts,
         "seconds": round(state.seconds, 3),
+        **({"term_values": values} if (values := _values(build.stored_terms(stage, training.step))) else {}),
         **({f"{data.examples}_per_second": round(examples_per_second(state, data), 1)} if stage.epochs else {}),
         "peak_memory_mib": device.peak_memory_mib(),
         **measured,
@@ -51,6 +52,10 @@ def result(stage: Stage, training: Training, device: Device, measured: Mapping[s
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return cast("Result", fields)  # the names of metrics are made of strings
+
+
+def _values(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors.values())
 
 
 def measure(

@@ -84,6 +84,7 @@ def run_step(stage: Stage, device_type: str, networks: Networks | None = None) -
         with _without_cuda() if device_type == "cuda" else nullcontext():
             step = build.training_step(stage, load, device, spelling)
             _check_reported(stage, [*step.networks()])
+            _check_pretrained(stage, step, load, device)
             if stage.weights:
                 check_fits(stage, step.networks()["0"], shapes)
             # Batch normalisation of a single position refuses to learn from a single example.
@@ -103,7 +104,7 @@ def run_step(stage: Stage, device_type: str, networks: Networks | None = None) -
 def _forward(
     stage: Stage, training_step: TrainingStep, batch: Batch, networks: Networks
 ) -> tuple[Output, TeacherOutput, float, float]:
-    """The first learner's output, its targets, and the operations of all learners and of the teacher for one of them.
+    """The first learner's output, its targets, the operations of all learners, and those of teacher and terms for one.
 
     The checks name the part at fault.
     """
@@ -117,9 +118,10 @@ def _forward(
         teacher.targets(step)  # so that what a teacher computes only once does not count
         with _counted(networks) as taught:
             targets = teacher.targets(step)
-    for name, term in learners[0].objective.terms.items():
-        _check_loss(name, term(outputs[0], targets, batch))
-    return outputs[0], targets, sum(own), sum(taught)
+    with _counted(networks) as compared:
+        for name, term in learners[0].objective.terms.items():
+            _check_loss(name, term(outputs[0], targets, batch))
+    return outputs[0], targets, sum(own), 3 * sum(compared) + sum(taught)
 
 
 @contextmanager
@@ -144,6 +146,15 @@ def _check_unlabelled(stage: Stage, output: Output, targets: TeacherOutput, batc
 
 def _zeros(fake: Tensor) -> Tensor:
     return torch.zeros(fake.shape, dtype=fake.dtype)
+
+
+def _check_pretrained(stage: Stage, step: TrainingStep, load: build.Load, device: Device) -> None:
+    """Lets terms take over what a pre-training's terms have."""
+    for loss in (learner.objective for learner in step.learners):
+        if any(term.pretrained for term in loss.terms.values()):
+            first = stage.inherits[0].parent.stage
+            trained = build.training_step(first, load, device, None)
+            build.inherit_terms(loss, build.stored_terms(first, trained))
 
 
 def _check_reported(stage: Stage, networks: Sequence[str]) -> None:

@@ -7,7 +7,6 @@ import functools
 import gc
 import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -36,6 +35,7 @@ from ban.training.loop import Steps, Training, TrainingState, alone
 from ban.training.measure import check_stored, last_epoch, measure, result
 from ban.training.progress import ProgressReporter
 from ban.training.signals import Signals
+from ban.training.step import Objective
 
 
 class Host(NamedTuple):
@@ -123,7 +123,7 @@ class _StageTraining:
         step = build.training_step(stage, self._load, host.device, self.data.spelling, self.data)
         for learner in step.learners:
             if any(term.pretrained for term in learner.objective.terms.values()):
-                build.inherit_terms(learner.objective, load_file(self._terms_of(stage.inherits[0].parent)))
+                self._inherit_terms(learner.objective, stage.inherits[0].parent)
         self.training = Training(
             key=stage.stream_key,
             step=step,
@@ -239,8 +239,12 @@ class _StageTraining:
             ) from error
         return self.loaded[-1]
 
-    def _terms_of(self, parent: Parent) -> Path:
-        return self.host.store.file(parent.stage.signature, weights_file(TERMS))
+    def _inherit_terms(self, loss: Objective, parent: Parent) -> None:
+        path = self.host.store.file(parent.stage.signature, weights_file(TERMS))
+        try:
+            build.inherit_terms(loss, load_file(path))
+        except (ValueError, SafetensorError) as error:  # of a stage that was made by hand
+            raise UserError(f"{path} cannot be used: {error}.") from error
 
     def _network(self, parent: Parent, state: Mapping[str, torch.Tensor]) -> nn.Module:
         network = build.network(parent.stage, parent.index, self.data.spelling)
@@ -264,8 +268,7 @@ class _StageTraining:
             tensors = {key: tensor.contiguous() for key, tensor in state.items()}
             self.work.write(weights_file(name), functools.partial(save_file, tensors))
             networks[name] = self._network(Parent(self.stage, name), load_file(self.work.folder / weights_file(name)))
-        terms = self.training.step.learners[0].objective.state_dict()
-        if self.stage.is_pretraining and terms:
+        if terms := build.stored_terms(self.stage, self.training.step):
             self.work.write(weights_file(TERMS), functools.partial(save_file, terms))
         return networks
 
