@@ -112,7 +112,7 @@ class Study:
             self._add("labels", seed, seed, 0, [])
             for method in ("ban", "dkpp"):
                 self._add(method, seed, root, 1, [f"labels {root} {root}"])
-        self.store = cast("Store", SimpleNamespace(finished=lambda: [*self.stages], result=self.stages.__getitem__))
+        self.store = cast("Store", SimpleNamespace(finished=lambda: [*self.stages], listed=self.stages.__getitem__))
 
     def _add(self, family: str, seed: int, root: int, generation: int, teachers: list[str]) -> None:
         signature = f"{family} {seed} {root}"
