@@ -17,8 +17,8 @@ from ban.settings.hydra_versions import allow
         (["--help"], "experiment=demo"),
         (["--cfg", "job"], "generations: 1"),
         (["--info"], "Hydra"),
-        (["experiment=demo", "scale=smoke", "seed=0", "dry_run=true"], "6 stages"),
-        (["-m", "experiment=demo", "scale=smoke", "seed=0", "dry_run=true"], "6 stages"),
+        (["experiment=demo", "scale=smoke", "seed=0", "dry_run=true"], "8 stages"),
+        (["-m", "experiment=demo", "scale=smoke", "seed=0", "dry_run=true"], "8 stages"),
     ],
 )
 def test_the_command_uses_nothing_that_hydra_deprecates(arguments: list[str], answer: str, tmp_path: Path) -> None:
