@@ -64,6 +64,16 @@ def test_small_networks_without_plain_convolutions_learn_slowly_and_their_teache
         assert job.get("teacher.recipe.optimizer.lr") == ("0.05" if slow and "teacher" in job else None)
 
 
+def test_the_paraphraser_learns_at_the_published_rate() -> None:
+    """0.01 before students that are ResNets or Wide-ResNets; elsewhere the student's own."""
+    words = expand(sweeper()["sweeps"], GIVEN, sweeper()["by_scale"])
+    found = [dict(word.split("=", 1) for word in job) for job in words if "method=ft" in job]
+    for job in found:
+        rate = float(job.get("recipe.optimizer.lr", 0.05)) * float(job.get("method.pretrain.rate", 0.2))
+        assert rate == pytest.approx(0.05 if job["model"] == "vgg8" else 0.01)
+    assert len(found) == 13
+
+
 @pytest.fixture(scope="module")
 def some() -> list[Stage]:
     """The stages of four pairs and two methods, and of two students alone."""
