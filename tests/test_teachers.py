@@ -364,10 +364,14 @@ class TestPartlyLabelled:
         assert first.shape == second.shape and not torch.equal(first, second)
 
 
+FAR = ("method=fitnets", "model=wrn_10_1", "method.pretrain.until=stage3", "method.pretrain.terms.hint.guided=stage3")
+"""The guided layer is a quarter as high and wide as the first stage."""
+
+
 def test_what_cannot_be_compared_is_said_before_anything_is_trained() -> None:
     for options, message in (
         (("method=fsp", "model=wrn_16_1", "teacher=wrn_16_2"), "the same number of channels in 'stage1.first'"),
-        (("method=fitnets", "method.pretrain.terms.hint.hint=stage1"), "is larger than the guided layer"),
+        ((*FAR, "method.pretrain.terms.hint.hint=stage1"), "is larger than the guided layer"),
         (("method=fitnets", "method.pretrain.terms.hint.hint=stage9"), "the teacher has no feature 'stage9'"),
         (("method=tolerant", "teacher.method.terms.tolerance.scores=11"), "2 to 10 scores, not 11"),
     ):
