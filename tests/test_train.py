@@ -78,7 +78,15 @@ TAUGHT = [
     (name, kind) for name, kind in CONTRACT if METHODS[name].get("teacher_count") and "pretrain" not in METHODS[name]
 ]
 every_method = pytest.mark.parametrize(("method", "kind"), [*CONTRACT, *((name, "images") for name in BRIEF)])
-every_method_at_length = pytest.mark.parametrize(("method", "kind"), CONTRACT)
+every_method_at_length = pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        pytest.param(
+            *each, marks=pytest.mark.long if each[1] == "language" and each[0] not in ("ban_l", "labels") else ()
+        )
+        for each in CONTRACT
+    ],
+)
 every_taught_method = pytest.mark.parametrize(("method", "kind"), TAUGHT)
 NEEDS = {
     "at": ("method.terms.layers.layers=[stage1,stage2]",),
