@@ -62,6 +62,7 @@ PEERS = ("+model@peers.a=shufflenet_v1", "+model@peers.b=shufflenet_v2", "+model
 CONFIGS = {
     "kd": ("method=kd", *DIGITS),
     "fitnets": ("method=fitnets", "model=wrn_10_2", "dataset=cifar100"),
+    "hint": ("method=hint", "model=wrn_10_2", "dataset=cifar100"),
     "fsp": ("method=fsp", "model=pre_resnet_1001", "recipe=budget_images", "dataset=cifar100"),
     "mean_teacher": ("method=mean_teacher", "model=conv_large", "recipe=mean_teacher", *IMAGES),
     "temporal_ensembling": ("method=temporal_ensembling", "model=densenet_40_12", "recipe=laine_aila", *IMAGES),

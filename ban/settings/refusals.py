@@ -106,7 +106,7 @@ def unknown(name: str, advice: str, node: Any = None) -> str:
 def below(name: str, node: Any = None) -> str | None:
     """Where `node`, or a file of the same group, has a setting of that name further down."""
     parent = name.rpartition(".")[0]
-    return _same_name(name, keys_in(node, f"{parent}." if parent else "")) or _same_name(name, keys_of_files(name))
+    return _same_name(name, keys_in(node, f"{parent}." if parent else "")) or _same_name(name, keys_of_files(name), 1)
 
 
 def elsewhere(name: str) -> str | None:
@@ -114,9 +114,9 @@ def elsewhere(name: str) -> str | None:
     return _same_name(name, KNOWN)
 
 
-def _same_name(name: str, keys: Sequence[str]) -> str | None:
+def _same_name(name: str, keys: Sequence[str], most: int = 2) -> str | None:
     found = [key for key in keys if key.rpartition(".")[2] == name.rpartition(".")[2] and key != name]
-    nearest = "' or '".join([*dict.fromkeys(found)][:2])
+    nearest = "' or '".join([*dict.fromkeys(found)][:most])
     return f"did you mean '{nearest}'?" if found else None
 
 
