@@ -117,8 +117,9 @@ def _measure_own(config: DictConfig) -> dict[str, Any]:
     Texts are not: `${…}` in one would be taken for a reference.
     """
     dataset = config.get("dataset")
-    unresolved = cast("Node", OmegaConf.to_container(dataset)) if isinstance(dataset, DictConfig) else {}
-    kind = own_type(unresolved)  # a reference that leads nowhere is reported below, with its key
+    if not isinstance(dataset, DictConfig):
+        return {}
+    kind = own_type(cast("Node", OmegaConf.to_container(dataset)))  # a wrong reference is reported later, with its key
     if kind is None:
         return {}
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))

@@ -132,11 +132,11 @@ class Store:
         """What `read` finds in the files of finished stages, or what an earlier command found in the same files."""
         index, name = self._index, " ".join([what, *signatures])
         state = index.state(*signatures)
-        found = index.get(name, state)
-        if found is None:
-            found = read()
-            if not isinstance(found, float) or math.isfinite(found):  # JSON has no other numbers
-                index.add(name, state, found)
+        if (known := index.get(name, state)) is not None:
+            return known
+        found = read()
+        if not isinstance(found, float) or math.isfinite(found):  # JSON has no other numbers
+            index.add(name, state, found)
         return found
 
     def results(self) -> list[Result]:
