@@ -21,7 +21,7 @@ GROUPS = (
     "Born-again networks",
     "Distillation into another network",
     "Matching hidden layers",
-    "Self-ensembling with few labels",
+    "Learning from few labels",
     "Self-distillation without a teacher",
     "Networks that teach each other",
     "Tolerant teachers",

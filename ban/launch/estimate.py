@@ -18,10 +18,8 @@ from ban.training.place import Place
 
 DAYS = 7
 """A timing is remembered that long: drivers, clocks and other processes change."""
-
-
 LARGE_STEP = 1e10
-"""Floating-point operations of a step on a CPU from which its time is in proportion to them: losses hardly count."""
+"""Floating-point operations of a step on a CPU; the time of larger ones is in proportion to their operations."""
 
 
 class Disk(NamedTuple):
@@ -76,7 +74,7 @@ def estimate(stages: Sequence[Stage], place: Place, track: Callable[[Iterable[St
 
 
 def _kind(stage: Stage, place: Place) -> str:
-    """What trainings have in common whose time is in proportion to their operations: all of a step, if it is small."""
+    """A key of trainings that have the same operations per second: of all methods of a large network, or of one step."""
     recipe, alike = stage.recipe, stage.step_kind
     size = recipe.batch_size * (recipe.unroll or 1)
     if place.name == "cpu" and _cost(stage) * size >= LARGE_STEP:
