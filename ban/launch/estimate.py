@@ -74,7 +74,7 @@ def estimate(stages: Sequence[Stage], place: Place, track: Callable[[Iterable[St
 
 
 def _kind(stage: Stage, place: Place) -> str:
-    """A key of trainings that have the same operations per second: of all methods of a large network, or of one step."""
+    """A key that trainings of equal operations per second share: all methods of a large network, or equal steps."""
     recipe, alike = stage.recipe, stage.step_kind
     size = recipe.batch_size * (recipe.unroll or 1)
     if place.name == "cpu" and _cost(stage) * size >= LARGE_STEP:
