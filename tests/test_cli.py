@@ -263,7 +263,7 @@ def test_settings_of_the_command_line_win_in_an_experiment(say: Say) -> None:
     """`ban experiment=demo` is a sweep by itself; a smaller one finishes in a moment."""
     arguments = ["experiment=demo", "recipe.epochs=5", "seed=0,1", "machine.device=cpu"]
     shown = say(*arguments)
-    assert "12 stages, 0 in the store, 12 to train" in shown
+    assert "16 stages, 0 in the store, 16 to train" in shown
     for word in ("BAN-3", "Ens*3", "another label-trained network", "Ens*3 against mean of three label-trained"):
         assert word in shown
 
