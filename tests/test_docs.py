@@ -77,7 +77,7 @@ def ban(folder: Path, *arguments: str) -> None:
         patch.setattr(sys, "argv", ["ban", *arguments])
         # Large networks take seconds to build and minutes to time; other tests do both.
         for module in (command, estimate, overview):
-            patch.setattr(module, "rehearse", lambda *_: StageCost(0, 0))
+            patch.setattr(module, "rehearse", lambda *_: StageCost(0, 0, 0))
         patch.setattr(overview, "estimate", lambda *_: estimate.Estimate(0, 0, 0, 0, 0))
         patch.setattr(measure, "check_learned", lambda *_: None)  # two steps teach less than a guess
         try:

@@ -15,13 +15,20 @@ from ban.training.device import Device
 from ban.training.timing import examples_per_second
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_disk_is_what_a_training_leaves(kind: str, train: Train, tmp_path: Path) -> None:
-    options = ("method=labels", "recipe.epochs=1", "recipe.select=null")  # of one epoch the best is the last
+@pytest.mark.parametrize(("kind", "method"), [*((kind, "labels") for kind in KINDS), ("images", "ft")])
+def test_the_disk_is_what_a_training_leaves(kind: str, method: str, train: Train, tmp_path: Path) -> None:
+    options = (f"method={method}", "recipe.epochs=1", "recipe.select=null")  # of one epoch the best is the last
+    options += ("method.pretrain.terms.factors.layer=stage2",) if method == "ft" else ()
     train(*options, kind=kind)
-    (stage,) = plan(*options, kind=kind)
     left = sum(path.stat().st_size for path in files(tmp_path / "stages") if path.suffix == ".safetensors")
-    assert disk(stage).kept == pytest.approx(left, rel=0.2)
+    assert sum(disk(stage).kept for stage in plan(*options, kind=kind)) == pytest.approx(left, rel=0.2)
+
+
+def test_checkpoints_hold_what_terms_remember() -> None:
+    """Contrastive distillation remembers an embedding by the student and one by the teacher of each training image."""
+    born_again, contrastive = plan()[-1], plan("method=crd")[-1]
+    embeddings = 2 * 4 * 128 * born_again.dataset.train_size
+    assert disk(contrastive).temporary - disk(born_again).temporary == pytest.approx(2 * embeddings, rel=0.2)
 
 
 @pytest.mark.parametrize("kind", KINDS)

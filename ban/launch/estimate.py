@@ -113,14 +113,17 @@ def _examples(stage: Stage) -> float:
 
 
 def disk(stage: Stage) -> Disk:
-    """Weights and predictions; checkpoints hold weights and the optimizer's state, and the one before is kept."""
-    dataset, recipe = stage.dataset, stage.recipe
-    weights = 4 * rehearse(stage).parameters
+    """Weights and predictions; a checkpoint holds weights, the optimizer's state, and the memories of terms and teacher.
+
+    The checkpoint before is kept, and a pre-training's terms are stored beside its weights.
+    """
+    dataset, recipe, cost = stage.dataset, stage.recipe, rehearse(stage)
+    weights = 4 * cost.parameters
     networks = (2 if recipe.select and stage.epochs else 1) + bool(stage.method.reported_network)
     predictions = dataset.test_size * dataset.bytes_per_prediction
     moments = 2 if "Adam" in recipe.optimizer["_target_"] else 1
-    checkpoints = 2 * weights * (networks + moments) if stage.epochs else 0
-    return Disk(weights * networks + (0 if stage.is_pretraining else predictions), checkpoints)
+    checkpoints = 2 * (weights * (networks + moments) + cost.memories) if stage.epochs else 0
+    return Disk(weights * networks + (cost.memories if stage.is_pretraining else predictions), checkpoints)
 
 
 def free_disk(store: Store) -> int:

@@ -19,6 +19,8 @@ class StageCost(NamedTuple):
     parameters: int
     training_flops: float
     """Floating-point operations per training example or word: student forward and backward, its teachers forward."""
+    memories: int
+    """Bytes of what loss terms and teacher remember, such as a memory of features of all examples."""
 
 
 def rehearse(stage: Stage, device_type: str = "cpu") -> StageCost:
@@ -42,8 +44,8 @@ _REHEARSED: dict[str, StageCost] = {}
 def remembered(stage: Stage, device_type: str) -> StageCost | None:
     """What an earlier command found for this kind of step."""
     match memory("steps").found.get(_key(stage, device_type)):
-        case [int(parameters), int() | float() as flops]:
-            return StageCost(parameters, flops)
+        case [int(parameters), int() | float() as flops, int(memories)]:
+            return StageCost(parameters, flops, memories)
         case _:
             return None
 

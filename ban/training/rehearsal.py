@@ -98,7 +98,15 @@ def run_step(stage: Stage, device_type: str, networks: Networks | None = None) -
     learners = [learner.network for learner in step.learners]
     networks.learn(stage, device_type, learners[0], output, own)
     flops = 3 * own + len(learners) * taught
-    return StageCost(sum(map(parameters_of, learners)), flops / batch.targets.numel())
+    return StageCost(sum(map(parameters_of, learners)), flops / batch.targets.numel(), _memories(step))
+
+
+def _memories(step: TrainingStep) -> int:
+    """Bytes of what a checkpoint keeps of loss terms and teacher, apart from the teacher's weights."""
+    weights = {name for name, _ in step.teacher.named_parameters()}
+    state = [value for name, value in step.teacher.state_dict().items() if name not in weights]
+    state += [value for learner in step.learners for value in learner.objective.state_dict().values()]
+    return sum(value.nbytes for value in state if isinstance(value, Tensor))
 
 
 def _forward(
