@@ -113,7 +113,7 @@ def _examples(stage: Stage) -> float:
 
 
 def disk(stage: Stage) -> Disk:
-    """Weights and predictions; a checkpoint holds weights, the optimizer's state, and the memories of terms and teacher.
+    """Weights and predictions; checkpoints hold weights, the optimizer's state, and what terms and teacher remember.
 
     The checkpoint before is kept, and a pre-training's terms are stored beside its weights.
     """
