@@ -3,7 +3,7 @@
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ban.errors import UserError
 from ban.settings.checks import validated
-from ban.settings.compose import compose_config, compose_settings, freeze
+from ban.settings.compose import compose_config, freeze
 from ban.settings.schema import Settings, SweeperSettings
 from ban.settings.types import Node
 from ban.settings.words import read
@@ -75,7 +75,7 @@ def jobs_of(overrides: Sequence[str], folder: Path | None = None, all_seeds: boo
         name: {key: value for key, value in product.items() if key not in left_out}
         for name, product in sweeper.sweeps.items()
     }
-    return [compose_settings(job, folder) for job in expand(sweeps, overrides, sweeper.by_scale)]
+    return _composed_once(expand(sweeps, overrides, sweeper.by_scale), lambda job: compose_config(job, folder))
 
 
 def _checked(sweeper: Any) -> SweeperSettings:
@@ -87,18 +87,21 @@ def _checked(sweeper: Any) -> SweeperSettings:
 def settings_of(loader: ConfigLoader, config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[Settings]:
     """The settings of each job of a sweep that Hydra runs.
 
-    Jobs that differ only in their seed are composed and checked once, because that takes 0.2 s.
-
     Raises:
         UserError: a setting is unknown or impossible.
     """
+    return _composed_once(jobs, lambda job: loader.load_sweep_config(config, [*job]))
+
+
+def _composed_once(jobs: Iterable[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig]) -> list[Settings]:
+    """The settings of each job. Jobs that differ only in their seed are composed and checked once: it takes 0.2 s."""
     composed: dict[tuple[str, ...], _Repetitions] = {}
     result: list[Settings] = []
     for job in jobs:
         seeds = [override for override in job if re.fullmatch(r"seed=(0|-?[1-9]\d*)", override)]  # whole numbers
         rest = tuple(override for override in job if override not in seeds)
         if rest not in composed:
-            composed[rest] = _Repetitions(loader.load_sweep_config(config, [*rest, *seeds]))
+            composed[rest] = _Repetitions(compose([*rest, *seeds]))
         result.append(composed[rest].settings(int(seeds[-1].partition("=")[2]) if seeds else None))
     return result
 
