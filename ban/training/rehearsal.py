@@ -102,9 +102,10 @@ def run_step(stage: Stage, device_type: str, networks: Networks | None = None) -
 
 
 def _memories(step: TrainingStep) -> int:
-    """Bytes of what a checkpoint keeps of loss terms and teacher, apart from the teacher's weights."""
-    weights = {name for name, _ in step.teacher.named_parameters()}
-    state = [value for name, value in step.teacher.state_dict().items() if name not in weights]
+    """Bytes of what a checkpoint keeps of loss terms and teacher, apart from the teacher's networks."""
+    networks = [*step.teacher.published().values()]
+    weights = {name for name, module in step.teacher.named_children() if module in networks}
+    state = [value for name, value in step.teacher.state_dict().items() if name.partition(".")[0] not in weights]
     state += [value for learner in step.learners for value in learner.objective.state_dict().values()]
     return sum(value.nbytes for value in state if isinstance(value, Tensor))
 
