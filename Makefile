@@ -37,7 +37,7 @@ demo-language: install  ## train born-again language models on the text of Pytho
 	$(BIN)/ban experiment=demo_language
 
 test: check  ## run the checks and the test suite
-	$(BIN)/pytest -n 3 --dist worksteal  # 3 workers on 2 cores: many tests wait
+	$(BIN)/pytest -n 4 --dist worksteal  # 4 workers on 2 cores: many tests wait
 
 test-hydra-next:  ## run the test suite on the pre-release of Hydra 1.4, installed into .venv-hydra-next
 	$(MAKE) test VENV=.venv-hydra-next REQUIREMENTS="'hydra-core>=1.4.0rc1'"

@@ -13,7 +13,6 @@ from ban.terms import ConfidenceWeightedLabel
 from ban.training.rehearsal import FakeDevice, fake_tensors, rehearse_anew, run_step
 from ban.training.stand_in import Networks
 
-
 REHEARSED = set[tuple[str, str]]()
 """Kind of step and device of those so far: methods share their teacher."""
 

@@ -112,6 +112,7 @@ def test_a_sweep_trains_each_stage_once_as_a_local_one_does(slurm: dict[str, str
     assert "6 stages, 6 in the store, 0 to train" in again and "Submitted" not in again
 
 
+@pytest.mark.long
 def test_a_job_that_is_preempted_goes_on(slurm: dict[str, str], undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     submitted = Submitted(slurm, tmp_path, *LONG)
     for signature in undisturbed:  # the teacher, then the student
@@ -136,6 +137,7 @@ def test_a_job_that_makes_room_for_an_urgent_one_goes_on(
     assert submitted.log_of(teacher).count(f"job {job} of") == 2
 
 
+@pytest.mark.long
 def test_a_job_that_reaches_its_time_limit_goes_on_in_the_next(slurm: dict[str, str], tmp_path: Path) -> None:
     endless = (*DIGITS, "method=labels", "recipe.epochs=1000000", "machine.checkpoint_seconds=1000")
     # The signal comes 18 to 48 seconds after the start: SLURM looks every 30 seconds, and is early rather than late.

@@ -137,6 +137,7 @@ def kill(process: subprocess.Popen[str]) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_lineage_killed_twice_has_one_run_each_without_gap_or_double(tmp_path: Path) -> None:
     outputs, (teacher, student) = tmp_path / "outputs", plan(*LINEAGE)
