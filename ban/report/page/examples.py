@@ -90,7 +90,7 @@ def _of_targets(predictions: Predictions) -> NDArray[np.float32]:
 
 def _said(predictions: Predictions, number: int, names: list[str]) -> str:
     found = predictions["log_probabilities"][number]
-    return f"{names[int(found.argmax())]} {100 * float(np.exp(found.max())):.0f} %"
+    return f"{names[int(found.argmax())]} {100 * float(np.exp(found.max())):.0f}\u00a0%"
 
 
 def _picture(pixels: NDArray[np.uint8], white: int) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ban import metrics
 from ban.report.gradients import HEADINGS
-from ban.report.page.chart import SEEDS, VALUES, WIDTH, Figure, figure, single
+from ban.report.page.chart import COLOURS, SEEDS, VALUES, WIDTH, Figure, figure, single
 from ban.report.results import Results
 from ban.report.tables import Table
 from ban.store.formats import Record
@@ -77,7 +77,11 @@ def _panels(
     data = data[data.groupby("curve")["epoch"].transform("nunique").to_numpy() > 1]
     if data.empty:
         return None
-    legend = alt.Color("row:N", title=None, sort=[*data["row"].unique()], legend=alt.Legend(orient="top"))
+    # A row has the same colour in all figures, also in those without its teacher.
+    colours = {row.heading: COLOURS[index % len(COLOURS)] for index, row in enumerate(rows)}
+    present = [*data["row"].unique()]
+    scale = alt.Scale(domain=present, range=[colours[heading] for heading in present])
+    legend = alt.Color("row:N", title=None, scale=scale, legend=alt.Legend(orient="top"))
     choice = alt.selection_point(fields=["row"], bind="legend")
     fade = alt.condition(choice, alt.value(0.25), alt.value(0.02))
     base = alt.Chart().encode(alt.X("epoch:Q"), alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)), legend)
@@ -120,7 +124,7 @@ def timeline(results: Sequence[Result]) -> Figure | None:
             alt.X("begin:T", title="time (your zone)"),
             alt.X2("end:T"),
             alt.Y("signature:N", sort=[*data["signature"]], axis=None),
-            alt.Color("kind:N", title=None),
+            alt.Color("kind:N", title=None, sort=[*data["kind"].unique()]),
             tooltip=["stage", "place", "begin:T", "end:T", "signature"],
         )
     )
