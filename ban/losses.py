@@ -239,7 +239,8 @@ def similarity_distance(student: Float[Tensor, " batch *_"], teacher: Float[Tens
 def correlation_congruence(student: Embeddings, teacher: Embeddings) -> Float[Tensor, ""]:
     """Mean over consecutive examples of Σ δ_i δ_{i+1}, δ = |e_s − e_t| (Peng et al. 2019, as in the authors' code)."""
     distances = (student.float() - teacher.float()).abs()
-    return (distances[:-1] * distances[1:]).sum(-1).mean()
+    products = (distances[:-1] * distances[1:]).sum(-1)
+    return products.sum() / max(1, len(products))  # 0 for a single example
 
 
 def relation_of_distances(student: Embeddings, teacher: Embeddings) -> Float[Tensor, ""]:

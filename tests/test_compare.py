@@ -60,6 +60,14 @@ def test_lines_are_drawn_whole() -> None:
     assert lines.high - lines.low == pytest.approx(width, rel=0.1)
 
 
+@pytest.mark.parametrize("end", [None, 1])
+def test_a_single_example_or_line_says_nothing_about_others(end: int | None) -> None:
+    targets = np.array([1] if end is None else [0, 0, 1])
+    ours, theirs = ({"log_probabilities": np.full(len(targets), value), "targets": targets} for value in (-1.0, -2.0))
+    found = likelihood(ours, theirs, end)
+    assert (found.value, found.low, found.high, found.p_value) == (-1.0, -np.inf, np.inf, 1.0)
+
+
 def test_two_stages_and_their_repetitions_are_compared(train: Train, say: Say, tmp_path: Path) -> None:
     quick = ["method=ban", "recipe.epochs=2"]
     signatures = [[result["signature"] for result in train(*quick, f"seed={seed}")] for seed in (0, 1, 2)]

@@ -28,6 +28,7 @@ from ban.errors import UserError
 from ban.plan.lineage import lineage
 from ban.settings.compose import compose_settings
 from ban.settings.datasets import OwnRows
+from ban.settings.sweeps import jobs_of
 from ban.training import build
 
 ROWS = 60
@@ -212,6 +213,13 @@ def test_gaps_are_filled_by_the_means_of_the_training_rows(tmp_path: Path) -> No
     assert ages[0].mean() == pytest.approx(scaled)  # filling with a mean keeps the mean
     assert dataset_of(path, "dataset.missing=mean", "dataset.split_seed=1").columns[0] != age
     assert dataset_of(path, "dataset.missing=mean", "dataset.split_seed=1").checksum == dataset.checksum
+
+
+def test_each_seed_of_a_sweep_has_the_means_of_its_own_split(tmp_path: Path) -> None:
+    given = words(written(tmp_path / "own.csv", GAPS), "dataset.missing=mean", "dataset.split_seed=${seed}")
+    jobs = jobs_of([*given, "seed=0,1"])
+    assert [job.dataset for job in jobs] == [compose_settings([*given, f"seed={seed}"]).dataset for seed in (0, 1)]
+    assert jobs[0].dataset.columns != jobs[1].dataset.columns  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_splits_have_the_classes_in_proportion(tmp_path: Path) -> None:

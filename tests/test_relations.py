@@ -101,6 +101,18 @@ def test_variational_information_is_a_gaussian_likelihood() -> None:
     torch.testing.assert_close(term(output, targets, batch), expected)
 
 
+@pytest.mark.parametrize("variance", [1.1e-5, 1e-3, 5.0, 100.0, 1e6])
+def test_variational_information_starts_with_the_variance_that_is_given(variance: float) -> None:
+    term, features = Variational(["a"], variance), {"a": F_S.float()}
+    term.prepare(Output(torch.zeros(6, 2), features), TeacherOutput(features=features))
+    started = torch.nn.functional.softplus(term.alphas[0]) + losses.SMALLEST_VARIANCE
+    torch.testing.assert_close(started, torch.full_like(started, variance), rtol=1e-3, atol=0)
+
+
+def test_a_single_example_has_no_neighbour_whose_distance_it_shares() -> None:
+    assert losses.correlation_congruence(E_S[:1], E_T[:1]) == 0
+
+
 def test_words_have_no_maps() -> None:
     with pytest.raises(UserError, match="the student has no feature 'pooled'"):
         rehearse_anew(plan("method=rkd", kind="language")[-1])

@@ -20,7 +20,8 @@ from sklearn.datasets import load_digits
 
 from ban import metrics
 from ban.data.splits import balanced_order
-from ban.report.quality import agreement, disagreement, reliability
+from ban.report.quality import agreement, disagreement, qualities, reliability
+from ban.report.results import Results
 from ban.report.statistics import Interval
 from ban.settings.datasets import LabelledDataset
 from ban.store.store import Store
@@ -49,6 +50,16 @@ def test_fitted_temperature_of_two_classes(right: float) -> None:
     scaled = metrics.at_temperature(predictions, fitted)
     np.testing.assert_allclose(np.exp(scaled["log_probabilities"][:, 0]), right, rtol=1e-4)
     assert reliability(scaled, bins=1).error == pytest.approx(0, abs=1e-2)
+
+
+def test_a_temperature_counts_where_it_was_fitted(tmp_path: Path) -> None:
+    """Not so for what version 0.2.0 stored."""
+    store, stages = Store(tmp_path), [plan("method=labels", f"seed={seed}")[0] for seed in range(3)]
+    for wrong, stage in enumerate(stages):
+        files = {"predictions.safetensors": partial(save_file, predictions_of(stage, wrong))}
+        publish(store, stage, files, test_error_percent=10.0 * wrong, **({"fitted_temperature": 1.5} if wrong else {}))
+    found = qualities((stages[0].family,), Results(store), 3)
+    assert found["fitted temperature"].count == 2 and found["ECE, points"].count == 3
 
 
 def test_agreement_of_known_predictions() -> None:

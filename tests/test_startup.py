@@ -89,6 +89,9 @@ def test_a_file_stays_small_and_what_others_wrote_stays_in_it(monkeypatch: pytes
     mine.add({"b": 2})
     mine.add({"c": 3, "d": 4})
     assert json.loads(mine.path.read_text()) == {"b": 2, "c": 3, "d": 4}
+    mine.add({"c": 5})  # which makes it the newest
+    other.add({"e": 6, "f": 7})
+    assert json.loads(mine.path.read_text()) == {"c": 5, "e": 6, "f": 7}
     assert [path.name for path in folder().iterdir()] == ["facts.json"]
 
 
@@ -164,6 +167,11 @@ def test_repetitions_are_what_each_job_would_be_alone(
     say("-m", *SHORT, *words, "seed=2,1,-5,3")
     assert got == [compose_settings([*SHORT, *words, f"seed={seed}"]) for seed in seeds]
     assert len(frozen) == composed
+
+
+def test_the_later_seeds_of_a_sweep_are_checked_too(say: Say) -> None:
+    with pytest.raises(SystemExit, match=r"^ban: seed is 99999999999999999999"):
+        say("-m", *SHORT, "seed=0,99999999999999999999")
 
 
 def test_clusters_are_the_connected_components_of_shared_streams() -> None:

@@ -19,7 +19,7 @@ from ban.schedules import GaussianRampDown, GaussianRamps, GaussianRampUp, Linea
 from ban.settings.compose import compose_settings
 from ban.teachers import AverageWeights, EpochAverage, Frozen, LastBatch, Peers, SecondView
 from ban.teachers.peers import batch_statistics_kept
-from ban.terms import Probabilities
+from ban.terms import Consistency, Probabilities
 from ban.training import build
 from ban.training.device import Device
 from ban.training.rehearsal import rehearse_anew
@@ -89,6 +89,15 @@ class TestEpochAverage:
         again = memory.targets(step([self.said[0]])).probabilities
         torch.testing.assert_close(again, known)
         assert (memory.accumulated[4:] == 0).all()
+
+    def test_an_example_that_no_epoch_has_shown_has_no_gradient(self) -> None:
+        memory = EpochAverage(context(examples=6), decay=0.6)
+        self.hear(memory, self.said[0])
+        logits = self.said[1].clone().requires_grad_()
+        current = step([logits])
+        current = current._replace(batch=current.batch._replace(indices=torch.tensor([4, 0, 5, 1])))
+        Consistency()(current.outputs[0], memory.targets(current), current.batch).backward()
+        assert logits.grad is not None and (logits.grad.abs().amax(-1) > 0).tolist() == [False, True, False, True]
 
     def test_without_decay_it_is_what_was_said_in_the_last_epoch(self) -> None:
         memory = EpochAverage(context(), decay=0.0)
@@ -217,9 +226,31 @@ class TestPeers:
         measured = step_of_both(batch, START)
         assert [float(each.errors["wrong"]) for each in measured] == wrong
 
+    def test_a_term_may_make_its_parameters_beside_peers(self) -> None:
+        shallow = "+method.terms.shallow={_target_: ban.terms.ShallowClassifiers, weight: 1.0}"
+        rehearse_anew(plan("method=deep_mutual_learning", shallow)[0])
+
     def test_one_network_has_no_peers(self) -> None:
         with pytest.raises(UserError, match=r"set method\.cohort"):
             rehearse_anew(plan("method=deep_mutual_learning", "method.cohort=1")[0])
+
+
+@pytest.mark.parametrize("method", ["dlb", "ema", "mean_teacher", "ps_kd", "temporal_ensembling"])
+def test_a_teacher_that_remembers_one_network_refuses_a_cohort(method: str) -> None:
+    with pytest.raises(UserError, match=r"teaches one network: leave method\.cohort out"):
+        rehearse_anew(plan(f"method={method}", "+method.cohort=2")[-1])
+
+
+def test_terms_that_make_their_parameters_leave_the_averages_batch_statistics_alone() -> None:
+    shallow = "+method.terms.shallow={_target_: ban.terms.ShallowClassifiers, weight: 1.0}"
+    (stage,) = plan("method=ema", shallow)
+    made = build.training_step(stage, lambda parent: nn.Identity(), Device("cpu"), None)
+    counts = [value for name, value in made.teacher.named_buffers() if name.endswith("num_batches_tracked")]
+    assert counts and not any(counts)
+
+
+def test_the_words_of_a_batch_have_places_of_their_own() -> None:
+    rehearse_anew(plan("method=dkpp", "+method.terms.teacher.drawn=example", kind="language")[-1])
 
 
 @pytest.mark.parametrize("decay", [1.0, -0.1])

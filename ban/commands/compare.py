@@ -1,5 +1,6 @@
 """`ban compare`: two stages side by side, and the repetitions of each; or what two stores have in common."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -109,6 +110,8 @@ def _results(first: Side, second: Side, predictions: tuple[Predictions, Predicti
 
 
 def _interval(difference: Difference, digits: int = 2) -> dict[str, str]:
+    if math.isinf(difference.low):
+        return {}
     p = f"{difference.p_value:.3f}" if difference.p_value >= 0.001 else "< 0.001"
     return {"95 % interval": f"{difference.low:+.{digits}f} to {difference.high:+.{digits}f}", "p": p}
 

@@ -55,7 +55,7 @@ def methods(words: Sequence[str], folder: Path | None = None) -> None:
 
 def by_group(files: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
     """Heading → name → file."""
-    found = {name: content(path).get("group") or OTHERS for name, path in files.items()}
+    found = {name: _text(content(path), "group") or OTHERS for name, path in files.items()}
     headings = dict.fromkeys([*GROUPS, *sorted({*found.values()} - {OTHERS}), OTHERS])
     groups = {heading: {name: files[name] for name in files if found[name] == heading} for heading in headings}
     return {heading: members for heading, members in groups.items() if members}
@@ -80,12 +80,12 @@ def facts(path: Path) -> list[tuple[str, str]]:
     """What the file and the docstrings of its parts say: name → text.
 
     Raises:
-        UserError: a part of the file is no mapping.
+        UserError: a part of the file is no mapping, or its group or reference no text.
     """
     node = _resolved(content(path))
     _check(node)
     first = node.get("pretrain") or {}
-    found = [("group", node.get("group") or OTHERS), ("source", node.get("reference") or ""), ("needs", needs(node))]
+    found = [("group", _text(node, "group") or OTHERS), ("source", _text(node, "reference")), ("needs", needs(node))]
     found += [(f"first stage: {name}", text) for name, text in _parts(first)]
     found += [("second stage: " * bool(first) + name, text) for name, text in _parts(node)]
     return [(name, text) for name, text in found if text]
@@ -102,6 +102,13 @@ def _resolved(value: Any, above: Sequence[Any] = ()) -> Any:
     for key in found[2].split(".") if found else ():
         node = node.get(key) if isinstance(node, Mapping) else None
     return value if node is None else node
+
+
+def _text(node: Node, key: str) -> str:
+    value = node.get(key)
+    if not isinstance(value, str | None):
+        raise UserError(f"method.{key} is {_value(value)}, but it must be a text.")
+    return value or ""
 
 
 def _check(node: Node, place: str = "method") -> None:

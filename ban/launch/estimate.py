@@ -107,7 +107,7 @@ def _timed(kind: str, stage: Stage, place: Place) -> float:
 
 def _examples(stage: Stage) -> float:
     """Training examples, plus a third for each evaluated one, because a forward pass is a third of a training step."""
-    trained_on = stage.dataset.train_size if stage.epochs else 0
+    trained_on = (stage.dataset.labels or stage.dataset.train_size) if stage.epochs else 0
     splits = trained_on + stage.dataset.validation_size + stage.dataset.test_size
     return stage.examples_seen + (0 if stage.is_pretraining else splits / 3)
 

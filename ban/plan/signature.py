@@ -15,7 +15,7 @@ from ban.settings.types import RENAMED, Node, Part, unsigned_keys
 PROTOCOL = 1
 """Raised when the training loop computes something else than before from the same stage."""
 
-VERSIONS = {"AverageWeights": 2, "CharacterLSTM": 2, "Peers": 2, "bf16": 2}
+VERSIONS = {"AverageWeights": 2, "CharacterLSTM": 2, "EpochAverage": 2, "Peers": 2, "bf16": 2}
 """Class or function name, or `recipe.precision` → version, where it is not 1: raised when a component computes
 something else, so that results of the old code are not taken for results of the new. `stage.json` holds the versions
 that a stage was signed with. A test pins the losses of each component's first steps."""

@@ -202,8 +202,8 @@ class Stage:
 
     @property
     def training_examples(self) -> int:
-        """Training examples, synthetic ones included."""
-        return self.dataset.train_size * (1 + self.dataset.synthetic_per_example)
+        """Training examples that batches are drawn from, synthetic ones included."""
+        return self.dataset.examples_per_epoch
 
     @property
     def epochs(self) -> int:

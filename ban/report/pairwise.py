@@ -26,6 +26,7 @@ class Difference:
     value: float
     low: float
     high: float
+    """Infinite where a single example, or the only line of a text, says nothing about others."""
     p_value: float
 
 
@@ -95,6 +96,8 @@ def likelihood(first: Predictions, second: Predictions, end: int | None = None) 
     ends = np.arange(1, len(targets) + 1) if end is None else np.flatnonzero(targets == end) + 1
     bounds = np.unique([0, *ends[:-1]])
     sums, sizes = np.add.reduceat(moved, bounds), np.diff([*bounds, len(targets)])
+    if len(sums) < 2:
+        return Difference(float(moved.mean()), -math.inf, math.inf, 1.0)
     draws = np.random.default_rng(0)
     means = np.array([_drawn_mean(sums, sizes, draws) for _ in range(RESAMPLES)])
     low, high = np.quantile(means, [LEVEL / 2, 1 - LEVEL / 2])

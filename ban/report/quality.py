@@ -64,13 +64,12 @@ def agreement(first: Predictions, second: Predictions) -> Agreement:
 
 def qualities(families: Families, results: Results, repetitions: int) -> dict[str, Interval]:
     """What is measured of the predictions of a single network, or of an ensemble: heading → mean over repetitions."""
-    found: dict[str, list[float]] = {}
-    streams = list[Streams]()
+    found: dict[str, list[tuple[float, Streams]]] = {}
     for members in [*results.repetitions(families).values()][:repetitions]:
         predictions = results.averaged(members)
         if predictions is None:
             continue
-        streams.append(frozenset[Hashable]().union(*map(results.streams, members)))
+        streams = frozenset[Hashable]().union(*map(results.streams, members))
         values = {"−log p of the true class, nats": metrics.measure(predictions)["nll"]}
         if predictions["log_probabilities"].ndim > 1:
             confidence = float(np.exp(predictions["log_probabilities"].max(-1)).mean())
@@ -82,8 +81,8 @@ def qualities(families: Families, results: Results, repetitions: int) -> dict[st
                 each = [results.predictions(member["signature"]) for member in members]
                 values["members disagree, %"] = disagreement([one for one in each if one is not None])
         for name, value in values.items():
-            found.setdefault(name, []).append(value)
-    return {name: Interval.of(values, streams) for name, values in found.items()}
+            found.setdefault(name, []).append((value, streams))
+    return {name: Interval.of(*zip(*pairs, strict=True)) for name, pairs in found.items()}
 
 
 def disagreement(members: Sequence[Predictions]) -> float:

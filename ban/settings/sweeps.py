@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ban.errors import UserError
 from ban.settings.checks import validated
 from ban.settings.compose import compose_config, freeze
+from ban.settings.datasets import ImageDataset, TabularDataset
 from ban.settings.schema import Settings, SweeperSettings
 from ban.settings.types import Node
 from ban.settings.words import read
@@ -98,7 +99,7 @@ def _composed_once(jobs: Iterable[Sequence[str]], compose: Callable[[Sequence[st
     composed: dict[tuple[str, ...], _Repetitions] = {}
     result: list[Settings] = []
     for job in jobs:
-        seeds = [override for override in job if re.fullmatch(r"seed=(0|-?[1-9]\d*)", override)]  # whole numbers
+        seeds = [override for override in job if re.fullmatch(r"seed=(0|-?[1-9]\d{0,17})", override)]  # possible ones
         rest = tuple(override for override in job if override not in seeds)
         if rest not in composed:
             composed[rest] = _Repetitions(compose([*rest, *seeds]))
@@ -117,25 +118,31 @@ class _Repetitions:
 
     def __init__(self, config: DictConfig) -> None:
         self.config, self.first = config, None
-        self.following = _following(config)
+        followers = _following(config)
+        self.is_unclear, self.followers = followers is None, followers or frozenset()
 
     first: Settings | None
     """Those of a job that was checked."""
 
     def settings(self, seed: int | None) -> Settings:
         """The settings with a seed; None: the configuration's own."""
-        if self.first is None or self.following is None or seed is None:
+        if self.first is None or seed is None or not self._is_copied(self.first):
             own = deepcopy(self.config)
             if seed is not None:
                 own.seed = seed
             self.first = freeze(own)
             return self.first
         changes: dict[str, Any] = {}
-        if "teacher.seed" in self.following:
+        if "teacher.seed" in self.followers:
             changes["teacher"] = replace(self.first.teacher, seed=seed)
-        if "dataset.split_seed" in self.following:
+        if "dataset.split_seed" in self.followers:
             changes["dataset"] = replace(self.first.dataset, split_seed=seed)  # pyright: ignore[reportCallIssue]
         return replace(self.first, seed=seed, **changes)
+
+    def _is_copied(self, first: Settings) -> bool:
+        """Whether another seed changes nothing else. What is measured of a user's files may depend on the split."""
+        splits = "dataset.split_seed" in self.followers
+        return not self.is_unclear and (not splits or type(first.dataset) in (ImageDataset, TabularDataset))
 
 
 def _following(config: DictConfig) -> frozenset[str] | None:

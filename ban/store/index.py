@@ -1,4 +1,4 @@
-"""What earlier commands read of a store, so that the results of thousands of stages are there in a moment.
+"""What earlier commands read of a store, so that thousands of results load at once.
 
 It is kept in the user's cache folder. What was read counts as long as the files are the same ones, as their inodes,
 sizes and times of change say. Checksums were compared when they were read; `ban stages verify` compares them again.

@@ -1,4 +1,4 @@
-"""What earlier commands found out, in the user's cache folder: a command that is said again need not find it again.
+"""What earlier commands found out, in the user's cache folder, so that repeating a command does not compute it again.
 
 Only what follows from code and settings alone, or from these and the machine, is remembered. It is found again when
 `ban` or torch change, when the file is damaged, and when the folder is not there; refusals are never remembered.
@@ -48,7 +48,8 @@ class Memory:
     def add(self, facts: Mapping[str, Any]) -> None:
         """Remembers facts, as far as the folder can be written."""
         self.found.update(facts)
-        kept = [*{**self._stored(), **facts}.items()][-(self.most or MOST) :]
+        others = {name: fact for name, fact in self._stored().items() if name not in facts}
+        kept = [*others.items(), *facts.items()][-(self.most or MOST) :]
         temporary = self.path.with_suffix(f".{secrets.token_hex(4)}.part")
         with suppress(OSError, ValueError):  # ValueError: a number is not finite
             if self.path.is_absolute():

@@ -1,4 +1,4 @@
-"""A made-up teacher, which says the same about every example."""
+"""A made-up teacher with the same output for every example."""
 
 from typing import Literal
 

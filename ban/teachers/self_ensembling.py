@@ -1,4 +1,4 @@
-"""A student as its own teacher: what it says about a second view or said in the last step, or an average over time."""
+"""A student as its own teacher: its output for a second view or in the last step, or an average over time."""
 
 import copy
 
@@ -33,10 +33,11 @@ class EpochAverage(Teacher):
 
     After epoch t = 1, 2, …: Z ← decay · Z + (1 − decay) · z, with the probabilities z that the student, in training
     mode, predicted during the epoch. The target is Z / (1 − decayᵗ). An example that an epoch left out keeps its Z, and
-    its t counts the epochs in which it was seen.
+    its t counts the epochs in which it was seen. The target of one that no epoch has shown is the student's own output,
+    from which neither a squared error nor a cross-entropy has a gradient.
 
     Raises:
-        ValueError: `decay` is outside [0, 1).
+        ValueError: `decay` is outside [0, 1), or there are several students.
     """
 
     accumulated: Tensor
@@ -48,6 +49,7 @@ class EpochAverage(Teacher):
 
     def __init__(self, context: TeacherContext, decay: Fraction) -> None:
         super().__init__()
+        _check_single(context, "the average over epochs")
         self.decay = _checked_decay(decay)
         widths = {"accumulated": context.classes, "epoch_predictions": context.classes, "epochs": 1}
         for name, width in widths.items():
@@ -55,10 +57,11 @@ class EpochAverage(Teacher):
 
     @torch.no_grad()
     def targets(self, step: Step) -> TeacherOutput:
-        """Probabilities; zeros for examples not seen before, so the term's weight must be 0 in the first epoch."""
-        epochs = self.epochs[step.batch.indices]
+        """Probabilities."""
+        indices = step.batch.indices
+        epochs, now = self.epochs[indices], step.outputs[step.turn].logits.float().softmax(-1)
         correction = torch.where(epochs > 0, 1 - self.decay**epochs, 1.0)
-        return TeacherOutput(probabilities=self.accumulated[step.batch.indices] / correction)
+        return TeacherOutput(probabilities=torch.where(epochs > 0, self.accumulated[indices] / correction, now))
 
     @torch.no_grad()
     def after_step(self, step: Step) -> None:
@@ -77,33 +80,35 @@ class EpochAverage(Teacher):
 
 
 class LastBatch(Teacher):
-    """What the student said in the last step about those examples of the batch that were in it (DLB; Shen et al. 2022).
+    """The student's logits of the last step for those examples of the batch that were in it (DLB; Shen et al. 2022).
 
-    Of the other examples the targets are what the student says now, with which a cross-entropy has no gradient.
+    The targets of the other examples are the student's present logits, from which a cross-entropy has no gradient.
+
+    Raises:
+        ValueError: there are several students.
     """
 
-    said: Tensor
-    """The last logits for each example, `[examples, classes]`."""
+    last_logits: Tensor
+    """`[examples, classes]`."""
     recent: Tensor
     """Whether they are those of the last step, `[examples, 1]`."""
 
     def __init__(self, context: TeacherContext) -> None:
         super().__init__()
-        if len(context.students) > 1:
-            raise ValueError("the last mini-batch teaches one network: leave method.cohort out")
-        self.register_buffer("said", torch.zeros(context.examples, context.classes))
+        _check_single(context, "the last mini-batch")
+        self.register_buffer("last_logits", torch.zeros(context.examples, context.classes))
         self.register_buffer("recent", torch.zeros(context.examples, 1, dtype=torch.bool))
 
     @torch.no_grad()
     def targets(self, step: Step) -> TeacherOutput:
         """Logits."""
         indices, now = step.batch.indices, step.outputs[step.turn].logits.detach().float()
-        return TeacherOutput(torch.where(self.recent[indices], self.said[indices], now))
+        return TeacherOutput(torch.where(self.recent[indices], self.last_logits[indices], now))
 
     @torch.no_grad()
     def after_step(self, step: Step) -> None:
         """Remember the student's outputs."""
-        self.said[step.batch.indices] = step.outputs[step.turn].logits.detach().float()
+        self.last_logits[step.batch.indices] = step.outputs[step.turn].logits.detach().float()
         self.recent.zero_()
         self.recent[step.batch.indices] = True
 
@@ -117,11 +122,12 @@ class AverageWeights(Teacher):
     and its batch statistics are those of its own forward passes.
 
     Raises:
-        ValueError: `decay` is outside [0, 1).
+        ValueError: `decay` is outside [0, 1), or there are several students.
     """
 
     def __init__(self, context: TeacherContext, decay: Fraction) -> None:
         super().__init__()
+        _check_single(context, "an average of weights")
         self.decay = _checked_decay(decay)
         self.student = (context.students[0],)  # a tuple hides it from state_dict()
         self.network = copy.deepcopy(self.student[0]).requires_grad_(False)
@@ -157,6 +163,11 @@ class AverageWeights(Teacher):
     def set_extra_state(self, state: object) -> None:
         """Restore the carried state of a checkpoint."""
         self.state = state
+
+
+def _check_single(context: TeacherContext, name: str) -> None:
+    if len(context.students) > 1:
+        raise ValueError(f"{name} teaches one network: leave method.cohort out")
 
 
 def _checked_decay(decay: float) -> float:

@@ -80,7 +80,11 @@ class Flow(Term):
         for name in [name for pair in self.pairs for name in pair]:
             ours = feature(output.features, name, "the student")
             theirs = feature(teacher.features, name, "the teacher")
-            if ours.ndim != 4 or theirs.ndim != 4 or ours.shape[1] != theirs.shape[1]:
+            if ours.ndim != 4 or theirs.ndim != 4:
+                raise ValueError(
+                    f"FSP needs convolutional layers, [batch, channels, height, width], and '{name}' is none"
+                )
+            if ours.shape[1] != theirs.shape[1]:
                 raise ValueError(
                     f"FSP needs the same number of channels in '{name}', but the student has {ours.shape[1]} and the "
                     f"teacher {theirs.shape[1]}"

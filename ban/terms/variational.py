@@ -6,7 +6,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from annotated_types import MinLen
+from annotated_types import Gt, MinLen
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -27,7 +27,11 @@ class Variational(Term):
     regressors: nn.ModuleList
     alphas: nn.ParameterList
 
-    def __init__(self, layers: Annotated[Sequence[Text], MinLen(1)], variance: PositiveNumber = 5.0) -> None:
+    def __init__(
+        self,
+        layers: Annotated[Sequence[Text], MinLen(1)],
+        variance: Annotated[PositiveNumber, Gt(losses.SMALLEST_VARIANCE)] = 5.0,
+    ) -> None:
         super().__init__()
         self.layers, self.variance = layers, variance
 
@@ -45,7 +49,7 @@ class Variational(Term):
             made = [nn.Conv2d(a, b, 1, bias=False) for a, b in pairwise(sizes)]
             self.regressors.append(nn.Sequential(made[0], nn.ReLU(), made[1], nn.ReLU(), made[2]))
             start = torch.full((channels,), self.variance - losses.SMALLEST_VARIANCE)
-            self.alphas.append(nn.Parameter(start.expm1().log()))  # the inverse of softplus
+            self.alphas.append(nn.Parameter(start + (-torch.expm1(-start)).log()))  # the inverse of softplus
 
     def forward(self, output: Output, teacher: TeacherOutput, batch: Batch) -> Float[Tensor, ""]:
         """Sum over the layers."""

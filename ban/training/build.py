@@ -2,7 +2,7 @@
 
 import functools
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -132,8 +132,9 @@ def training_step(
     context = TeacherContext(teachers, networks, stage.training_examples, stage.dataset.classes, data)
     source = teacher(stage, context).to(target)
     objectives = [objective(stage).to(target) for _ in networks]  # all are drawn before any term is prepared
-    for student, loss in zip(networks, objectives, strict=True):
-        _prepare(loss, Student(network=student, until=stage.method.until), source, zero_batch(stage, target))
+    students = [Student(network=each, until=stage.method.until) for each in networks]
+    _prepare(objectives, students, source, zero_batch(stage, target))
+    for loss in objectives:
         _check_pretrained(loss, stage)
     return TrainingStep(
         learners=[_learner(stage, student, loss) for student, loss in zip(networks, objectives, strict=True)],
@@ -188,18 +189,22 @@ def _learner(stage: Stage, student: nn.Module, loss: Objective) -> Learner:
     )
 
 
-def _prepare(loss: Objective, student: Student, source: Teacher, batch: Batch) -> None:
+def _prepare(losses: Sequence[Objective], students: Sequence[Student], source: Teacher, batch: Batch) -> None:
     """Lets terms whose parameters depend on the networks' shapes make these parameters, from a batch of zeros."""
-    unprepared = [term for term in loss.terms.values() if type(term).prepare is not Term.prepare]  # pyright: ignore
-    if not unprepared:
+    if all(type(term).prepare is Term.prepare for loss in losses for term in loss.terms.values()):  # pyright: ignore
         return
-    student.network.eval()
+    statistics = [(buffer, buffer.clone()) for buffer in source.buffers()]  # which a teacher in training mode updates
     with torch.no_grad():
-        output = student(batch.views[0])
-        targets = source.targets(Step(batch, [student], [output], 0, START))
-    for term in unprepared:
-        term.prepare(output, targets)  # pyright: ignore[reportCallIssue]
-        term.to(batch.views[0].device)
+        for student in students:
+            student.network.eval()
+        outputs = [student(batch.views[0]) for student in students]
+        for turn, loss in enumerate(losses):
+            targets = source.targets(Step(batch, students, outputs, turn, START))
+            for term in loss.terms.values():
+                term.prepare(outputs[turn], targets)  # pyright: ignore[reportCallIssue]
+                term.to(batch.views[0].device)
+        for buffer, before in statistics:
+            buffer.copy_(before)
 
 
 def _check_pretrained(loss: Objective, stage: Stage) -> None:
@@ -242,4 +247,6 @@ def zero_batch(stage: Stage, device: torch.device, size: int = 2, unroll: int = 
     else:
         inputs = targets = torch.zeros(unroll, size, dtype=torch.long)
     inputs, targets = inputs.to(device), targets.to(device)
-    return Batch((inputs,) * dataset.views_per_batch, targets, torch.arange(size, device=device))
+    return Batch(
+        (inputs,) * dataset.views_per_batch, targets, torch.arange(targets.numel(), device=device).view_as(targets)
+    )

@@ -14,7 +14,6 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import nullcontext, suppress
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from ban.interfaces import Output, Step
 from ban.models.densenet import Unit
 from ban.settings.schema import Machine
+from ban.store.remembered import folder
 from ban.training.device import Device
 from ban.training.loop import TrainingState
 from ban.training.step import Losses, Student, TrainingStep, Weights
@@ -134,9 +134,10 @@ def use_cache() -> None:
 
     Torch's own default is a temporary folder.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ban" / "compiled"
+    cache = folder() / "compiled"
     with suppress(OSError):
-        cache.mkdir(parents=True, exist_ok=True)
+        if cache.is_absolute():
+            cache.mkdir(parents=True, exist_ok=True)
         if os.access(cache, os.W_OK):
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
 
