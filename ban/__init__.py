@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from ban.inference.trained import TrainedStage
 
-__version__ = "0.2.0"
+__version__ = "0.3.0.dev0"
 
 
 def load(

@@ -160,6 +160,17 @@ def test_a_method_without_teacher_has_no_generations() -> None:
         ),
         (["-m", *DIGITS, "seed=rnage(3)"], "'seed=rnage(3)' cannot be read: Unknown function 'rnage'"),
         ([*DIGITS, "~method.terms.teacher.weight"], "method.terms.teacher has no weight: it is missing in"),
+        (
+            [*DIGITS, "~method.terms.teacher.weight", "+method.terms.teacher.wieght=1"],
+            "there is no setting 'method.terms.teacher.wieght': did you mean weight?",
+        ),
+        (
+            [*DIGITS, "dataset.train_size=200"],
+            "Digits has 1797 images, which are fewer than dataset.train_size=200",
+        ),
+        ([*DIGITS, "dataset.classes=3"], "Digits has 537 images of the first 3 classes, which are fewer than"),
+        ([*DIGITS, "dataset.classes=11"], "dataset.classes is 11, but Digits has 10."),
+        (["model=wrn_16_1", "dataset.train_size=60000"], "CIFAR-100 has 50000 training images, which are fewer than"),
         ([*DIGITS, "~model.title"], "model has no title: it is missing in the YAML file, was removed, or is null"),
         ([*DIGITS, "tabel"], "'tabel' is not KEY=VALUE"),
         (["--config-dir=missing", "status"], "there is no folder missing for --config-dir"),
@@ -249,7 +260,10 @@ def test_a_lineage_then_a_sweep_that_shares_it_then_its_table(say: Say, tmp_path
     assert re.search(r"3 stages in 0:\d\d:\d\d. One seed has no interval: `ban -m … seed=0,1,2`", first)
     sweep = say("-m", *QUICK, "method=ban,cwtm", "seed=0,1")
     assert "6 stages, 2 in the store, 4 to train" in sweep
-    assert re.search(r"4 stages in 0:\d\d:\d\d. Next: `ban report`", sweep)
+    assert "The tables also count" not in sweep
+    other = say(*QUICK, "seed=2")
+    assert "The tables also count 4 stages of earlier commands with the same settings, seed 0, 1." in other
+    assert re.search(r"4 stages in 0:\d\d:\d\d. Next: `ban report`.* `ban compare [0-9a-f]{16} [0-9a-f]{16}`", sweep)
     again = say("-m", *QUICK, "method=ban,cwtm", "seed=0,1")
     assert "6 stages, 6 in the store, 0 to train" in again and "stages in 0:" not in again
     table = say("table")

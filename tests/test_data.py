@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import sklearn.datasets
 import torch
 from helpers import DIGITS, Train, plan
 from torchvision.transforms import functional as transforms
@@ -12,6 +13,7 @@ from ban.data.augmentation import OPERATIONS, Augmentation, Distortion, ResizedC
 from ban.data.images import Images, Options
 from ban.data.splits import Labelled, balanced_order
 from ban.errors import UserError
+from ban.settings.checks import EXAMPLES
 
 REFLECT = Augmentation(pad=4, pad_mode="reflect", flip=True, mean=[10.0, 20.0, 30.0], std=[2.0, 4.0, 5.0])
 
@@ -339,3 +341,9 @@ def test_repeated_batches_begin_with_other_views_of_the_end_of_the_one_before(si
 def test_a_method_with_partners_is_for_images_in_pairs(words: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         plan("method=cs_kd", *words)
+
+
+@pytest.mark.parametrize("name", ["breast_cancer", "digits", "digits_features", "wine"])
+def test_the_examples_of_each_class_are_known_without_the_data(name: str) -> None:
+    loaded = getattr(sklearn.datasets, f"load_{name.removesuffix('_features')}")()
+    assert [*EXAMPLES[f"ban.data.bundled.{name}"]["all"]] == np.bincount(loaded.target).tolist()

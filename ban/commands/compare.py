@@ -151,7 +151,8 @@ def _repetitions(first: Side, second: Side) -> None:
             "methods."
         )
         return
-    row = {"": f"test {LABELS[metric]}", "A": each[0].text(), "B": each[1].text(), "A − B": gap.text(sign=True)}
+    of = {name: f"{mean.text()} (n = {mean.count})" for name, mean in zip("AB", each, strict=True) if mean}
+    row = {"": f"test {LABELS[metric]}", **of, "A − B": gap.text(sign=True)}
     p = gap.p_value
     counts = {"pairs": f"{gap.count}", "p": "" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001"}
     verdict = "not resolved" if p is None or p > LEVEL else "resolved"
@@ -184,9 +185,14 @@ def _stores(first: Store, second: Store) -> None:
         )
     if not rows:
         raise UserError(f"{first.root} and {second.root} have no stages of the same settings.")
-    only = [len({*one.families} - {*other.families}) for one, other in ((ours, theirs), (theirs, ours))]
+    only = [_only(ours, theirs), _only(theirs, ours)]
     show_table(rows, f"A: {first.root}, B: {second.root}")
-    console.print(f"Only in A: {plural(only[0], 'stage')} of other settings; only in B: {only[1]}.")
+    console.print(f"Other settings: {only[0]} only in A, {only[1]} only in B.")
+
+
+def _only(results: Results, others: Results) -> str:
+    found = [members for family, members in results.families.items() if family not in others.families]
+    return f"{len(found)} famil{'y' if len(found) == 1 else 'ies'} ({plural(sum(map(len, found)), 'stage')})"
 
 
 def _test(results: Results, signature: str, metric: str) -> float | None:

@@ -130,10 +130,12 @@ def _execute(
     if failures is None:
         return {}
     if not failures or any(store.has(stage.signature) for stage in stages):
-        tables = compare(stages, Results(store), first.table)
+        results = Results(store)
+        tables = compare(stages, results, first.table)
         show(tables, store.root)
+        overview.tell_others(stages, results)
         if missing and not failures:
-            console.print(overview.end(tables, len(missing), time.monotonic() - started))
+            console.print(overview.end(stages, tables, len(missing), time.monotonic() - started))
     return failures
 
 
@@ -181,7 +183,7 @@ def _check_precision(missing: Sequence[Stage], place: Place) -> None:
 def _tell_stored(stages: Sequence[Stage], store: Store) -> Failures:
     """Says what the stages are, where none is missing."""
     ready()
-    console.print(f"{overview.counts(stages, [])}. Results: {store.root}")
+    console.print(f"{overview.counts(stages, [], store)}. Results: {store.root}")
     _tell(stages, store)
     return {}
 
@@ -200,7 +202,7 @@ def _train(
     _rehearse(missing, executor.device_type)
     costs = {stage.signature: operations(stage) for stage in missing}
     executor.check(missing)
-    console.print(f"{overview.counts(stages, missing)} on {executor.description}. Results: {store.root}")
+    console.print(f"{overview.counts(stages, missing, store)} on {executor.description}. Results: {store.root}")
     _tell(stages, store)
     missing = by_longest_path(missing, lambda stage: costs[stage.signature])
     with Display(stages, costs, store, log_seconds, executor.starting) as display:

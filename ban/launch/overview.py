@@ -14,6 +14,7 @@ from ban.launch.estimate import Estimate, estimate, free_disk, operations
 from ban.plan.contrast import describe, details_of, differences, line_of, named, names_of
 from ban.plan.lineage import union
 from ban.plan.stage import Stage
+from ban.report.results import Results
 from ban.report.tables import Table
 from ban.settings.weights import content
 from ban.store.result import doubt, outcome
@@ -35,12 +36,10 @@ def show(lineages: Sequence[Sequence[Stage]], store: Store, place: Place) -> Non
     if len(lineages) > 1:
         console.print(_families(stages, store))
         asked = sum(len(each) for each in lineages)
-        console.print(
-            f"{plural(len(lineages), 'job')} need {plural(asked, 'training')}; shared ones run once, which saves "
-            f"{asked - len(stages)}."
-        )
+        saved = f"; shared ones run once, which saves {asked - len(stages)}" if asked > len(stages) else ""
+        console.print(f"{plural(len(lineages), 'job')} need {plural(asked, 'training')}{saved}.")
     missing = [stage for stage in stages if not store.has(stage.signature)]
-    console.print(f"{counts(stages, missing)}.")
+    console.print(f"{counts(stages, missing, store)}.")
     regimes(stages)
     tell_weights(stages, store)
     if missing:
@@ -116,12 +115,15 @@ def _hours(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds > 120 else f"{seconds:.0f} seconds"
 
 
-def counts(stages: Sequence[Stage], missing: Sequence[Stage]) -> str:
+def counts(stages: Sequence[Stage], missing: Sequence[Stage], store: Store) -> str:
     """How many of the stages are stored, and how many are not."""
     trained = [stage for stage in missing if stage.epochs]
+    begun = {path.parent.name.partition(".")[0] for path in store.works.glob("*.*/checkpoint-*")}
+    count = sum(stage.signature in begun for stage in trained)
+    resumed = f" ({count} from a checkpoint)" if count else ""
     tested = f", {len(missing) - len(trained)} to test" if len(trained) < len(missing) else ""
     stored = len(stages) - len(missing)
-    return f"{plural(len(stages), 'stage')}, {stored} in the store, {len(trained)} to train{tested}"
+    return f"{plural(len(stages), 'stage')}, {stored} in the store, {len(trained)} to train{resumed}{tested}"
 
 
 RECORDED = {"diagnosed_steps": "diagnosed steps", "evaluate_every": "evaluations between epochs"}
@@ -208,10 +210,28 @@ def _cheaper(stages: Sequence[Stage]) -> str:
     return ", ".join([*found, "fewer seeds or recipe.epochs=N"])
 
 
-def end(tables: Sequence[Table], count: int, seconds: float) -> str:
+def tell_others(stages: Sequence[Stage], results: Results) -> None:
+    """Says which repetitions of earlier commands a command's tables count too."""
+    planned = {stage.signature for stage in stages}
+    families = {stage.family for stage in stages if not stage.is_pretraining}
+    others = [each for name in families for each in results.stored(name) if each["signature"] not in planned]
+    if others:
+        seeds = ", ".join(str(seed) for seed in sorted({each["seed"] for each in others})[:5])
+        more = ", …" if len({each["seed"] for each in others}) > 5 else ""
+        console.print(
+            f"The tables also count {plural(len(others), 'stage')} of earlier commands with the same settings, seed "
+            f"{seeds}{more}."
+        )
+
+
+def end(stages: Sequence[Stage], tables: Sequence[Table], count: int, seconds: float) -> str:
     """What a command says at the end: the time that its `count` stages took, and what to do next."""
     took = f"{plural(count, 'stage')} in {duration(seconds)}."
     intervals = [interval for table in tables for row in table.rows for interval in row.measured.values()]
     if intervals and all(interval.count == 1 for interval in intervals):
         return f"{took} One seed has no interval: `ban -m … seed=0,1,2` repeats the command with others."
-    return f"{took} Next: `ban report` (figures), `ban table diagnostics`, `ban stages`, `ban compare`."
+    diagnosed = any(stage.recipe.diagnosed_steps and stage.compares_teacher_with_labels for stage in stages)
+    gradients = " `ban table diagnostics` (gradients)," if diagnosed else ""
+    student = next((stage for stage in stages if stage.teachers and not stage.is_pretraining), None)
+    pair = f", `ban compare {student.teachers[0].stage.signature} {student.signature}`" if student else ""
+    return f"{took} Next: `ban report` (figures),{gradients} `ban stages`{pair}."

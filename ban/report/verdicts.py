@@ -74,8 +74,14 @@ def needed(table: Table) -> str:
     return f"{what}: {', '.join(named)}." if named else ""
 
 
+def about_intervals(table: Table) -> list[str]:
+    """What the intervals of a table are about, if it has any."""
+    intervals = [each for row in table.rows for each in row.measured.values()]
+    return [about(table.metric, table.own_splits)] if any(each.half_width is not None for each in intervals) else []
+
+
 def about(metric: str, own_splits: bool) -> str:
-    """What the intervals of a table are about."""
+    """What intervals are about."""
     source = "training and of the split of the data" if own_splits else "training; the test set is fixed"
     arithmetic = " Means of perplexities are arithmetic." if metric == "perplexity" else ""
     return f"± 95 % interval of the mean: only the randomness of {source}.{arithmetic}"

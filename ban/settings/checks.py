@@ -1,7 +1,7 @@
 """Checks of settings against each other; those of a single setting are in its type."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
@@ -119,7 +119,38 @@ def _changed(method: Method, dataset: Dataset) -> Dataset:
         raise UserError(explain_invalid(error, "method.data")) from None
 
 
+EXAMPLES: Mapping[str, Mapping[str, Sequence[int]]] = {
+    "ban.data.bundled.breast_cancer": {"all": (212, 357)},
+    "ban.data.bundled.digits": {"all": (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)},
+    "ban.data.bundled.digits_features": {"all": (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)},
+    "ban.data.bundled.wine": {"all": (59, 71, 48)},
+    "ban.data.cifar.cifar10": {"train": (5000,) * 10, "test": (1000,) * 10},
+    "ban.data.cifar.cifar100": {"train": (500,) * 100, "test": (100,) * 100},
+}
+"""Function of a data set → split, or all that splits are drawn from → examples of each class."""
+
+
+def _check_size(dataset: Dataset) -> None:
+    """Refuses more examples than a data set of this package has."""
+    for split, counts in EXAMPLES.get(dataset.function, {}).items():
+        if dataset.classes > len(counts):
+            raise UserError(f"dataset.classes is {dataset.classes}, but {dataset.title} has {len(counts)}.")
+        there, title = sum(counts[: dataset.classes]), f"{dataset.title} has"
+        names = {"all": ("train", "validation", "test"), "train": ("train", "validation"), "test": ("test",)}[split]
+        sizes = {f"dataset.{name}_size": getattr(dataset, f"{name}_size") for name in names}
+        wanted = [f"{name}={size}" for name, size in sizes.items() if size]
+        if sum(sizes.values()) > there:
+            kind = {"all": "", "train": "training ", "test": "test "}[split] + dataset.examples
+            of = "" if dataset.classes == len(counts) else f" of the first {dataset.classes} classes"
+            total = f", together {sum(sizes.values())}" if len(wanted) > 1 else ""
+            raise UserError(
+                f"{title} {there} {kind}{of}, which are fewer than {' and '.join(wanted)}{total}: set "
+                f"{'one of them' if len(wanted) > 1 else 'it'} lower."
+            )
+
+
 def _check_dataset(dataset: Dataset) -> None:
+    _check_size(dataset)
     if dataset.labels is not None and dataset.labels > dataset.train_size:
         raise UserError(
             f"dataset.labelled={dataset.labels} is more than the {dataset.train_size} training examples "
@@ -157,7 +188,7 @@ def _check_batch(name: str, recipe: Recipe, dataset: Dataset) -> None:
     if per_step > examples:
         raise UserError(
             f"{name}.batch_size={recipe.batch_size} is larger than the training set of {examples} examples: set it to "
-            f"{examples} or less, or choose another recipe (recipe=digits for dataset=digits)."
+            f"{examples} or less, or choose another recipe{' (recipe=digits)' if dataset.name == 'digits' else ''}."
         )
     steps = examples // per_step
     if recipe.steps_per_epoch and recipe.steps_per_epoch > steps:

@@ -1,10 +1,11 @@
 """What the settings' types refuse, as one sentence that says what to do."""
 
+import difflib
 import json
 import re
 from collections.abc import Sequence
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
 
 from pydantic import ValidationError
 
@@ -47,6 +48,10 @@ def explain_invalid(error: ValidationError, prefix: str = "") -> str:
     if kind == "missing":
         parent, _, key = where.rpartition(".")
         key = "_target_" if key == "constructor" else key
+        node = cast("dict[str, Any]", given) if isinstance(given, dict) else dict[str, Any]()
+        names: list[str] = [*node, *node.get("constructor", {})]  # other keys of a term are arguments
+        if meant := difflib.get_close_matches(key, names, 1, 0.8):
+            return f"there is no setting '{parent}.{meant[0]}': did you mean {key}?"
         return f"{parent or 'the configuration'} has no {key}: it is missing in the YAML file, was removed, or is null."
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return f"{where}.kind must be one of {', '.join(KINDS)}."

@@ -19,7 +19,7 @@ SEEDS = 8
 """Repetitions of which curves and predictions are drawn, so that the page stays small."""
 ROWS = 24
 """Single networks of which curves and predictions are drawn."""
-VALUES = 2_000
+VALUES = 6_000
 """That a figure draws at most."""
 WIDTH, HEIGHT = 320, 200
 """Of the area of a figure, in pixels; 240 points, a column of a paper."""

@@ -96,7 +96,7 @@ def _section(table: Table, number: int, results: Results) -> dict[str, Any]:
         "tables": [_table("", rows, anchors), *_beyond(table, results)],
         "notes": [
             *verdicts.notes([table])[0],
-            verdicts.about(table.metric, table.own_splits),
+            *verdicts.about_intervals(table),
             *filter(None, [verdicts.needed(table)]),
         ],
     }
@@ -119,6 +119,8 @@ def _beyond(table: Table, results: Results) -> list[dict[str, Any]]:
         if each
     ]
     title = f"What the test predictions say beyond the {metrics.LABELS[table.metric].removesuffix(' in %')}"
+    if any(len(results.stored(row.families[0])) > SEEDS for row in table.rows if row.families):
+        title += f" (of at most {SEEDS} repetitions)"
     return [_table(title, rows, [""] * len(rows))] if rows else []
 
 

@@ -20,7 +20,7 @@ from ban.wording import plural
 
 PANEL = 230
 """Width of one of several panels, in pixels."""
-FEWEST, MOST = 50, 200
+FEWEST, MOST = 25, 200
 """Epochs of a curve that are drawn; of longer ones every k-th. Rather fewer repetitions than fewer epochs."""
 DIAGNOSIS = "diagnosis."
 """What begins the names of the records of `recipe.diagnosed_steps`."""
@@ -28,7 +28,7 @@ DIAGNOSIS = "diagnosis."
 
 def curves(table: Table, results: Results) -> Figure | None:
     """Losses, errors and the learning rate by epoch."""
-    caption = "Thin lines are repetitions, bold ones their means. A click on the legend singles one out."
+    caption = "A click on the legend singles a row out."
     return _panels("curves", "Learning curves", caption, table, results, _title_of_curve)
 
 
@@ -92,7 +92,8 @@ def _panels(
     chart = alt.layer(thin, bold.add_params(choice), data=data).properties(width=PANEL, height=0.55 * PANEL)
     panels = alt.Facet("curve:N", title=None, sort=[*HEADINGS.values(), *sorted(data["curve"].unique())])
     chart = chart.facet(panels, columns=3).resolve_scale(y="independent")
-    thinned = f" Drawn: at most {points} epochs of {plural(seeds, 'repetition')}."
+    thinned = f" Drawn: at most {points} epochs of {plural(seeds, 'repetition')}"
+    thinned += ", thin lines, and their means, bold ones." if seeds > 1 else "."
     return figure(name, title, f"{caption}{thinned}", chart, data)
 
 
