@@ -102,7 +102,9 @@ def test_a_users_method_is_listed_too(say: Say, tmp_path: Path, monkeypatch: pyt
     (tmp_path / "own" / "method" / "mine.yaml").write_text(own)
     listed = say("--config-dir", "own", "methods")
     assert listed.index("Tolerant teachers:") < listed.index("Other methods:") < listed.index("Mine, as I thought.")
-    assert "weight 2; mine_too.Mine: My own loss." in say("--config-dir", "own", "methods", "mine")
+    shown = say("--config-dir", "own", "methods", "mine")
+    assert "weight 2; mine_too.Mine: My own loss." in shown and "ban --config-dir own method=mine dry_run=true" in shown
+    assert "ban method=ban dry_run=true" in say("--config-dir", "own", "methods", "ban")
 
 
 def test_relative_references_are_resolved() -> None:

@@ -46,7 +46,7 @@ def methods(words: Sequence[str], folder: Path | None = None) -> None:
     if not words:
         show_all(files)
     elif words[0] in files:
-        show_one(files[words[0]])
+        show_one(files[words[0]], folder)
     else:
         meant = close(words[0], files)
         advice = f"did you mean `ban methods {meant}`?" if meant else "`ban methods` lists all."
@@ -69,10 +69,11 @@ def show_all(files: Mapping[str, Path]) -> None:
     console.print("One of them with its settings: ban methods NAME. Train with it: ban method=NAME.")
 
 
-def show_one(path: Path) -> None:
-    """Prints what a method is, what it needs, and what it matches."""
+def show_one(path: Path, folder: Path | None) -> None:
+    """Prints what a method of this package or of the user's `folder` is, what it needs, and what it matches."""
+    own = f"--config-dir {folder} " if folder and path.is_relative_to(folder) else ""
     console.print(f"{title(path)}: method={path.stem}")
-    shown = [("what it is", comment(path)), *facts(path), ("command", f"ban method={path.stem} dry_run=true")]
+    shown = [("what it is", comment(path)), *facts(path), ("command", f"ban {own}method={path.stem} dry_run=true")]
     show_facts([(name, text.replace("`", "")) for name, text in shown])
 
 
