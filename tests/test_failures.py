@@ -201,10 +201,10 @@ def test_a_failure_is_noted_and_told_once(
     how: tuple[str, ...], say: Say, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        say(*how, *DIGITS, "method=labels", "recipe.epochs=5", "dataset.train_size=1790")
+        say(*how, *DIGITS, "method=labels", "recipe.epochs=5", "dataset.checksum=sha256:0")
     said, reason = capsys.readouterr().out, f"{stopped.value}"
-    assert "Teacher, Small-Conv, seed 0: failed\n" in said and "dataset.test_size=1697" not in said
-    assert reason.count("dataset.test_size=1697") == 1
+    assert "Teacher, Small-Conv, seed 0: failed\n" in said and "has the checksum" not in said
+    assert reason.count("the installed version ships other data") == 1
     (log,) = (tmp_path / "outputs" / "logs").iterdir()
-    assert log.read_text().count("failed: dataset.test_size=1697") == 1
+    assert log.read_text().count("failed: scikit-learn's data set digits has") == 1
     assert "1 failed" in say("status")

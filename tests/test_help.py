@@ -14,6 +14,7 @@ from ban.cli import COMMANDS, HYDRA_OPTIONS
 from ban.commands import help as help_
 from ban.errors import UserError
 from ban.plan.lineage import lineage
+from ban.settings import files
 from ban.settings.compose import CONF, compose_settings
 from ban.training import build
 
@@ -61,11 +62,11 @@ def test_all_choices_are_listed(group: str, width: int, monkeypatch: pytest.Monk
     with console.capture() as shown:
         help_.choices(group)
     text = "".join(shown.get().split())
-    assert [name for name in help_.files_of("model" if group == "teacher" else group) if name not in text] == []
+    assert [name for name in files.files_of("model" if group == "teacher" else group) if name not in text] == []
 
 
 def test_titles_and_sizes_are_those_of_the_networks() -> None:
-    for name, path in help_.files_of("model").items():
+    for name, path in files.files_of("model").items():
         if name in ELSEWHERE:
             continue
         words = next((words for start, words in DATA.items() if name.startswith(start)), [])
@@ -74,9 +75,9 @@ def test_titles_and_sizes_are_those_of_the_networks() -> None:
         with meta:
             network = build.network(stage, 0, build.zero_spelling(stage, meta))
         count = sum(parameter.numel() for parameter in network.parameters())
-        size, millions = help_.size(path).replace(",", "").removesuffix(" M"), help_.size(path).endswith("M")
+        size, millions = files.size(path).replace(",", "").removesuffix(" M"), files.size(path).endswith("M")
         assert float(size) * (1e6 if millions else 1) == pytest.approx(count, rel=0.05), name
-        assert help_.title(path) == stage.model.title
+        assert files.title(path) == stage.model.title
 
 
 def test_a_users_network_is_listed_too(say: Say, tmp_path: Path) -> None:

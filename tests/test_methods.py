@@ -10,14 +10,14 @@ from helpers import Say
 from rich.console import Console
 
 from ban import display
-from ban.commands import help as help_
 from ban.commands import methods
 from ban.commands.method_pages import of_all, of_method, with_generated, write
 from ban.errors import UserError
+from ban.settings import files
 from ban.settings.compose import CONF
 
 DOCS = Path(__file__).parents[1] / "docs"
-FILES = help_.files_of("method")
+FILES = files.files_of("method")
 PARTS = ["Idea", "What is matched", "Command", "Our result", "Choices"]
 """Of a page, in order; the last two may be missing."""
 
@@ -79,7 +79,7 @@ def test_one_method_is_shown(width: int, monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_what_a_method_needs(name: str, needs: str) -> None:
-    assert methods.needs(help_.content(FILES[name])) == needs
+    assert methods.needs(files.content(FILES[name])) == needs
 
 
 def test_the_first_sentence_of_a_docstring_is_found_without_an_import() -> None:

@@ -1,19 +1,15 @@
 """`ban help`: the command on one screen, and the choices of each setting. Imports neither torch nor hydra."""
 
-import functools
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
 from rich.table import Table
 from rich.text import Text
 
 from ban import __version__
 from ban.display import console
 from ban.errors import UserError
-from ban.settings.files import CONF
+from ban.settings.files import files_of, sentence, size, title
 from ban.wording import close
 
 EXAMPLES = {
@@ -103,47 +99,6 @@ def choices(group: str, folder: Path | None = None) -> None:
 
 def _topics() -> str:
     return f"choose one of {', '.join(GROUPS)}."
-
-
-def files_of(group: str, folder: Path | None = None) -> dict[str, Path]:
-    """Name → file of the choices of a setting, in this package and in the user's folder."""
-    places = [CONF, *([folder] if folder else [])]
-    found = {path.stem: path for place in places for path in (place / group).glob("*.yaml")}
-    return dict(sorted(found.items()))
-
-
-def title(path: Path) -> str:
-    """The title in a file or in those that it extends; empty if there is none."""
-    node = content(path)
-    return re.sub(r"\$\{\.(\w+)\}", lambda key: f"{node.get(key[1]) or '?'}", f"{node.get('title') or ''}")
-
-
-def content(path: Path) -> dict[str, Any]:
-    """A file's keys, and those of the files that it extends."""
-    from ban.settings.types import merged  # imports pydantic
-
-    node = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    bases = [base for base in node.get("defaults", ()) if isinstance(base, str) and base != "_self_"]
-    inherited = [content(path.with_stem(base)) for base in bases if path.with_stem(base).is_file()]
-    return functools.reduce(merged, [*inherited, node])
-
-
-def comment(path: Path) -> str:
-    """The comment at the beginning of a file."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    head = lines[: next((index for index, line in enumerate(lines) if not line.startswith("#")), len(lines))]
-    return " ".join(line.lstrip("# ") for line in head if not line.startswith("# @"))
-
-
-def size(path: Path) -> str:
-    """The number of a network's parameters, as its file has it."""
-    found = re.search(r"([\d.,]+(?: M)?) (?:parameters|weights)", comment(path))
-    return found[1] if found and path.parent.name == "model" else ""
-
-
-def sentence(path: Path) -> str:
-    """The first sentence of a file's comment, without its full stop."""
-    return re.split(r"(?<!al)\.\s+(?=[^a-z\d])|\s+ban (?:-m )?experiment=", comment(path))[0].rstrip(".")
 
 
 def _print(rows: Sequence[Sequence[str]]) -> None:

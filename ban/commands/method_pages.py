@@ -7,9 +7,9 @@ import re
 import sys
 from pathlib import Path
 
-from ban.commands.help import content, files_of, title
 from ban.commands.methods import by_group, facts
 from ban.report.markup import in_markdown
+from ban.settings.files import content, files_of, title
 
 BEGIN, END = "<!-- from the YAML files and docstrings, by make pages -->", "<!-- end -->"
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from ban.commands.help import comment, content, files_of, sentence, title
 from ban.display import console, show_facts
 from ban.errors import UserError
+from ban.settings.files import comment, content, files_of, sentence, title
 from ban.wording import close, plural
 
 GROUPS = (
