@@ -347,4 +347,4 @@ def test_a_method_with_partners_is_for_images_in_pairs(words: tuple[str, ...], m
 @pytest.mark.parametrize("name", ["breast_cancer", "digits", "digits_features", "wine"])
 def test_the_examples_of_each_class_are_known_without_the_data(name: str) -> None:
     loaded = getattr(sklearn.datasets, f"load_{name.removesuffix('_features')}")()
-    assert [*EXAMPLES[f"ban.data.bundled.{name}"]["all"]] == np.bincount(loaded.target).tolist()
+    assert [*EXAMPLES[f"ban.data.bundled.{name}"][""]] == np.bincount(loaded.target).tolist()

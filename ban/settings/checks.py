@@ -120,32 +120,34 @@ def _changed(method: Method, dataset: Dataset) -> Dataset:
 
 
 EXAMPLES: Mapping[str, Mapping[str, Sequence[int]]] = {
-    "ban.data.bundled.breast_cancer": {"all": (212, 357)},
-    "ban.data.bundled.digits": {"all": (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)},
-    "ban.data.bundled.digits_features": {"all": (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)},
-    "ban.data.bundled.wine": {"all": (59, 71, 48)},
-    "ban.data.cifar.cifar10": {"train": (5000,) * 10, "test": (1000,) * 10},
-    "ban.data.cifar.cifar100": {"train": (500,) * 100, "test": (100,) * 100},
+    "ban.data.bundled.breast_cancer": {"": (212, 357)},
+    "ban.data.bundled.digits": {"": (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)},
+    "ban.data.bundled.digits_features": {"": (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)},
+    "ban.data.bundled.wine": {"": (59, 71, 48)},
+    "ban.data.cifar.cifar10": {"training ": (5000,) * 10, "test ": (1000,) * 10},
+    "ban.data.cifar.cifar100": {"training ": (500,) * 100, "test ": (100,) * 100},
 }
-"""Function of a data set → split, or all that splits are drawn from → examples of each class."""
+"""Function of a data set → what splits are drawn from → examples of each class."""
+DRAWN = {"": ("train", "validation", "test"), "training ": ("train", "validation"), "test ": ("test",)}
+"""What splits are drawn from → these splits."""
 
 
 def _check_size(dataset: Dataset) -> None:
-    """Refuses more examples than a data set of this package has."""
-    for split, counts in EXAMPLES.get(dataset.function, {}).items():
+    """Refuses more examples or classes than a data set of this package has."""
+    for source, counts in EXAMPLES.get(dataset.function, {}).items():
         if dataset.classes > len(counts):
             raise UserError(f"dataset.classes is {dataset.classes}, but {dataset.title} has {len(counts)}.")
-        there, title = sum(counts[: dataset.classes]), f"{dataset.title} has"
-        names = {"all": ("train", "validation", "test"), "train": ("train", "validation"), "test": ("test",)}[split]
-        sizes = {f"dataset.{name}_size": getattr(dataset, f"{name}_size") for name in names}
-        wanted = [f"{name}={size}" for name, size in sizes.items() if size]
+        there, sizes = (
+            sum(counts[: dataset.classes]),
+            {name: getattr(dataset, f"{name}_size") for name in DRAWN[source]},
+        )
         if sum(sizes.values()) > there:
-            kind = {"all": "", "train": "training ", "test": "test "}[split] + dataset.examples
+            wanted = [f"dataset.{name}_size={size}" for name, size in sizes.items() if size]
             of = "" if dataset.classes == len(counts) else f" of the first {dataset.classes} classes"
-            total = f", together {sum(sizes.values())}" if len(wanted) > 1 else ""
+            lower = f", together {sum(sizes.values())}: set one of them" if len(wanted) > 1 else ": set it"
             raise UserError(
-                f"{title} {there} {kind}{of}, which are fewer than {' and '.join(wanted)}{total}: set "
-                f"{'one of them' if len(wanted) > 1 else 'it'} lower."
+                f"{dataset.title} has {there} {source}{dataset.examples}{of}, which are fewer than "
+                f"{' and '.join(wanted)}{lower} lower."
             )
 
 
