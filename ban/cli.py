@@ -18,7 +18,8 @@ from ban.display import busy, ready
 from ban.errors import UserError
 from ban.output import tolerate_failures
 from ban.settings.checks import validated
-from ban.settings.compose import CONF, compose_settings, freeze, register_teachers
+from ban.settings.compose import compose_settings, freeze, register_teachers
+from ban.settings.files import CONF, files_of
 from ban.settings.hydra_versions import VERSION_BASE
 from ban.settings.messages import explain, is_composition_error
 from ban.settings.schema import LocalLauncherSettings, Settings, SlurmLauncherSettings
@@ -75,7 +76,7 @@ def _meant(word: str, folder: Path | None) -> str:
     if meant := close(word, COMMANDS):
         return f"did you mean `ban {meant}`?"
     for group in help_.GROUPS:
-        if word in help_.files_of(group, folder):
+        if word in files_of(group, folder):
             return f"did you mean `ban {group}={word}`?"
     return f"see `ban --help`. Sub-commands are {', '.join(COMMANDS)}; without one, ban trains."
 
@@ -198,7 +199,8 @@ def _is_setting(word: str, beside_file: bool) -> bool:
     if not beside_file:
         return "=" in word or word.startswith("~")
     part = re.match(r"[+~]*(\w+)[^=]*=", word)
-    return part is not None and part[1] in (*keys_of(Settings), "hydra")
+    groups = (path.name for path in CONF.iterdir() if path.is_dir())  # such as scale
+    return part is not None and part[1] in (*keys_of(Settings), "hydra", *groups)
 
 
 def _table(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:

@@ -263,6 +263,8 @@ def test_a_report_on_an_experiment_has_its_stages_only(store: Store, say: Say, t
     say("report", "demo", *DIGITS[3:])
     page = (tmp_path / "outputs" / "report" / "demo.html").read_text(encoding="utf-8")
     assert stage.signature not in page
+    with pytest.raises(SystemExit, match="nothing is stored in outputs of born_again"):
+        say("report", "born_again", "scale=budget")  # which is a choice of files, and no setting itself
 
 
 def test_figures_that_cannot_be_written_are_a_sentence(store: Store, say: Say, tmp_path: Path) -> None:
