@@ -32,7 +32,9 @@ ANSWERS = {
     r"Sweep parameters '([^']+)' requires": r"\1 names several values: sweep over them with `ban -m \1`.",
     "Config group override must be a string": "a file of settings is chosen by its name, for example recipe=wrn.",
     r"Hydra (launcher|sweeper) is not configured": r"hydra.\1 is null: choose a file with hydra/\1=NAME.",
-    r"Invalid plugin '([^']*)'": r"\1 is no plugin: choose a file with hydra/launcher=NAME or hydra/sweeper=NAME.",
+    r"(?:Invalid plugin|Unknown plugin class :) '([^']*)'": (
+        r"\1 is no plugin: choose a file with hydra/launcher=NAME or hydra/sweeper=NAME."
+    ),
 }
 """Pattern in a message of Hydra or OmegaConf → the sentence that replaces it."""
 
@@ -88,8 +90,8 @@ def _explain_text(error: Exception, text: str, conf: Path) -> str:
     if unknown := re.match(r"Could not override '([^']+)'", text):
         return _explain_unknown(unknown[1], conf)
     if wrong := re.match(r"Error merging override ([^=\s]+)(\S*)", text):
-        if found := re.search(r"Cannot merge (Dict|List)Config with", f"{error.__cause__}"):
-            return f"{wrong[1]} must be {'a mapping {KEY: VALUE}' if found[1] == 'Dict' else 'a list [A,B]'}."
+        if re.search(r"Cannot merge (DictConfig|ListConfig|incompatible container)", f"{error.__cause__}"):
+            return f"{wrong[1]} must be {'a list [A,B]' if wrong[2].startswith('={') else 'a mapping {KEY: VALUE}'}."
         return f"{wrong[1]}{wrong[2]} is not possible: {str(error.__cause__).splitlines()[0]}."
     for pattern, answer in ANSWERS.items():
         if found := re.search(pattern, text):
@@ -121,9 +123,9 @@ def _explain_syntax(override: str, text: str) -> str:
 
 def _sign_at_fault(override: str, text: str) -> str:
     """What the parser stopped at: it names the sign, or points to it from the line below."""
-    if named := re.search(r"input '(.+?)' expecting", text):
-        return named[1]
-    pointer = re.search(r"^LexerNoViableAltException: (?s:.*?)\n( *)\^", text)
+    if named := re.search(r"input '(.+?)' expecting|token recognition error at: '(.)", text):
+        return named[1] or named[2]
+    pointer = re.search(r"^LexerNoViableAltException: (?s:.*?)\n( *)\^", text, re.MULTILINE)
     place = len(pointer[1]) - len("LexerNoViableAltException: ") if pointer else 0
     return shown(override[place : place + 1])
 
