@@ -20,6 +20,7 @@ from ban.launch.estimate import Estimate
 from ban.plan.lineage import lineage
 from ban.settings.compose import CONF, compose_config, compose_settings
 from ban.settings.sweeps import expand
+from ban.store.store import Store
 
 QUICK = (*DIGITS, "recipe.epochs=10")
 
@@ -252,6 +253,14 @@ def test_a_dry_run_prints_the_plan_and_trains_nothing(say: Say, tmp_path: Path) 
     for word in ("Teacher", "DKPP-3", "4 stages, 0 in the store, 4 to train", "50000 training", "200 epochs"):
         assert word in plan
     assert not files(tmp_path)
+
+
+def test_a_plan_counts_what_is_continued(tmp_path: Path) -> None:
+    store, stages = Store(tmp_path), lineage(compose_settings([*DIGITS, "generations=1"]))
+    with store.claim(stages[0].signature) as work:
+        assert work is not None
+        work.write_checkpoint(1, lambda path: path.write_bytes(b"state"))
+    assert overview.counts(stages, stages, store) == "2 stages, 0 in the store, 2 to train (1 from a checkpoint)"
 
 
 def test_a_lineage_then_a_sweep_that_shares_it_then_its_table(say: Say, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 Dynamo traces the step, and torch runs what was traced (`backend="eager"`): that needs no C++ compiler, and no minute.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -246,3 +247,12 @@ def test_it_pays_where_the_expected_saving_is_larger_than_the_expected_time() ->
 def test_only_three_values(value: str) -> None:
     with pytest.raises(UserError, match=r"machine\.compile"):
         compose_settings([*DIGITS, f"machine.compile={value}"])
+
+
+def test_without_a_home_folder_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", "relative")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    compilation.use_cache()
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ and not [*tmp_path.iterdir()]

@@ -31,6 +31,13 @@ def test_checkpoints_hold_what_terms_remember() -> None:
     assert disk(contrastive).temporary - disk(born_again).temporary == pytest.approx(2 * embeddings, rel=0.2)
 
 
+def test_a_plan_counts_the_examples_that_have_labels() -> None:
+    """And the others where they are used without."""
+    few = ("dataset.train_size=1000", "dataset.test_size=700", "dataset.labelled=100")
+    alone, with_others = plan("method=labels", *few)[0], plan("method=mean_teacher", *few)[0]
+    assert alone.training_examples == 100 and with_others.training_examples == 1000
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_few_steps_give_the_speed(kind: str, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     for clock in ("monotonic", "perf_counter"):

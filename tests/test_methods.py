@@ -120,8 +120,8 @@ def test_relative_references_are_resolved() -> None:
         ("terms: [1]", "method.terms is [1], but it must be"),
         ("pretrain: {terms: {hint: 0.5}}", "method.pretrain.terms.hint is 0.5, but it must be"),
         ("data: {munge: true}", "method.data.munge is true, but it must be"),
-        ("group: 5", "method.group is 5, but it must be a text"),
-        ("reference: [a, b]", "method.reference is [a, b], but it must be a text"),
+        ("group: 5", "method.group is 5, but it must be text"),
+        ("reference: [a, b]", "method.reference is [a, b], but it must be text"),
     ],
 )
 def test_a_users_file_without_the_right_parts_is_refused(settings: str, refusal: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ban import losses
 from ban.errors import UserError
 from ban.interfaces import Batch, Output, TeacherOutput
-from ban.terms import Relations, Variational
+from ban.terms import Flow, Relations, Variational
 from ban.training.rehearsal import rehearse_anew
 
 F_S, F_T = made(6, 4, 6, 0.7, 0.3), made(6, 8, 6, 0.4, 1.1)
@@ -111,6 +111,12 @@ def test_variational_information_starts_with_the_variance_that_is_given(variance
 
 def test_a_single_example_has_no_neighbour_whose_distance_it_shares() -> None:
     assert losses.correlation_congruence(E_S[:1], E_T[:1]) == 0
+
+
+def test_fsp_matrices_are_of_convolutional_layers() -> None:
+    features = {"maps": F_S.float(), "vectors": torch.zeros(6, 4)}
+    with pytest.raises(ValueError, match=r"FSP needs convolutional layers, .* 'vectors' is none"):
+        Flow([["maps", "vectors"]]).prepare(Output(torch.zeros(6, 2), features), TeacherOutput(features=features))
 
 
 def test_words_have_no_maps() -> None:

@@ -110,7 +110,7 @@ def _results(first: Side, second: Side, predictions: tuple[Predictions, Predicti
 
 
 def _interval(difference: Difference, digits: int = 2) -> dict[str, str]:
-    if math.isinf(difference.low):
+    if math.isinf(difference.low):  # of a single example, or line of a text
         return {}
     p = f"{difference.p_value:.3f}" if difference.p_value >= 0.001 else "< 0.001"
     return {"95 % interval": f"{difference.low:+.{digits}f} to {difference.high:+.{digits}f}", "p": p}

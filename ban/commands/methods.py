@@ -108,7 +108,7 @@ def _resolved(value: Any, above: Sequence[Any] = ()) -> Any:
 def _text(node: Node, key: str) -> str:
     value = node.get(key)
     if not isinstance(value, str | None):
-        raise UserError(f"method.{key} is {_value(value)}, but it must be a text.")
+        raise UserError(f"method.{key} is {_value(value)}, but it must be text.")
     return value or ""
 
 
