@@ -118,7 +118,7 @@ def test_only_stages_alike_and_small_are_bundled() -> None:
     assert len({kind_of(), kind_of("recipe.epochs=7"), kind_of("dataset.train_size=90"), kind_of("model.width=9")}) == 4
     assert kind_of("model.width=99") is None and kind_of("model.width=99", device_type=None) is not None
     assert kind_of("recipe.precision=bf16") is None
-    assert kind_of("recipe.select=best_validation", "dataset.validation_size=50") is None
+    assert kind_of("recipe.select=best_validation", "dataset.validation_size=50", "dataset.test_size=1000") is None
 
 
 def first_steps(number: int, then: Callable[[], object]) -> Callable[[Event], None]:
