@@ -103,7 +103,7 @@ def _flat(prefix: str, value: Any) -> dict[str, str]:
         items = [(index or "", item) for index, item in enumerate(cast("list[Any]", value))]
     else:
         text = f"{value}".lower() if isinstance(value, bool) else f"{value}"
-        return {prefix: text}
+        return {prefix: f"{value:.12g}" if isinstance(value, float) else text}  # 0.05 × 0.2 is 0.010000000000000002
     nested = (_flat(f"{prefix}.{key}".strip("."), item) for key, item in items)
     return {key: text for each in nested for key, text in each.items()}
 
