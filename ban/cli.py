@@ -4,7 +4,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -185,7 +185,10 @@ def _command(name: str, arguments: Sequence[str], folder: Path | None) -> None:
     with_file = name in ("predict", "export", "report", "track") or (
         name == "stages" and {"export", "import"} & set(arguments)
     )
-    settings = [word for word in arguments if _is_setting(word, bool(with_file))]
+    places = (place for place in (CONF, folder) if place)
+    groups = {path.name for place in places for path in place.iterdir() if path.is_dir()}  # such as scale
+    names = {*keys_of(Settings), "hydra", *groups}
+    settings = [word for word in arguments if (_names(word, names) if with_file else _is_setting(word))]
     words = [word for word in arguments if word not in settings]
     if any(word.startswith("-") for word in words):
         raise UserError(f"ban {name} has no option but --config-dir; `ban {name} --help` shows its use.")
@@ -194,13 +197,14 @@ def _command(name: str, arguments: Sequence[str], folder: Path | None) -> None:
     act(words, settings, folder)
 
 
-def _is_setting(word: str, beside_file: bool) -> bool:
-    """Whether a word is a setting. The name of a file may contain = or begin with ~."""
-    if not beside_file:
-        return "=" in word or word.startswith("~")
+def _is_setting(word: str) -> bool:
+    return "=" in word or word.startswith("~")
+
+
+def _names(word: str, settings: Container[str]) -> bool:
+    """Whether a word sets one of these settings. It may also be a file: the name of one may contain = or begin with ~."""
     part = re.match(r"[+~]*(\w+)[^=]*=", word)
-    groups = (path.name for path in CONF.iterdir() if path.is_dir())  # such as scale
-    return part is not None and part[1] in (*keys_of(Settings), "hydra", *groups)
+    return part is not None and part[1] in settings
 
 
 def _table(words: Sequence[str], overrides: Sequence[str], folder: Path | None) -> None:

@@ -35,7 +35,7 @@ def test_a_plan_counts_the_examples_that_have_labels() -> None:
     """And the others where they are used without."""
     few = ("dataset.train_size=1000", "dataset.test_size=700", "dataset.labelled=100")
     alone, with_others = plan("method=labels", *few)[0], plan("method=mean_teacher", *few)[0]
-    assert alone.training_examples == 100 and with_others.training_examples == 1000
+    assert alone.dataset.training_examples == 100 and with_others.dataset.training_examples == 1000
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -75,9 +75,9 @@ def test_titles_and_sizes_are_those_of_the_networks() -> None:
         with meta:
             network = build.network(stage, 0, build.zero_spelling(stage, meta))
         count = sum(parameter.numel() for parameter in network.parameters())
-        size, millions = files.size(path).replace(",", "").removesuffix(" M"), files.size(path).endswith("M")
+        size, millions = files.size_of(path).replace(",", "").removesuffix(" M"), files.size_of(path).endswith("M")
         assert float(size) * (1e6 if millions else 1) == pytest.approx(count, rel=0.05), name
-        assert files.title(path) == stage.model.title
+        assert files.title_of(path) == stage.model.title
 
 
 def test_a_users_network_is_listed_too(say: Say, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_one_method_is_shown(width: int, monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_what_a_method_needs(name: str, needs: str) -> None:
-    assert methods.needs(files.content(FILES[name])) == needs
+    assert methods.needs(files.content_of(FILES[name])) == needs
 
 
 def test_the_first_sentence_of_a_docstring_is_found_without_an_import() -> None:

@@ -225,7 +225,7 @@ def test_synthetic_images_come_in_addition() -> None:
 def test_only_the_student_has_synthetic_rows_and_they_count_as_its_examples() -> None:
     *teachers, student = plan("method=munge", kind="tabular")
     assert len(teachers) == 3 and not any(stage.dataset.munge for stage in teachers)
-    assert (teachers[0].training_examples, student.training_examples) == (100, 1100)
+    assert (teachers[0].dataset.training_examples, student.dataset.training_examples) == (100, 1100)
 
 
 def test_with_and_without_synthetic_rows_stand_in_one_table() -> None:

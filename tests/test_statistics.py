@@ -16,7 +16,7 @@ from ban.plan.lineage import lineage
 from ban.report.results import Results
 from ban.report.statistics import Interval, Streams, clusters, resolved
 from ban.report.tables import everything
-from ban.report.verdicts import count
+from ban.report.verdicts import about, count
 from ban.settings.compose import compose_settings
 from ban.store.store import Store
 
@@ -41,6 +41,11 @@ def test_equal_values_predict_nothing() -> None:
     for values, streams in (([5.0] * 3, None), ([5.0] * 4, [{"a"}, {"a"}, {"b"}, {"c"}])):
         interval = Interval.of(values, streams)
         assert interval.half_width == 0 and interval.prediction is None and interval.predicts(5.01) is None
+
+
+def test_only_intervals_that_there_are_are_explained() -> None:
+    alone, several = Interval.of([1.0]), Interval.of([1.0, 2.0])
+    assert about([alone], "error", own_splits=False) == [] != about([alone, several], "error", own_splits=False)
 
 
 def test_prediction_interval() -> None:

@@ -3,12 +3,14 @@
 import multiprocessing
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -266,6 +268,24 @@ def test_what_is_being_removed_is_not_taken_for_a_stage(tmp_path: Path, monkeypa
         assert work is not None and not list(work.folder.iterdir())
     with store.claim(S), pytest.raises(UserError, match="another process trains it now"):
         store.remove(work.folder)
+
+
+def test_what_another_process_finishes_or_removes_meanwhile_has_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, kept, finished, removed = Store(tmp_path), "0" * 16, "1" * 16, "2" * 16
+    for name in (f"{kept}.aa", f"{finished}.bb", f"{removed}.cc.discarded"):
+        (store.works / name).mkdir(parents=True)
+        (store.works / name / "checkpoint-000").touch()
+    scan = os.scandir
+
+    def scan_later(path: str) -> Any:
+        if finished in str(path):
+            shutil.rmtree(path, ignore_errors=True)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scan_later)
+    assert store.begun() == {kept}
 
 
 def test_a_format_that_was_never_written_is_none(tmp_path: Path) -> None:

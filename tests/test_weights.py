@@ -25,6 +25,7 @@ from ban.report.tables import compare, is_baseline
 from ban.report.verdicts import count, notes
 from ban.settings.compose import compose_settings
 from ban.settings.schema import Cell, TableLayout
+from ban.settings.sweeps import jobs_of
 from ban.settings.weights import LIMIT, content, read
 from ban.store.archive import export_stage, import_stage
 from ban.store.store import Store
@@ -465,6 +466,11 @@ def test_settings_without_effect_are_refused(words: str, file: Path) -> None:
     with pytest.raises(UserError) as refused:
         plan(*words.replace("FILE", str(file)).split())
     assert REFUSED[words] in str(refused.value)
+
+
+def test_they_are_refused_in_each_job_of_a_sweep(file: Path) -> None:
+    with pytest.raises(UserError, match="teacher.seed has no effect"):
+        jobs_of([*DIGITS, f"teacher.weights={file}", "teacher.seed=0", "seed=0,1"])
 
 
 def test_a_path_is_absolute_and_read_once_for_a_sweep(

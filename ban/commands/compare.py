@@ -187,7 +187,7 @@ def _stores(first: Store, second: Store) -> None:
         raise UserError(f"{first.root} and {second.root} have no stages of the same settings.")
     only = [_only(ours, theirs), _only(theirs, ours)]
     show_table(rows, f"A: {first.root}, B: {second.root}")
-    console.print(f"Other settings: {only[0]} only in A, {only[1]} only in B.")
+    console.print(f"Only in A: {only[0]}. Only in B: {only[1]}.")
 
 
 def _only(results: Results, others: Results) -> str:

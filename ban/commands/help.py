@@ -9,7 +9,7 @@ from rich.text import Text
 from ban import __version__
 from ban.display import console
 from ban.errors import UserError
-from ban.settings.files import files_of, sentence, size, title
+from ban.settings.files import files_of, sentence_of, size_of, title_of
 from ban.wording import close
 
 EXAMPLES = {
@@ -88,7 +88,7 @@ def choices(group: str, folder: Path | None = None) -> None:
     if group == "teacher":
         console.print("teacher=same is the student's own network; else the teacher is one of model=NAME:")
     sized = group in ("model", "teacher")
-    rows = [(name, title(path), size(path), sentence(path)) for name, path in files.items()]
+    rows = [(name, title_of(path), size_of(path), sentence_of(path)) for name, path in files.items()]
     if sized and console.width < 120:  # no room for sentences
         rows = [row[:3] for row in rows]
     _print(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ban.commands.methods import by_group, facts
 from ban.report.markup import in_markdown
-from ban.settings.files import content, files_of, title
+from ban.settings.files import content_of, files_of, title_of
 
 BEGIN, END = "<!-- from the YAML files and docstrings, by make pages -->", "<!-- end -->"
 
@@ -23,14 +23,14 @@ def of_all() -> str:
     """A table of all methods with links to their pages."""
     head = "| method | title | group | source |\n|:--|:--|:--|:--|\n"
     return head + "".join(
-        f"| [`{name}`](methods/{name}.md) | {in_markdown(title(path))} | {heading} | {_source(path)} |\n"
+        f"| [`{name}`](methods/{name}.md) | {in_markdown(title_of(path))} | {heading} | {_source(path)} |\n"
         for heading, members in by_group(files_of("method")).items()
         for name, path in members.items()
     )
 
 
 def _source(path: Path) -> str:
-    return in_markdown(content(path).get("reference") or "")
+    return in_markdown(content_of(path).get("reference") or "")
 
 
 def _escaped(text: str) -> str:
@@ -59,7 +59,7 @@ def write(docs: Path) -> None:
         page = docs / "methods" / f"{name}.md"
         pages[page] = of_method(path)
         if not page.exists():
-            page.write_text(f"# {title(path)}: `method={name}`\n\n{BEGIN}\n{END}\n", encoding="utf-8")
+            page.write_text(f"# {title_of(path)}: `method={name}`\n\n{BEGIN}\n{END}\n", encoding="utf-8")
     for page, generated in pages.items():
         page.write_text(with_generated(page.read_text(encoding="utf-8"), generated), encoding="utf-8")
 

@@ -7,13 +7,14 @@ import ast
 import functools
 import importlib.util
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from ban.display import console, show_facts
 from ban.errors import UserError
-from ban.settings.files import comment, content, files_of, sentence, title
+from ban.settings.files import comment_of, content_of, files_of, sentence_of, title_of
 from ban.wording import close, plural
 
 GROUPS = (
@@ -55,7 +56,7 @@ def methods(words: Sequence[str], folder: Path | None = None) -> None:
 
 def by_group(files: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
     """Heading → name → file."""
-    found = {name: _text(content(path), "group") or OTHERS for name, path in files.items()}
+    found = {name: _text(content_of(path), "group") or OTHERS for name, path in files.items()}
     headings = dict.fromkeys([*GROUPS, *sorted({*found.values()} - {OTHERS}), OTHERS])
     groups = {heading: {name: files[name] for name in files if found[name] == heading} for heading in headings}
     return {heading: members for heading, members in groups.items() if members}
@@ -65,15 +66,15 @@ def show_all(files: Mapping[str, Path]) -> None:
     """Prints a name and a sentence for each method."""
     for heading, members in by_group(files).items():
         console.print(f"{heading}:")
-        show_facts([(name, f"{sentence(path)}.") for name, path in members.items()])
+        show_facts([(name, f"{sentence_of(path)}.") for name, path in members.items()])
     console.print("One of them with its settings: ban methods NAME. Train with it: ban method=NAME.")
 
 
 def show_one(path: Path, folder: Path | None) -> None:
     """Prints what a method of this package or of the user's `folder` is, what it needs, and what it matches."""
-    own = f"--config-dir {folder} " if folder and path.is_relative_to(folder) else ""
-    console.print(f"{title(path)}: method={path.stem}")
-    shown = [("what it is", comment(path)), *facts(path), ("command", f"ban {own}method={path.stem} dry_run=true")]
+    own = f"--config-dir {shlex.quote(str(folder))} " if folder and path.is_relative_to(folder) else ""
+    console.print(f"{title_of(path)}: method={path.stem}")
+    shown = [("what it is", comment_of(path)), *facts(path), ("command", f"ban {own}method={path.stem} dry_run=true")]
     show_facts([(name, text.replace("`", "")) for name, text in shown])
 
 
@@ -83,7 +84,7 @@ def facts(path: Path) -> list[tuple[str, str]]:
     Raises:
         UserError: a part of the file is no mapping, or its group or reference no text.
     """
-    node = _resolved(content(path))
+    node = _resolved(content_of(path))
     _check(node)
     first = node.get("pretrain") or {}
     found = [("group", _text(node, "group") or OTHERS), ("source", _text(node, "reference")), ("needs", needs(node))]

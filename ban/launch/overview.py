@@ -16,6 +16,7 @@ from ban.plan.lineage import union
 from ban.plan.stage import Stage
 from ban.report.results import Results
 from ban.report.tables import Table
+from ban.settings.datasets import CLASS_COUNTS
 from ban.settings.weights import content
 from ban.store.result import doubt, outcome
 from ban.store.store import Store
@@ -118,7 +119,7 @@ def _hours(seconds: float) -> str:
 def counts(stages: Sequence[Stage], missing: Sequence[Stage], store: Store) -> str:
     """How many of the stages are stored, and how many are not."""
     trained = [stage for stage in missing if stage.epochs]
-    begun = {path.parent.name.partition(".")[0] for path in store.works.glob("*.*/checkpoint-*")}
+    begun = store.begun() if trained else set[str]()
     count = sum(stage.signature in begun for stage in trained)
     resumed = f" ({count} from a checkpoint)" if count else ""
     tested = f", {len(missing) - len(trained)} to test" if len(trained) < len(missing) else ""
@@ -206,6 +207,8 @@ def _cheaper(stages: Sequence[Stage]) -> str:
     """What takes less time than these trainings."""
     scales = {"budget": "scale=budget takes minutes to hours", "smoke": "scale=smoke takes seconds"}
     chosen = {stage.recipe.name.partition("_")[0] for stage in stages}
+    if any("" in CLASS_COUNTS.get(stage.dataset.function, ()) for stage in stages):
+        del scales["budget"]  # it needs more examples
     found = [text for scale, text in scales.items() if not chosen & {scale, "smoke"}]
     return ", ".join([*found, "fewer seeds or recipe.epochs=N"])
 
@@ -219,8 +222,8 @@ def tell_others(stages: Sequence[Stage], results: Results) -> None:
         seeds = ", ".join(str(seed) for seed in sorted({each["seed"] for each in others})[:5])
         more = ", …" if len({each["seed"] for each in others}) > 5 else ""
         console.print(
-            f"The tables also count {plural(len(others), 'stage')} of earlier commands with the same settings, seed "
-            f"{seeds}{more}."
+            f"The tables also count {plural(len(others), 'stage')} of earlier commands with the same settings "
+            f"(seed {seeds}{more})."
         )
 
 

@@ -201,11 +201,6 @@ class Stage:
         return [name] if name else [str(index) for index in range(len(self.models))]
 
     @property
-    def training_examples(self) -> int:
-        """Training examples that batches are drawn from, synthetic ones included."""
-        return self.dataset.examples_per_epoch
-
-    @property
     def epochs(self) -> int:
         """Of the training; 0 for weights from a file."""
         return 0 if self.weights else self.recipe.epochs
@@ -213,7 +208,7 @@ class Stage:
     @property
     def examples_seen(self) -> int:
         """The images, rows or words of all training steps together."""
-        steps = self.training_examples // self.recipe.examples_per_step
+        steps = self.dataset.training_examples // self.recipe.examples_per_step
         return self.epochs * min(steps, self.recipe.steps_per_epoch or steps) * self.recipe.examples_per_step
 
     # For people, tables and files

@@ -174,10 +174,11 @@ def _record(line: Line, stars: Sequence[bool]) -> dict[str, Any]:
 
 def _notes(pair: Pair, results: Results) -> list[str]:
     repetitions = [result for line in pair.lines[1:] for result in results.stored(line.result["family"])]
+    own_splits = len({result["split_seed"] for result in repetitions}) > 1
     notes = [
         "Differences are paired over seeds; less is better.",
         f"*: it is not zero, {ADJUSTED}.",
-        about(pair.student["metric"], len({result["split_seed"] for result in repetitions}) > 1),
+        *about([line.test for line in pair.lines], pair.student["metric"], own_splits),
     ]
     if any(line.published is not None for line in pair.lines):
         notes.append("Published: Tian et al. 2020, their code, the last epoch of one to five runs, without intervals.")

@@ -21,12 +21,14 @@ RESAMPLES = 2_000
 
 @dataclass(frozen=True)
 class Difference:
-    """Ours minus theirs, with a 95 % interval and the p-value of the hypothesis that there is no difference."""
+    """Ours minus theirs, with a 95 % interval and the p-value of the hypothesis that there is no difference.
+
+    The interval is infinite where a single example, or the only line of a text, says nothing about others.
+    """
 
     value: float
     low: float
     high: float
-    """Infinite where a single example, or the only line of a text, says nothing about others."""
     p_value: float
 
 

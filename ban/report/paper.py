@@ -132,7 +132,7 @@ def _notes(tables: Sequence[Table], judged: Sequence[Judged]) -> list[str]:
         )
     if any(each.paper is not None and each.inside is None for each in judged):
         notes.append("No mark: network, recipe, data or method is not the paper's, so not comparable, or n < 3.")
-    return [*notes, verdicts.about(tables[0].metric, any(table.own_splits for table in tables))]
+    return [*notes, *verdicts.about_intervals(tables)]
 
 
 def _text(row: Row, measured: Interval | None, judged: Judged) -> str:

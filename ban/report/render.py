@@ -26,7 +26,7 @@ def show(tables: Sequence[Table], outputs: Path, name: str = "last") -> None:
     sections: list[Section] = []
     for table in tables:
         rows, title = texts(table), f"{table.network}{size(table)}"
-        notes = [*verdicts.notes([table])[0], *verdicts.about_intervals(table)]
+        notes = [*verdicts.notes([table])[0], *verdicts.about_intervals([table])]
         shown.append((f"{title}, {metrics.LABELS[table.metric]}", Section(table.title, rows, notes)))
         sections.append(Section(f"{title}. {table.title}.", rows, notes))
     publish(shown, [record(table, row) for table in tables for row in table.rows], sections, outputs / "tables" / name)

@@ -181,7 +181,7 @@ def _notes(systems: Sequence[System]) -> list[str]:
     notes = [
         "Gain: difference to the label-trained network of the same seed ± 95 % interval.",
         f"*: it is not zero, {ADJUSTED}.",
-        about(systems[0].result["metric"], own_splits),
+        *about([system.gain for system in systems], systems[0].result["metric"], own_splits),
     ]
     cited = dict.fromkeys(f"{s.heading}: {s.published.source}" for s in systems if s.published)
     others = "Published gains were measured with other networks, data and recipes, and perhaps other settings."

@@ -1,6 +1,6 @@
 """The sentences below a table: which differences are resolved, and what intervals and means are about."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ban.report.statistics import Interval, resolved
 from ban.report.tables import Row, Table
@@ -74,17 +74,19 @@ def needed(table: Table) -> str:
     return f"{what}: {', '.join(named)}." if named else ""
 
 
-def about_intervals(table: Table) -> list[str]:
-    """What the intervals of a table are about, if it has any."""
-    intervals = [each for row in table.rows for each in row.measured.values()]
-    return [about(table.metric, table.own_splits)] if any(each.half_width is not None for each in intervals) else []
+def about_intervals(tables: Sequence[Table]) -> list[str]:
+    """What the intervals of tables are about, if they have any."""
+    intervals = [each for table in tables for row in table.rows for each in row.measured.values()]
+    return about(intervals, tables[0].metric, any(table.own_splits for table in tables))
 
 
-def about(metric: str, own_splits: bool) -> str:
-    """What intervals are about."""
+def about(intervals: Iterable[Interval], metric: str, own_splits: bool) -> list[str]:
+    """What intervals are about, if there are any: one repetition has none."""
+    if all(each.half_width is None for each in intervals):
+        return []
     source = "training and of the split of the data" if own_splits else "training; the test set is fixed"
     arithmetic = " Means of perplexities are arithmetic." if metric == "perplexity" else ""
-    return f"± 95 % interval of the mean: only the randomness of {source}.{arithmetic}"
+    return [f"± 95 % interval of the mean: only the randomness of {source}.{arithmetic}"]
 
 
 def count(row: Row) -> str:

@@ -1,14 +1,14 @@
 """Checks of settings against each other; those of a single setting are in its type."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
 from ban.errors import UserError
 from ban.ranges import LARGEST
-from ban.settings.datasets import KINDS, Dataset, ImageDataset
+from ban.settings.datasets import CLASS_COUNTS, KINDS, Dataset, ImageDataset
 from ban.settings.refusals import explain_invalid, shown
 from ban.settings.schema import Method, Network, Pretraining, Recipe, Settings
 from ban.settings.types import Node, Part, keys_of
@@ -119,35 +119,25 @@ def _changed(method: Method, dataset: Dataset) -> Dataset:
         raise UserError(explain_invalid(error, "method.data")) from None
 
 
-EXAMPLES: Mapping[str, Mapping[str, Sequence[int]]] = {
-    "ban.data.bundled.breast_cancer": {"": (212, 357)},
-    "ban.data.bundled.digits": {"": (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)},
-    "ban.data.bundled.digits_features": {"": (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)},
-    "ban.data.bundled.wine": {"": (59, 71, 48)},
-    "ban.data.cifar.cifar10": {"training ": (5000,) * 10, "test ": (1000,) * 10},
-    "ban.data.cifar.cifar100": {"training ": (500,) * 100, "test ": (100,) * 100},
-}
-"""Function of a data set → what splits are drawn from → examples of each class."""
 DRAWN = {"": ("train", "validation", "test"), "training ": ("train", "validation"), "test ": ("test",)}
 """What splits are drawn from → these splits."""
 
 
 def _check_size(dataset: Dataset) -> None:
     """Refuses more examples or classes than a data set of this package has."""
-    for source, counts in EXAMPLES.get(dataset.function, {}).items():
+    for source, counts in CLASS_COUNTS.get(dataset.function, {}).items():
         if dataset.classes > len(counts):
             raise UserError(f"dataset.classes is {dataset.classes}, but {dataset.title} has {len(counts)}.")
-        there, sizes = (
-            sum(counts[: dataset.classes]),
-            {name: getattr(dataset, f"{name}_size") for name in DRAWN[source]},
-        )
-        if sum(sizes.values()) > there:
-            wanted = [f"dataset.{name}_size={size}" for name, size in sizes.items() if size]
+        there = sum(counts[: dataset.classes])
+        sizes = {f"dataset.{name}_size": getattr(dataset, f"{name}_size") for name in DRAWN[source]}
+        if (total := sum(sizes.values())) > there:
             of = "" if dataset.classes == len(counts) else f" of the first {dataset.classes} classes"
-            lower = f", together {sum(sizes.values())}: set one of them" if len(wanted) > 1 else ": set it"
+            wanted = [f"{name}={size}" for name, size in sizes.items() if size]
+            enough = [name for name, size in sizes.items() if size > total - there]  # to lower this one
+            scale = ", or choose another scale" if max(sizes.values()) > there else ""
             raise UserError(
-                f"{dataset.title} has {there} {source}{dataset.examples}{of}, which are fewer than "
-                f"{' and '.join(wanted)}{lower} lower."
+                f"{dataset.title} has only {there} {source}{dataset.examples}{of}, but {' and '.join(wanted)} "
+                f"{'need' if len(wanted) > 1 else 'needs'} {total}: lower {' or '.join(enough or sizes)}{scale}."
             )
 
 
@@ -181,7 +171,7 @@ def _check_dataset(dataset: Dataset) -> None:
 
 
 def _check_batch(name: str, recipe: Recipe, dataset: Dataset) -> None:
-    examples, per_step = dataset.examples_per_epoch, recipe.examples_per_step
+    examples, per_step = dataset.training_examples, recipe.examples_per_step
     if per_step > examples and recipe.unroll:
         raise UserError(
             f"the {examples} training words do not fill one batch of {recipe.batch_size} rows of {recipe.unroll} "

@@ -136,7 +136,7 @@ class Dataset(Part):
         return None
 
     @property
-    def examples_per_epoch(self) -> int:
+    def training_examples(self) -> int:
         """The training examples that batches are drawn from, synthetic ones included."""
         return self.train_size
 
@@ -214,7 +214,7 @@ class LabelledDataset(Dataset):
         return self.labelled
 
     @property
-    def examples_per_epoch(self) -> int:
+    def training_examples(self) -> int:
         """See `Dataset`."""
         real = self.train_size if self.labelled is None or self.unlabelled else self.labelled
         return real * (1 + self.synthetic_per_example)
@@ -513,6 +513,16 @@ class TextDataset(Dataset):
         return coverage.warnings(self.path, self.checksum, self.min_count, sizes)
 
 
+DIGITS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
+CLASS_COUNTS: Mapping[str, Mapping[str, Sequence[int]]] = {
+    "ban.data.bundled.breast_cancer": {"": (212, 357)},
+    "ban.data.bundled.digits": {"": DIGITS},
+    "ban.data.bundled.digits_features": {"": DIGITS},
+    "ban.data.bundled.wine": {"": (59, 71, 48)},
+    "ban.data.cifar.cifar10": {"training ": (5000,) * 10, "test ": (1000,) * 10},
+    "ban.data.cifar.cifar100": {"training ": (500,) * 100, "test ": (100,) * 100},
+}
+"""Function of a data set → what splits are drawn from → examples of each class."""
 OWN = {"ban.data.own.images": "own images", "ban.data.own.rows": "own rows"}
 """Function of a data set that reads the user's files → the tag of its type."""
 OWN_TYPES: dict[str, type[OwnImages | OwnRows]] = {"own images": OwnImages, "own rows": OwnRows}

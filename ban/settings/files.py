@@ -37,35 +37,35 @@ def files_of(group: str, folder: Path | None = None) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def title(path: Path) -> str:
+def title_of(path: Path) -> str:
     """The title in a file or in those that it extends; empty if there is none."""
-    node = content(path)
+    node = content_of(path)
     return re.sub(r"\$\{\.(\w+)\}", lambda key: f"{node.get(key[1]) or '?'}", f"{node.get('title') or ''}")
 
 
-def content(path: Path) -> dict[str, Any]:
+def content_of(path: Path) -> dict[str, Any]:
     """A file's keys, and those of the files that it extends."""
     from ban.settings.types import merged  # imports pydantic
 
     node: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     bases = [base for base in node.get("defaults", ()) if isinstance(base, str) and base != "_self_"]
-    inherited = [content(path.with_stem(base)) for base in bases if path.with_stem(base).is_file()]
+    inherited = [content_of(path.with_stem(base)) for base in bases if path.with_stem(base).is_file()]
     return functools.reduce(merged, [*inherited, node])
 
 
-def comment(path: Path) -> str:
+def comment_of(path: Path) -> str:
     """The comment at the beginning of a file."""
     lines = path.read_text(encoding="utf-8").splitlines()
     head = lines[: next((index for index, line in enumerate(lines) if not line.startswith("#")), len(lines))]
     return " ".join(line.lstrip("# ") for line in head if not line.startswith("# @"))
 
 
-def size(path: Path) -> str:
+def size_of(path: Path) -> str:
     """The number of a network's parameters, as its file has it."""
-    found = re.search(r"([\d.,]+(?: M)?) (?:parameters|weights)", comment(path))
+    found = re.search(r"([\d.,]+(?: M)?) (?:parameters|weights)", comment_of(path))
     return found[1] if found and path.parent.name == "model" else ""
 
 
-def sentence(path: Path) -> str:
+def sentence_of(path: Path) -> str:
     """The first sentence of a file's comment, without its full stop."""
-    return re.split(r"(?<!al)\.\s+(?=[^a-z\d])|\s+ban (?:-m )?experiment=", comment(path))[0].rstrip(".")
+    return re.split(r"(?<!al)\.\s+(?=[^a-z\d])|\s+ban (?:-m )?experiment=", comment_of(path))[0].rstrip(".")

@@ -51,7 +51,7 @@ def explain_invalid(error: ValidationError, prefix: str = "") -> str:
         node = cast("dict[str, Any]", given) if isinstance(given, dict) else dict[str, Any]()
         names: list[str] = [*node, *node.get("constructor", {})]  # other keys of a term are arguments
         if meant := difflib.get_close_matches(key, names, 1, 0.8):
-            return f"there is no setting '{parent}.{meant[0]}': did you mean {key}?"
+            return f"{parent} has no {key}: did you write {parent}.{meant[0]} for it?"
         return f"{parent or 'the configuration'} has no {key}: it is missing in the YAML file, was removed, or is null."
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return f"{where}.kind must be one of {', '.join(KINDS)}."

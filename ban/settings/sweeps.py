@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ban.errors import UserError
-from ban.settings.checks import validated
+from ban.settings.checks import check, validated
 from ban.settings.compose import compose_config, freeze
 from ban.settings.datasets import ImageDataset, TabularDataset
 from ban.settings.schema import Settings, SweeperSettings
@@ -117,16 +117,12 @@ class _Repetitions:
     """The settings of jobs that differ only in their seed."""
 
     def __init__(self, config: DictConfig) -> None:
-        self.config, self.first = config, None
-        followers = _following(config)
-        self.is_unclear, self.followers = followers is None, followers or frozenset()
-
-    first: Settings | None
-    """Those of a job that was checked."""
+        self.config, self.followers = config, _following(config)
+        self.first: Settings | None = None  # those of a job that was composed
 
     def settings(self, seed: int | None) -> Settings:
         """The settings with a seed; None: the configuration's own."""
-        if self.first is None or seed is None or not self._is_copied(self.first):
+        if self.first is None or self.followers is None or seed is None or not self._is_copied(self.first):
             own = deepcopy(self.config)
             if seed is not None:
                 own.seed = seed
@@ -137,12 +133,12 @@ class _Repetitions:
             changes["teacher"] = replace(self.first.teacher, seed=seed)
         if "dataset.split_seed" in self.followers:
             changes["dataset"] = replace(self.first.dataset, split_seed=seed)  # pyright: ignore[reportCallIssue]
-        return replace(self.first, seed=seed, **changes)
+        return check(replace(self.first, seed=seed, **changes))
 
     def _is_copied(self, first: Settings) -> bool:
         """Whether another seed changes nothing else. What is measured of a user's files may depend on the split."""
-        splits = "dataset.split_seed" in self.followers
-        return not self.is_unclear and (not splits or type(first.dataset) in (ImageDataset, TabularDataset))
+        splits = "dataset.split_seed" in (self.followers or ())
+        return not splits or type(first.dataset) in (ImageDataset, TabularDataset)
 
 
 def _following(config: DictConfig) -> frozenset[str] | None:

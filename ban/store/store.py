@@ -28,7 +28,7 @@ from ban.store.formats import RESULT, SIGNATURE, Record
 from ban.store.index import Index, index_of
 from ban.store.result import Result
 from ban.store.stage_files import StageFiles
-from ban.store.work import Work
+from ban.store.work import CHECKPOINT, Work
 
 Found = TypeVar("Found")
 FORMAT = 1
@@ -230,6 +230,15 @@ class Store:
             yield top
             for folder, folders, names in os.walk(top):
                 yield from (Path(folder, name) for name in (*folders, *names))
+
+    def begun(self) -> set[str]:
+        """The signatures of unfinished trainings that have a checkpoint. Another process may finish them meanwhile."""
+        folders = (
+            Path(folder)
+            for folder, _, names in os.walk(self.works)
+            if any(name.startswith(CHECKPOINT) for name in names)
+        )
+        return {folder.name.partition(".")[0] for folder in folders if folder.suffix != DISCARDED}
 
     def unfinished(self) -> list[Path]:
         """The folders of unfinished trainings that no process continues now."""

@@ -12,6 +12,8 @@ from ban.store.formats import CURVES, FILE, RESULT, SUMS, dump_curves, dump_json
 from ban.store.stage_files import StageFiles
 
 NO_LIMIT = 2**62
+CHECKPOINT = "checkpoint-"
+"""How the names of checkpoints begin."""
 
 
 class Work:
@@ -54,7 +56,7 @@ class Work:
 
     def write_checkpoint(self, step: int, write: Callable[[Path], object]) -> None:
         """Writes the checkpoint of a step, and keeps the one before in case this one gets damaged."""
-        self._write("checkpoint", write, lambda written: f"checkpoint-{step:012}-{files.sha256(written, NO_LIMIT)}")
+        self._write("checkpoint", write, lambda written: f"{CHECKPOINT}{step:012}-{files.sha256(written, NO_LIMIT)}")
         for older in self._checkpoints()[2:]:
             files.delete(older)
 
@@ -75,7 +77,7 @@ class Work:
         return None, damaged
 
     def _checkpoints(self) -> list[Path]:
-        return sorted(self.folder.glob("checkpoint-*"), reverse=True)
+        return sorted(self.folder.glob(f"{CHECKPOINT}*"), reverse=True)
 
     def clear_strange_entries(self) -> None:
         """Deletes what no training writes: anything but regular files."""
@@ -119,7 +121,7 @@ class Work:
         """
         files.sync(self.folder)
         for path in [*self.folder.iterdir()]:
-            if path.name.startswith((".", "checkpoint-")):
+            if path.name.startswith((".", CHECKPOINT)):
                 files.delete(path)
         self.folder.rename(self._target)
         files.sync(self._target.parent)

@@ -11,7 +11,7 @@ from ban.ranges import Fraction, Positive, PositiveNumber, Text
 
 
 class Contrast(Term):
-    """Classifies which of many embeddings of the other network is of the same example (Tian, Krishnan and Isola 2020).
+    """Finds, among many embeddings of the other network, that of the same example (Tian, Krishnan and Isola 2020).
 
     An embedding is a linear map of the layer to `width` numbers, normalised. A memory holds one embedding of each
     training example and network: m ← normalised(`momentum` · m + (1 − `momentum`) · embedding), at first uniform noise.

@@ -96,7 +96,7 @@ def objective(stage: Stage) -> Objective:
     """The method's named, weighted terms."""
     terms = {name: build(term.constructor) for name, term in stage.method.terms.items()}
     for term in terms.values():
-        term.examples = stage.dataset.examples_per_epoch
+        term.examples = stage.dataset.training_examples
     return Objective(terms, {name: _weight(term.weight) for name, term in stage.method.terms.items()})
 
 
@@ -129,7 +129,7 @@ def training_step(
     recipe, target = stage.recipe, device.torch_device
     networks = [_student(stage, index, load, target, spelling) for index in range(len(stage.models))]
     teachers = [load(parent) for parent in stage.teachers]
-    context = TeacherContext(teachers, networks, stage.training_examples, stage.dataset.classes, data)
+    context = TeacherContext(teachers, networks, stage.dataset.training_examples, stage.dataset.classes, data)
     source = teacher(stage, context).to(target)
     objectives = [objective(stage).to(target) for _ in networks]  # all are drawn before any term is prepared
     students = [Student(network=each, until=stage.method.until) for each in networks]

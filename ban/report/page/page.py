@@ -96,7 +96,7 @@ def _section(table: Table, number: int, results: Results) -> dict[str, Any]:
         "tables": [_table("", rows, anchors), *_beyond(table, results)],
         "notes": [
             *verdicts.notes([table])[0],
-            *verdicts.about_intervals(table),
+            *verdicts.about_intervals([table]),
             *filter(None, [verdicts.needed(table)]),
         ],
     }

@@ -16,7 +16,6 @@ from ban.report.results import Results
 from ban.report.tables import Table
 from ban.store.formats import Record
 from ban.store.result import Result
-from ban.wording import plural
 
 PANEL = 230
 """Width of one of several panels, in pixels."""
@@ -65,7 +64,7 @@ def _panels(
     stored = max((len(results.stored(row.families[0])) for row in rows), default=0)
     seeds = max(1, min(SEEDS, stored, VALUES // max(1, FEWEST * len(rows) * len(names))))
     points = max(2, min(MOST, VALUES // max(1, seeds * len(rows) * len(names))))
-    drawn = [
+    values = [
         {"row": row.heading, "stage": result["signature"], "curve": panel, "epoch": record["epoch"], "value": value}
         for row in rows
         for result in results.stored(row.families[0])[:seeds]
@@ -73,7 +72,7 @@ def _panels(
         for key, value in record.items()
         if value is not None and (panel := title_of(key))
     ]
-    data = pd.DataFrame(drawn, columns=["row", "stage", "curve", "epoch", "value"])
+    data = pd.DataFrame(values, columns=["row", "stage", "curve", "epoch", "value"])
     data = data[data.groupby("curve")["epoch"].transform("nunique").to_numpy() > 1]
     if data.empty:
         return None
@@ -92,9 +91,9 @@ def _panels(
     chart = alt.layer(thin, bold.add_params(choice), data=data).properties(width=PANEL, height=0.55 * PANEL)
     panels = alt.Facet("curve:N", title=None, sort=[*HEADINGS.values(), *sorted(data["curve"].unique())])
     chart = chart.facet(panels, columns=3).resolve_scale(y="independent")
-    thinned = f" Drawn: at most {points} epochs of {plural(seeds, 'repetition')}"
-    thinned += ", thin lines, and their means, bold ones." if seeds > 1 else "."
-    return figure(name, title, f"{caption}{thinned}", chart, data)
+    several = f"Thin lines: {seeds} repetitions, at most {points} epochs each; bold lines: their means."
+    drawn = several if seeds > 1 else f"At most {points} epochs are drawn."
+    return figure(name, title, f"{caption} {drawn}", chart, data)
 
 
 def _thinned(records: Sequence[Record], most: int) -> Sequence[Record]:
