@@ -202,7 +202,7 @@ def _is_setting(word: str) -> bool:
 
 
 def _names(word: str, settings: Container[str]) -> bool:
-    """Whether a word sets one of these settings. It may also be a file: the name of one may contain = or begin with ~."""
+    """Whether a word sets one of these settings. It may be a file, whose name may contain = or begin with ~."""
     part = re.match(r"[+~]*(\w+)[^=]*=", word)
     return part is not None and part[1] in settings
 

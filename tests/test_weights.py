@@ -469,7 +469,7 @@ def test_settings_without_effect_are_refused(words: str, file: Path) -> None:
 
 
 def test_they_are_refused_in_each_job_of_a_sweep(file: Path) -> None:
-    with pytest.raises(UserError, match="teacher.seed has no effect"):
+    with pytest.raises(UserError, match=r"teacher\.seed has no effect"):
         jobs_of([*DIGITS, f"teacher.weights={file}", "teacher.seed=0", "seed=0,1"])
 
 
