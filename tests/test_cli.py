@@ -274,7 +274,7 @@ def test_a_lineage_then_a_sweep_that_shares_it_then_its_table(say: Say, tmp_path
     assert "6 stages, 2 in the store, 4 to train" in sweep
     assert "The tables also count" not in sweep
     other = say(*QUICK, "seed=2")
-    assert "The tables also count 4 stages of earlier commands with the same settings, seed 0, 1." in other
+    assert "The tables also count 4 stages of earlier commands with the same settings (seed 0, 1)." in other
     assert re.search(r"4 stages in 0:\d\d:\d\d. Next: `ban report`.* `ban compare [0-9a-f]{16} [0-9a-f]{16}`", sweep)
     again = say("-m", *QUICK, "method=ban,cwtm", "seed=0,1")
     assert "6 stages, 6 in the store, 0 to train" in again and "stages in 0:" not in again
