@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import sklearn.datasets
 import torch
-from helpers import DIGITS, Train, plan
+from helpers import DIGITS, Train, digits_of, plan
 from torchvision.transforms import functional as transforms
 
+from ban.data import bundled
 from ban.data.augmentation import OPERATIONS, Augmentation, Distortion, ResizedCrop, Views
 from ban.data.images import Images, Options
 from ban.data.splits import Labelled, balanced_order
 from ban.errors import UserError
-from ban.settings.checks import EXAMPLES
+from ban.settings.datasets import CLASS_COUNTS
 
 REFLECT = Augmentation(pad=4, pad_mode="reflect", flip=True, mean=[10.0, 20.0, 30.0], std=[2.0, 4.0, 5.0])
 
@@ -200,7 +201,7 @@ def test_fewer_classes(train: Train) -> None:
 
 
 def test_a_class_without_examples_is_refused(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ban.settings.checks.EXAMPLES", {})  # as nothing is known of the data of others
+    monkeypatch.setattr("ban.settings.checks.CLASS_COUNTS", {})  # as nothing is known of the data of others
     with pytest.raises(
         UserError, match=r"dataset.classes=12 selects classes 0 to 11, but the data have no examples of class 10\."
     ):
@@ -347,4 +348,10 @@ def test_a_method_with_partners_is_for_images_in_pairs(words: tuple[str, ...], m
 @pytest.mark.parametrize("name", ["breast_cancer", "digits", "digits_features", "wine"])
 def test_the_examples_of_each_class_are_known_without_the_data(name: str) -> None:
     loaded = getattr(sklearn.datasets, f"load_{name.removesuffix('_features')}")()
-    assert [*EXAMPLES[f"ban.data.bundled.{name}"][""]] == np.bincount(loaded.target).tolist()
+    assert [*CLASS_COUNTS[f"ban.data.bundled.{name}"][""]] == np.bincount(loaded.target).tolist()
+
+
+def test_a_scikit_learn_without_its_data_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundled, "FILES", {"digits": ("missing.csv.gz", 0)})
+    with pytest.raises(UserError, match=r"scikit-learn has no .*missing\.csv\.gz: install the version"):
+        digits_of()

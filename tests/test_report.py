@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import DIGITS, Say, cifar100, plan, predictions_of, publish, publish_predictions
 from PIL import Image
@@ -20,6 +22,7 @@ from sklearn.datasets import load_digits
 
 from ban import metrics
 from ban.data.splits import balanced_order
+from ban.report.page.chart import VALUES, figure
 from ban.report.quality import agreement, disagreement, qualities, reliability
 from ban.report.results import Results
 from ban.report.statistics import Interval
@@ -202,6 +205,12 @@ def test_curves_have_titles_and_diagnostics_a_figure_of_their_own(say: Say, tmp_
     }
     assert len({row["epoch"] for row in curves}) == 200 and max(int(row["epoch"]) for row in curves) == 1000
     assert {row["curve"] for row in figure(tmp_path / "figures", "gradients")} == {"TCKD, nats"}
+
+
+def test_a_figure_may_show_as_many_values_as_curves_have() -> None:
+    data = pd.DataFrame({"epoch": range(VALUES)})
+    chart = figure("curves", "Curves", "", alt.Chart(data).mark_point().encode(x="epoch:Q"), data).chart
+    assert [len(values) for values in chart.to_dict()["datasets"].values()] == [VALUES]  # Altair alone refuses 5,000
 
 
 def test_words_by_frequency(say: Say, tmp_path: Path) -> None:

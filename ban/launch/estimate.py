@@ -53,7 +53,7 @@ def estimate(stages: Sequence[Stage], place: Place, track: Callable[[Iterable[St
     Raises:
         UserError: one does not fit into the device's memory.
     """
-    kinds = {stage.step_kind: _kind(stage, place) for stage in stages}
+    kinds = {step: _kind(stage, place) for step, stage in {stage.step_kind: stage for stage in stages}.items()}
     first = {kinds[stage.step_kind]: stage for stage in reversed(stages)}
     rates = {kind: rate for kind in first if (rate := _remembered(kind)) is not None}
     earlier = len(rates)

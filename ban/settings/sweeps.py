@@ -133,7 +133,8 @@ class _Repetitions:
             changes["teacher"] = replace(self.first.teacher, seed=seed)
         if "dataset.split_seed" in self.followers:
             changes["dataset"] = replace(self.first.dataset, split_seed=seed)  # pyright: ignore[reportCallIssue]
-        return check(replace(self.first, seed=seed, **changes))
+        settings = replace(self.first, seed=seed, **changes)
+        return settings if "teacher.seed" in self.followers else check(settings)  # which compares these two
 
     def _is_copied(self, first: Settings) -> bool:
         """Whether another seed changes nothing else. What is measured of a user's files may depend on the split."""

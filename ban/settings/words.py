@@ -4,6 +4,7 @@ Hydra merges mappings; for `ban`, choosing an alternative replaces what was ther
 class and its arguments, becomes one or two words with that effect.
 """
 
+import functools
 import re
 from collections.abc import Sequence
 
@@ -49,6 +50,7 @@ def group_of(place: str | None) -> str | None:
     return None
 
 
+@functools.lru_cache(4096)  # the products of an experiment sweep over the same seeds
 def _read(word: str) -> list[str]:
     parsed = _parse(word)
     if parsed is None or parsed.is_delete():

@@ -21,6 +21,7 @@ ROWS = 24
 """Single networks of which curves and predictions are drawn."""
 VALUES = 6_000
 """That a figure draws at most."""
+alt.data_transformers.disable_max_rows()  # Altair would refuse 5,000
 WIDTH, HEIGHT = 320, 200
 """Of the area of a figure, in pixels; 240 points, a column of a paper."""
 
