@@ -22,7 +22,8 @@ from sklearn.datasets import load_digits
 
 from ban import metrics
 from ban.data.splits import balanced_order
-from ban.report.page.chart import VALUES, figure
+from ban.report.page.chart import VALUES
+from ban.report.page.chart import figure as styled
 from ban.report.quality import agreement, disagreement, qualities, reliability
 from ban.report.results import Results
 from ban.report.statistics import Interval
@@ -209,7 +210,7 @@ def test_curves_have_titles_and_diagnostics_a_figure_of_their_own(say: Say, tmp_
 
 def test_a_figure_may_show_as_many_values_as_curves_have() -> None:
     data = pd.DataFrame({"epoch": range(VALUES)})
-    chart = figure("curves", "Curves", "", alt.Chart(data).mark_point().encode(x="epoch:Q"), data).chart
+    chart = styled("curves", "Curves", "", alt.Chart(data).mark_point().encode(x="epoch:Q"), data).chart
     assert [len(values) for values in chart.to_dict()["datasets"].values()] == [VALUES]  # Altair alone refuses 5,000
 
 
