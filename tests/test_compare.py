@@ -105,9 +105,7 @@ def test_two_stores_are_compared(say: Say, tmp_path: Path) -> None:
     for name, more in (("here", []), ("there", []), ("there", ["recipe.epochs=2"])):
         say(*words, *more, f"machine.outputs={name}")
     said = " ".join(say("compare", "here", "there").split())
-    assert (
-        "Other settings: 0 families (0 stages) only in A, 1 family (1 stage) only in B." in said and "│ 1 │ 1 │" in said
-    )
+    assert "Only in A: 0 families (0 stages). Only in B: 1 family (1 stage)." in said and "│ 1 │ 1 │" in said
     say(*words, "recipe.epochs=3", "machine.outputs=elsewhere")
     with pytest.raises(SystemExit, match="have no stages of the same settings"):
         say("compare", "here", "elsewhere")
