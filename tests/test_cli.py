@@ -216,6 +216,10 @@ def test_only_cheaper_scales_are_advised(scale: str, cheaper: list[str]) -> None
     assert re.findall(r"scale=(\w+)", advice) == cheaper and "fewer seeds" in advice
 
 
+def test_a_scale_with_more_examples_than_there_are_is_not_advised() -> None:
+    assert re.findall(r"scale=(\w+)", overview._cheaper(lineage(compose_settings([*DIGITS])))) == ["smoke"]
+
+
 def test_questions_about_the_command_are_answered(say: Say, tmp_path: Path) -> None:
     own = str(shutil.copytree(Path(__file__).parent / "own" / "conf", tmp_path / "it's mine"))
     model = ("model=linear", "model._target_=ban.models.MLP")

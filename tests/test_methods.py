@@ -97,14 +97,15 @@ def test_every_part_has_a_docstring() -> None:
 def test_a_users_method_is_listed_too(say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "mine_too.py").write_text('class Mine:\n    """My own loss. It is new."""\n')
-    (tmp_path / "own" / "method").mkdir(parents=True)
+    (tmp_path / "my own" / "method").mkdir(parents=True)
     own = "# Mine, as I thought.\nname: mine\ntitle: Mine\nterms: {own: {_target_: mine_too.Mine, weight: 2}}\n"
-    (tmp_path / "own" / "method" / "mine.yaml").write_text(own)
-    listed = say("--config-dir", "own", "methods")
+    (tmp_path / "my own" / "method" / "mine.yaml").write_text(own)
+    listed = say("--config-dir", "my own", "methods")
     assert listed.index("Tolerant teachers:") < listed.index("Other methods:") < listed.index("Mine, as I thought.")
-    shown = say("--config-dir", "own", "methods", "mine")
-    assert "weight 2; mine_too.Mine: My own loss." in shown and "ban --config-dir own method=mine dry_run=true" in shown
-    assert "ban method=ban dry_run=true" in say("--config-dir", "own", "methods", "ban")
+    shown = say("--config-dir", "my own", "methods", "mine")
+    assert "weight 2; mine_too.Mine: My own loss." in shown
+    assert "ban --config-dir 'my own' method=mine dry_run=true" in shown
+    assert "ban method=ban dry_run=true" in say("--config-dir", "my own", "methods", "ban")
 
 
 def test_relative_references_are_resolved() -> None:
